@@ -1,0 +1,79 @@
+"""Stage 1 of the shapes model: the autoencoder.
+
+    python -m experiments.shapes.train_vae --out=runs/vae
+
+Random crops first (cheap, every one holds an edge), whole pictures for the last part. Loss: L1 + L2 + half the L1 of
+the picture's gradients (edges are the whole content of a flat-coloured picture) + a very small KL; the decoder also
+sees latents with Gaussian noise of a tenth of their spread, since what it gets from the U-Net will not be exact.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from experiments.shapes import models, world
+from sdjax.nn.vae import Autoencoder
+from sdjax.train.loop import fit
+from sdjax.train.state import TrainState, make_optimiser, make_step
+
+flags.DEFINE_string("out", "runs/vae", "Folder of the run; started again, it goes on where it was.")
+flags.DEFINE_integer("steps", 6000, "Optimiser steps.")
+flags.DEFINE_integer("batch", 16, "Crops per step.")
+flags.DEFINE_integer("crop", 64, "Height and width of a crop, pixels.")
+flags.DEFINE_float("whole", 0.15, "Part of the steps, at the end, on whole pictures (a quarter as many per step).")
+flags.DEFINE_string("optimiser", "muon", "adamw or muon.")
+flags.DEFINE_float("learning_rate", 0.01, "Peak rate of the kernels.")
+flags.DEFINE_integer("seed", 0, "Seed of the data, the parameters and the noise.")
+FLAGS = flags.FLAGS
+
+
+def crops(n: int, count: int, size: int, seed: int) -> np.ndarray:
+    """`count` crops of step n's pictures, each with an object's edge in it, float32 `b h w 3` in [-1, 1]."""
+    rng = np.random.default_rng([seed, 1, n])
+    pictures, _ = world.dataset(seed, n * count, count)
+    out = np.empty((count, size, size, 3), np.float32)
+    for i, picture in enumerate(pictures):
+        inside = np.argwhere((picture != picture[0, 0]).any(-1))
+        middle = inside[rng.integers(len(inside))] + rng.integers(-size // 4, size // 4 + 1, 2)
+        y, x = np.clip(middle - size // 2, 0, picture.shape[0] - size)
+        out[i] = picture[y : y + size, x : x + size] / 127.5 - 1
+    return out
+
+
+def loss(model: Autoencoder, kl_weight: float, noise: float, params: dict, pixels: jax.Array, key: jax.Array) -> jax.Array:
+    """The training loss of one batch `b h w 3`."""
+    sample_key, noise_key = jax.random.split(key)
+    posterior = model.apply({"params": params}, pixels, method="encode")
+    latents = posterior.sample(sample_key)
+    spread = jax.lax.stop_gradient(jnp.std(posterior.mean, axis=(0, 1, 2)))
+    latents = latents + noise * spread * jax.random.normal(noise_key, latents.shape)
+    error = model.apply({"params": params}, latents, method="decode") - pixels
+    across, down = error[:, :, 1:] - error[:, :, :-1], error[:, 1:] - error[:, :-1]
+    edges = jnp.mean(jnp.abs(across)) + jnp.mean(jnp.abs(down))
+    variance = jnp.exp(posterior.log_variance)
+    kl = 0.5 * jnp.mean(jnp.square(posterior.mean) + variance - 1 - posterior.log_variance)
+    return jnp.mean(jnp.abs(error)) + jnp.mean(jnp.square(error)) + 0.5 * edges + kl_weight * kl
+
+
+def main(_: list[str]) -> None:
+    model = Autoencoder(models.VAE)
+    params = jax.jit(model.init)(jax.random.key(FLAGS.seed), jnp.zeros((1, 64, 64, 3)))["params"]
+    optimiser = make_optimiser(FLAGS.optimiser, FLAGS.learning_rate, FLAGS.steps)
+    step = make_step(partial(loss, model, 1e-5, 0.1), optimiser, ema_decay=0.998)
+    whole_from = int((1 - FLAGS.whole) * FLAGS.steps)
+
+    def batch(n: int) -> np.ndarray:
+        if n < whole_from:
+            return crops(n, FLAGS.batch, FLAGS.crop, FLAGS.seed)
+        pictures, _ = world.dataset(FLAGS.seed, n * FLAGS.batch, FLAGS.batch // 4)
+        return pictures.astype(np.float32) / 127.5 - 1
+
+    settings = {name: FLAGS[name].value for name in ("steps", "batch", "crop", "whole", "optimiser", "learning_rate", "seed")}
+    fit(FLAGS.out, TrainState.create(params, optimiser), step, batch, steps=FLAGS.steps, seed=FLAGS.seed, settings=settings)
+
+
+if __name__ == "__main__":
+    app.run(main)

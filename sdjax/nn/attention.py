@@ -1,0 +1,188 @@
+"""Attention, and the transformer that stands between the U-Net's convolutions.
+
+    softmax(Q K^T / sqrt(d)) V                                                        (Vaswani et al. 2017, eq. 1)
+
+The `l x l` score matrix of a 512 x 512 picture (4,096 tokens, 8 heads, two guidance halves) would be 1 GiB. On a
+GPU in 16-bit precision cuDNN never forms it; everywhere else the queries go through in blocks (`lax.map`), which
+holds one block's scores at a time and, on a CPU, keeps them in cache.
+
+Text enters through cross-attention only, so its keys and values are the same at every sampling step:
+`cross_keys_values` computes them once, outside the loop, and the U-Net takes them in place of the context.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm, gelu
+
+# Either the text's hidden states [b, l, d], or the keys and values already made from them, by module path.
+Context = jax.Array | Mapping[str, tuple[jax.Array, jax.Array]]
+
+# Scores of one block of queries, in elements per head and image: 512 x 1024 float32 is 2 MiB, a core's L2 cache.
+BLOCK_ELEMENTS = 512 * 1024
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False, upcast: bool = False) -> jax.Array:
+    """Multi-head attention: q `b l k d`, k and v `b m k d` (k heads) -> `b l k d`, in q's dtype.
+
+    The softmax is float32 always; `upcast` also takes the scores in float32 (SD 2.1's `upcast_attention`, whose
+    products overflow float16). `causal` lets token i see tokens 0..i.
+    """
+    if _cudnn_takes(q) and not upcast:
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
+    length = q.shape[1]
+    block = _block_length(length, k.shape[1])
+    if causal or block == length:
+        return _attend(q, k, v, causal, upcast)
+    blocks = q.reshape(q.shape[0], length // block, block, *q.shape[2:]).swapaxes(0, 1)
+    out = jax.lax.map(lambda one: _attend(one, k, v, False, upcast), blocks)
+    return out.swapaxes(0, 1).reshape(q.shape)
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, upcast: bool) -> jax.Array:
+    if upcast:
+        q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+    scores = jnp.einsum("blkd,bmkd->bklm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    if causal:
+        visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+        scores = jnp.where(visible, scores, -jnp.inf)
+    # Dividing after the product with v touches l x d numbers where softmax would touch l x m.
+    weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+    total = jnp.sum(weights, axis=-1)
+    out = jnp.einsum("bklm,bmkd->blkd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (out / total.swapaxes(1, 2)[..., None]).astype(v.dtype)
+
+
+def _block_length(queries: int, keys: int) -> int:
+    """The largest divisor of `queries` whose scores fit the block; all of them where they fit at once."""
+    most = max(1, BLOCK_ELEMENTS // keys)
+    if queries <= most:
+        return queries
+    return max(n for n in range(1, most + 1) if queries % n == 0)
+
+
+def _cudnn_takes(q: jax.Array) -> bool:
+    """Whether cuDNN's fused attention has a kernel for it: 16-bit, head size a multiple of 8 up to 256."""
+    if q.dtype not in (jnp.float16, jnp.bfloat16) or q.shape[-1] % 8 or q.shape[-1] > 256:
+        return False
+    return jax.default_backend() == "gpu"
+
+
+class Attention(nn.Module):
+    """Projections around `attention`: x `b l d` attends to `context` `b m e`, or to itself where that is None."""
+
+    heads: int
+    dtype: DTypeLike
+    qkv_bias: bool = False
+    upcast: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: Context | None = None) -> jax.Array:
+        features = x.shape[-1]
+        q = Dense(features, self.dtype, self.qkv_bias, name="to_q")(x)
+        if isinstance(context, Mapping):
+            k, v = context[".".join(self.path)]
+        else:
+            source = x if context is None else context
+            k = Dense(features, self.dtype, self.qkv_bias, name="to_k")(source)
+            v = Dense(features, self.dtype, self.qkv_bias, name="to_v")(source)
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        out = attention(q, k, v, upcast=self.upcast)
+        return Dense(features, self.dtype, name="to_out.0")(out.reshape(x.shape))
+
+
+def split_heads(x: jax.Array, heads: int) -> jax.Array:
+    """`b l (k d) -> b l k d`."""
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
+
+
+def cross_keys_values(params: Mapping, context: jax.Array, dtype: DTypeLike) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Keys and values of every cross-attention in a U-Net's `params`, for a context `b m e`: {path: (k, v)}, `b m d`.
+
+    A self-attention whose width happens to equal the context's is computed too; nobody reads it and XLA drops it.
+    """
+    made: dict[str, tuple[jax.Array, jax.Array]] = {}
+
+    def visit(module: Mapping, path: tuple[str, ...]) -> None:
+        if path and path[-1] in ("attn1", "attn2"):
+            kernels = [module[name]["kernel"] for name in ("to_k", "to_v")]
+            if kernels[0].shape[0] == context.shape[-1]:
+                k, v = (jnp.dot(context.astype(dtype), kernel.astype(dtype)) for kernel in kernels)
+                made[".".join(path)] = (k, v)
+            return
+        for name, child in module.items():
+            if isinstance(child, Mapping):
+                visit(child, (*path, name))
+
+    visit(params, ())
+    return made
+
+
+class FeedForward(nn.Module):
+    """GEGLU (Shazeer 2020) and a projection back: `b l d -> b l d`, four times as wide in between. Exact erf GELU."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = x.shape[-1]
+        value, gate = jnp.split(Dense(8 * features, self.dtype, name="net.0.proj")(x), 2, axis=-1)
+        return Dense(features, self.dtype, name="net.2")(value * gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention, feed-forward, each after a LayerNorm and around a residual.
+
+    `only_cross` lets the first attention look at the text too, as the x4 upscaler's levels do.
+    """
+
+    heads: int
+    dtype: DTypeLike
+    upcast: bool = False
+    only_cross: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        normed = LayerNorm(1e-5, self.dtype, name="norm1")(x)
+        attn1 = Attention(self.heads, self.dtype, upcast=self.upcast, name="attn1")
+        x = x + attn1(normed, context if self.only_cross else None)
+        normed = LayerNorm(1e-5, self.dtype, name="norm2")(x)
+        x = x + Attention(self.heads, self.dtype, upcast=self.upcast, name="attn2")(normed, context)
+        return x + FeedForward(self.dtype, name="ff")(LayerNorm(1e-5, self.dtype, name="norm3")(x))
+
+
+class Transformer2D(nn.Module):
+    """Transformer blocks over the pixels of `b h w c` as tokens, between two projections and around a residual.
+
+    The projections are 1 x 1 convolutions in SD 1.x and linear layers in SD 2.x and SDXL: the same product, stored
+    in another shape. The entry norm's epsilon is 1e-6 while the resnets beside it have 1e-5.
+    """
+
+    heads: int
+    layers: int
+    groups: int
+    linear_projection: bool
+    dtype: DTypeLike
+    upcast: bool = False
+    only_cross: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        b, h, w, c = x.shape
+        tokens = self._projection("proj_in", c)(GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x))
+        tokens = tokens.reshape(b, h * w, c)
+        for i in range(self.layers):
+            block = TransformerBlock(
+                self.heads, self.dtype, self.upcast, self.only_cross, name=f"transformer_blocks.{i}"
+            )
+            tokens = block(tokens, context)
+        return x + self._projection("proj_out", c)(tokens.reshape(b, h, w, c))
+
+    def _projection(self, name: str, features: int) -> nn.Module:
+        if self.linear_projection:
+            return Dense(features, self.dtype, name=name)
+        return Conv(features, self.dtype, size=1, name=name)

@@ -1,0 +1,157 @@
+"""The layers that every network here is made of: convolution, dense, normalisation, activations, the timestep embedding.
+
+Arrays are channels-last (`b h w c`) and kernels HWIO, whatever the checkpoint's own order was. Parameters keep the
+dtype they were loaded in; each layer computes in its `dtype`, and normalisation statistics are always float32
+(in float16 the variance of a 512-channel group overflows, in bfloat16 it loses the fourth digit).
+
+Epsilons are required arguments: flax's default (1e-6) is wrong for the U-Net's resnets and for every LayerNorm of
+CLIP (1e-5), and right for the VAE, so a default would hide a bug half of the time.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x * sigmoid(1.702 x), the GELU of OpenAI's CLIP ViT-L (openai/CLIP, model.py)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU, x * Phi(x) (Hendrycks & Gimpel 2016). `jax.nn.gelu` alone would give the tanh approximation."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": gelu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+}
+
+
+class Dense(nn.Module):
+    """y = x W + b over the last axis; W is `[in, out]`, the transpose of torch's."""
+
+    features: int
+    dtype: DTypeLike
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+        y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y
+
+
+class Conv(nn.Module):
+    """A square 2-d convolution, `b h w c -> b h w features`, with torch's symmetric padding unless `padding` says more.
+
+    A 1 x 1 convolution runs as a matrix product: the same numbers, and it takes the fast path of every backend.
+    """
+
+    features: int
+    dtype: DTypeLike
+    size: int = 3
+    stride: int = 1
+    padding: tuple[tuple[int, int], tuple[int, int]] | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.size == 1:
+            return jnp.dot(x, kernel[0, 0]) + bias
+        pad = self.size // 2
+        padding = self.padding or ((pad, pad), (pad, pad))
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (self.stride, self.stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y + bias
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over `h w` and the channels of a group (Wu & He 2018), statistics in float32.
+
+    The statistics and the learned scale are folded into one multiplier and one offset per channel, so that the
+    picture itself is read once more and not three times.
+    """
+
+    groups: int
+    eps: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,)).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,)).astype(jnp.float32)
+        x = x.astype(jnp.float32)
+        grouped = x.reshape(x.shape[0], -1, self.groups, channels // self.groups)
+        mean = jnp.mean(grouped, axis=(1, 3), keepdims=True)
+        # Two passes: E[x^2] - E[x]^2 loses the digits that parity with torch needs when |mean| >> std.
+        variance = jnp.mean(jnp.square(grouped - mean), axis=(1, 3), keepdims=True)
+        inverse = jax.lax.rsqrt(variance + self.eps)
+        per_group = (x.shape[0], 1, self.groups, channels // self.groups)
+        multiplier = inverse * scale.reshape(1, 1, *per_group[2:])
+        offset = bias.reshape(1, 1, *per_group[2:]) - mean * multiplier
+        per_channel = (x.shape[0],) + (1,) * (x.ndim - 2) + (channels,)
+        y = x * multiplier.reshape(per_channel) + offset.reshape(per_channel)
+        return y.astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis (Ba et al. 2016), statistics in float32."""
+
+    eps: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],)).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],)).astype(jnp.float32)
+        x = x.astype(jnp.float32)
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        return (centred * jax.lax.rsqrt(variance + self.eps) * scale + bias).astype(self.dtype)
+
+
+def timestep_embedding(
+    t: jax.Array, features: int, *, flip_sin_to_cos: bool = True, freq_shift: float = 0.0
+) -> jax.Array:
+    """Sinusoids of the timestep, `b -> b d`, float32 (Ho et al. 2020; Vaswani et al. 2017, section 3.5).
+
+    `t` is in training steps (0 to 999) and may be fractional, as Euler's linspace spacing makes it. Frequencies are
+    10000^(-i / (d/2 - freq_shift)); cosines come first where `flip_sin_to_cos`, as in every Stable Diffusion U-Net.
+    """
+    half = features // 2
+    exponent = -jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
+    angles = t.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]
+    parts = (jnp.cos(angles), jnp.sin(angles)) if flip_sin_to_cos else (jnp.sin(angles), jnp.cos(angles))
+    embedding = jnp.concatenate(parts, axis=-1)
+    return jnp.pad(embedding, ((0, 0), (0, features % 2)))
+
+
+class TimestepMlp(nn.Module):
+    """The two-layer MLP that a sinusoidal embedding goes through: `b d -> b features`.
+
+    `condition` is the guidance embedding of distilled U-Nets (`time_cond_proj_dim`), added before the first layer.
+    """
+
+    features: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, condition: jax.Array | None = None) -> jax.Array:
+        if condition is not None:
+            x = x + Dense(x.shape[-1], self.dtype, use_bias=False, name="cond_proj")(condition)
+        x = jax.nn.silu(Dense(self.features, self.dtype, name="linear_1")(x))
+        return Dense(self.features, self.dtype, name="linear_2")(x)

@@ -1,0 +1,77 @@
+"""The convolutional half of the U-Net and of the VAE: the residual block, halving and doubling the picture.
+
+Names follow the checkpoint: `norm1 conv1 time_emb_proj norm2 conv2 conv_shortcut`.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from sdjax.nn.layers import Conv, Dense, GroupNorm
+
+
+class ResnetBlock(nn.Module):
+    """Norm, SiLU, convolution, twice, around a shortcut (He et al. 2016, with the time added as in Ho et al. 2020).
+
+    `x` is `b h w c`; `time` `b d` is the embedded timestep, or None in the VAE. Returns `b h w features`.
+    """
+
+    features: int
+    groups: int
+    eps: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
+        h = jax.nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm1")(x))
+        h = Conv(self.features, self.dtype, name="conv1")(h)
+        if time is not None:
+            shift = Dense(self.features, self.dtype, name="time_emb_proj")(jax.nn.silu(time))
+            h = h + shift[:, None, None, :]
+        h = jax.nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm2")(h))
+        h = Conv(self.features, self.dtype, name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, self.dtype, size=1, name="conv_shortcut")(x)
+        return x + h
+
+
+class Downsample(nn.Module):
+    """Halves height and width by a convolution of stride 2.
+
+    The U-Net pads one pixel on every side, the VAE's encoder only below and to the right (`asymmetric`), both from
+    the original implementations; `SAME` padding would be neither.
+    """
+
+    features: int
+    dtype: DTypeLike
+    asymmetric: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        padding = ((0, 1), (0, 1)) if self.asymmetric else ((1, 1), (1, 1))
+        return Conv(self.features, self.dtype, stride=2, padding=padding, name="conv")(x)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour enlargement to `size` (height, width), twice the input's by default, and a convolution."""
+
+    features: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
+        return Conv(self.features, self.dtype, name="conv")(nearest(x, size or (2 * x.shape[1], 2 * x.shape[2])))
+
+
+def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Resizes `b h w c` to `size` as torch's "nearest" does: output pixel i reads input pixel floor(i * in / out).
+
+    `jax.image.resize(method="nearest")` reads pixel centres instead and differs wherever the ratio is not 2 upwards.
+    """
+    b, h, w, c = x.shape
+    if size == (2 * h, 2 * w):
+        return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+    rows = jnp.arange(size[0]) * h // size[0]
+    columns = jnp.arange(size[1]) * w // size[1]
+    return x[:, rows][:, :, columns]

@@ -1,0 +1,186 @@
+"""The U-Net that predicts the noise (Rombach et al. 2022), every block of SD 1.x, 2.x and SDXL, from its config alone.
+
+The picture goes down through levels of resnets (and transformers, where the level's type says so), each but the last
+halved, through a middle, and up again; every output on the way down is concatenated to an input on the way up. The
+time enters each resnet, the text each transformer.
+
+What else conditions it comes as data: `class_labels` (x4 upscaler, unCLIP), `added` (SDXL's pooled text and
+micro-conditioning ids), `guidance` (the embedded scale of distilled U-Nets); more input channels (mask, depth,
+masked picture) are simply concatenated to `x` by the caller.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from sdjax.config import UNetConfig
+from sdjax.nn.attention import Context, Transformer2D
+from sdjax.nn.layers import ACTIVATIONS, Conv, GroupNorm, TimestepMlp, timestep_embedding
+from sdjax.nn.resnet import Downsample, ResnetBlock, Upsample
+
+
+class Added(NamedTuple):
+    """SDXL's second text input (`addition_embed_type: text_time`)."""
+
+    pooled: jax.Array  # `b d`, the pooled and projected text
+    time_ids: jax.Array  # `b i`: original size, crop, target size (base) or aesthetic score (refiner)
+
+
+class UNet(nn.Module):
+    """Noise (or velocity) prediction: x `b h w c`, t `b`, context `b l d` -> `b h w out_channels`, float32.
+
+    `t` is in training steps and may be fractional. `context` may also be the keys and values that
+    `attention.cross_keys_values` made from it, which saves that work at every step.
+    """
+
+    config: UNetConfig
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        context: Context,
+        *,
+        added: Added | None = None,
+        class_labels: jax.Array | None = None,
+        guidance: jax.Array | None = None,
+    ) -> jax.Array:
+        config = self.config
+        time = self._embed_time(t, added, class_labels, guidance)
+        x = Conv(config.block_out_channels[0], self.dtype, name="conv_in")(x)
+        skips = [x]
+        for i in range(config.levels):
+            x, outputs = DownBlock(config, i, self.dtype, name=f"down_blocks.{i}")(x, time, context)
+            skips += outputs
+        x = MidBlock(config, self.dtype, name="mid_block")(x, time, context)
+        for i in range(config.levels):
+            count = config.layers_per_block[-1 - i] + 1
+            skips, used = skips[:-count], skips[-count:]
+            size = skips[-1].shape[1:3] if skips else None
+            x = UpBlock(config, i, self.dtype, name=f"up_blocks.{i}")(x, used, time, context, size)
+        x = GroupNorm(config.norm_num_groups, config.norm_eps, self.dtype, name="conv_norm_out")(x)
+        x = Conv(config.out_channels, self.dtype, name="conv_out")(ACTIVATIONS[config.act_fn](x))
+        return x.astype(jnp.float32)
+
+    def _embed_time(
+        self, t: jax.Array, added: Added | None, class_labels: jax.Array | None, guidance: jax.Array | None
+    ) -> jax.Array:
+        """The sum of all embeddings that enter every resnet, `b d`."""
+        config, width = self.config, 4 * self.config.block_out_channels[0]
+        sinusoids = self._sinusoids(t, config.block_out_channels[0])
+        if config.time_cond_proj_dim is None:
+            guidance = None
+        time = TimestepMlp(width, self.dtype, name="time_embedding")(sinusoids, guidance)
+        if config.class_embed_type is not None or config.num_class_embeds is not None:
+            time = time + self._embed_class(class_labels, width)
+        if config.addition_embed_type == "text_time":
+            if added is None:
+                raise ValueError("this U-Net is conditioned on pooled text and sizes (SDXL): give added=Added(...)")
+            ids = self._sinusoids(added.time_ids.reshape(-1), config.addition_time_embed_dim)
+            joined = jnp.concatenate([added.pooled, ids.reshape(t.shape[0], -1)], axis=-1)
+            time = time + TimestepMlp(width, self.dtype, name="add_embedding")(joined)
+        return time
+
+    def _sinusoids(self, t: jax.Array, features: int) -> jax.Array:
+        flip, shift = self.config.flip_sin_to_cos, self.config.freq_shift
+        return timestep_embedding(t, features, flip_sin_to_cos=flip, freq_shift=shift)
+
+    def _embed_class(self, labels: jax.Array | None, width: int) -> jax.Array:
+        config = self.config
+        if labels is None:
+            raise ValueError("this U-Net is conditioned on a class (or noise level): give class_labels=")
+        if config.class_embed_type is None:
+            return nn.Embed(config.num_class_embeds, width, dtype=self.dtype, name="class_embedding")(labels)
+        if config.class_embed_type == "timestep":
+            labels = self._sinusoids(labels, config.block_out_channels[0])
+        return TimestepMlp(width, self.dtype, name="class_embedding")(labels)
+
+
+def _resnet(config: UNetConfig, width: int, dtype: DTypeLike, name: str) -> ResnetBlock:
+    return ResnetBlock(width, config.norm_num_groups, config.norm_eps, dtype, name=name)
+
+
+def _transformer(config: UNetConfig, level: int, dtype: DTypeLike, name: str, only_cross: bool) -> Transformer2D:
+    return Transformer2D(
+        heads=config.heads[level],
+        layers=config.transformer_layers[level],
+        groups=config.norm_num_groups,
+        linear_projection=config.use_linear_projection,
+        dtype=dtype,
+        upcast=config.upcast_attention,
+        only_cross=only_cross,
+        name=name,
+    )
+
+
+class DownBlock(nn.Module):
+    """One level on the way down: `b h w c` -> (`b h/2 w/2 c'`, the outputs that the way up will need)."""
+
+    config: UNetConfig
+    level: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, time: jax.Array, context: Context) -> tuple[jax.Array, list[jax.Array]]:
+        config, level = self.config, self.level
+        width, outputs = config.block_out_channels[level], []
+        for j in range(config.layers_per_block[level]):
+            x = _resnet(config, width, self.dtype, f"resnets.{j}")(x, time)
+            if config.down_block_types[level] == "CrossAttnDownBlock2D":
+                only_cross = config.only_cross_attention[level]
+                x = _transformer(config, level, self.dtype, f"attentions.{j}", only_cross)(x, context)
+            outputs.append(x)
+        if level < config.levels - 1:
+            x = Downsample(width, self.dtype, name="downsamplers.0")(x)
+            outputs.append(x)
+        return x, outputs
+
+
+class MidBlock(nn.Module):
+    """Resnet, transformer, resnet at the lowest resolution: `b h w c -> b h w c`."""
+
+    config: UNetConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, time: jax.Array, context: Context) -> jax.Array:
+        config = self.config
+        if config.mid_block_type is None:
+            return x
+        width = config.block_out_channels[-1]
+        x = _resnet(config, width, self.dtype, "resnets.0")(x, time)
+        # The middle always has self-attention, also where the levels are cross-only.
+        x = _transformer(config, -1, self.dtype, "attentions.0", only_cross=False)(x, context)
+        return _resnet(config, width, self.dtype, "resnets.1")(x, time)
+
+
+class UpBlock(nn.Module):
+    """One level on the way up; `skips` are the matching outputs of the way down, the last one used first.
+
+    `size` is the height and width of the next finer level, which is not always twice this one's (65 -> 33 -> 65).
+    """
+
+    config: UNetConfig
+    index: int  # 0 is the coarsest, the reverse of the level's number on the way down
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, skips: list[jax.Array], time: jax.Array, context: Context, size: tuple[int, int] | None
+    ) -> jax.Array:
+        config, level = self.config, self.config.levels - 1 - self.index
+        width = config.block_out_channels[level]
+        for j, skip in enumerate(reversed(skips)):
+            joined = jnp.concatenate([x, skip], axis=-1)
+            x = _resnet(config, width, self.dtype, f"resnets.{j}")(joined, time)
+            if config.up_block_types[self.index] == "CrossAttnUpBlock2D":
+                only_cross = config.only_cross_attention[level]
+                x = _transformer(config, level, self.dtype, f"attentions.{j}", only_cross)(x, context)
+        if size is not None:
+            x = Upsample(width, self.dtype, name="upsamplers.0")(x, size)
+        return x

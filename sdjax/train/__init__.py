@@ -1,0 +1,1 @@
+"""Training: the state, one step of it, checkpoints, and the loop that puts them together."""
