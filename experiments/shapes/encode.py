@@ -1,0 +1,112 @@
+"""Stage 2 of the shapes model: even latents, and the pictures encoded once for the U-Net's training.
+
+    python -m experiments.shapes.encode --vae=runs/vae --out=runs/latents
+
+A diffusion model adds the same noise to every channel, so channels of spread 0.3 and 1.6 would be learnt at different
+noise levels. Each channel is shifted and scaled to mean 0, spread 1; the shift and the scale are folded into the
+VAE's own 1 x 1 convolutions, so the shipped file is a plain AutoencoderKL with scaling_factor 1:
+
+    quant_conv:       mean' = (mean - m) / s,   logvar' = logvar - 2 log s
+    post_quant_conv:  z = s z' + m
+
+Also prints how many of the VAE's reconstructions the scorer accepts: the ceiling of everything that follows.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from experiments.shapes import models, world
+from experiments.shapes.score import score, wilson
+from sdjax.nn.vae import Autoencoder
+from sdjax.text.tokens import Tokenizer, write_word_tokenizer
+from sdjax.train.loop import restore
+from sdjax.train.state import TrainState, make_optimiser
+from sdjax.weights.save import default_layout, save_component
+
+SEED = 7  # of the pictures encoded here; the VAE's own were drawn from another
+
+
+def trained_params(folder: str, optimiser: str) -> dict:
+    """The averaged parameters of a VAE run."""
+    params = jax.jit(Autoencoder(models.VAE).init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+    state = TrainState.create(params, make_optimiser(optimiser, 0.0, 1000))
+    return jax.device_get(restore(folder, state).average)
+
+
+def pixels(pictures: np.ndarray) -> np.ndarray:
+    """uint8 to float32 in [-1, 1]."""
+    return pictures.astype(np.float32) / 127.5 - 1
+
+
+def fold(params: dict, mean: np.ndarray, spread: np.ndarray) -> dict:
+    """The parameters of the VAE whose latents are (z - mean) / spread, channel by channel."""
+    quant, post = params["quant_conv"], params["post_quant_conv"]
+    c = len(mean)
+    scale = np.concatenate([1 / spread, np.ones(c)])
+    offset = np.concatenate([-mean / spread, -2 * np.log(spread)])
+    kernel = post["kernel"] * spread[None, None, :, None]
+    return params | {
+        "quant_conv": {"kernel": quant["kernel"] * scale, "bias": quant["bias"] * scale + offset},
+        "post_quant_conv": {"kernel": kernel, "bias": post["bias"] + mean @ post["kernel"][0, 0]},
+    }
+
+
+def encode_all(encode: Callable[[np.ndarray], jax.Array], count: int, things: int) -> tuple[np.ndarray, list[str]]:
+    """Latents float16 [count, 16, 16, 4] and captions of `count` pictures with so many things."""
+    latents, captions = [], []
+    for start in range(0, count, 64):
+        pictures, texts = world.dataset(SEED, start, min(64, count - start), things=things)
+        latents.append(np.asarray(encode(pixels(pictures)), np.float16))
+        captions += texts
+    return np.concatenate(latents), captions
+
+
+def reconstruction_score(autoencode: Callable[[np.ndarray], jax.Array], count: int) -> str:
+    """The part of reconstructions that the scorer accepts, over unseen pictures and all kinds of captions."""
+    right, missed = 0, []
+    for start in range(0, count, 50):
+        pictures, captions = world.dataset(SEED + 1, start, 50, "any")
+        made = np.asarray(autoencode(pixels(pictures)))
+        made = np.clip(np.rint((made + 1) * 127.5), 0, 255).astype(np.uint8)
+        for picture, caption in zip(made, captions, strict=True):
+            verdict = score(picture, caption)
+            right += verdict.ok
+            missed += [] if verdict.ok else [f"{caption} {verdict.errors}"]
+    low, high = wilson(right, count)
+    return f"{right}/{count} = {right / count:.1%} (95 %: {low:.1%} to {high:.1%})\n  " + "\n  ".join(missed[:8])
+
+
+def main(_: list[str]) -> None:
+    out, model = Path(FLAGS.out), Autoencoder(models.VAE)
+    params = trained_params(FLAGS.vae, FLAGS.optimiser)
+    encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode").mean)
+    some = np.concatenate([np.asarray(encode(params, pixels(world.dataset(SEED, n, 64)[0]))) for n in range(0, 1024, 64)])
+    mean, spread = some.mean((0, 1, 2)), some.std((0, 1, 2))
+    print("channel means", mean.round(3), "spreads", spread.round(3))
+    params = jax.tree.map(lambda p: np.asarray(p, np.float16), fold(params, mean, spread))
+    save_component(out / "vae", params, default_layout(params, models.VAE_JSON))
+    write_word_tokenizer(out / "tokenizer", world.VOCABULARY, models.MAX_LENGTH)
+
+    autoencode = jax.jit(lambda p, x: model.apply({"params": p}, x))
+    print("reconstructions accepted:", reconstruction_score(lambda x: autoencode(params, x), FLAGS.score))
+    tokenizer = Tokenizer.load(out / "tokenizer")
+    for things, count in ((1, FLAGS.single), (2, FLAGS.double)):
+        latents, captions = encode_all(lambda x: encode(params, x), count, things)
+        np.savez(out / f"things{things}.npz", latents=latents, ids=tokenizer.tokens(captions))
+        print(f"{count} pictures of {things}: spread {latents.astype(np.float32).std((0, 1, 2)).round(3)}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("vae", "runs/vae", "Folder of the VAE's run.")
+    flags.DEFINE_string("out", "runs/latents", "Folder for the latents, the VAE and the tokenizer.")
+    flags.DEFINE_string("optimiser", "muon", "The optimiser of the VAE's run.")
+    flags.DEFINE_integer("single", 24000, "Pictures of one object.")
+    flags.DEFINE_integer("double", 24000, "Pictures of two.")
+    flags.DEFINE_integer("score", 500, "Reconstructions to score.")
+    FLAGS = flags.FLAGS
+    app.run(main)

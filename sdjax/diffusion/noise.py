@@ -1,0 +1,209 @@
+"""Noise levels: how much clean picture and how much Gaussian noise a latent holds.
+
+A noisy latent is   x = alpha x0 + sigma e,   e ~ N(0, 1),                                          (1)
+and the networks in scope are trained variance-preserving, alpha^2 + sigma^2 = 1. Training visits T = 1000
+levels,
+    alpha_t^2 = prod_{s <= t} (1 - beta_s)          (DDPM, Ho et al. 2020, arXiv:2006.11239, eq. 4)      (2)
+Solvers of the k-diffusion family think in the variance-exploding scale x / alpha = x0 + ve e, with
+    ve = sigma / alpha,    alpha = 1 / sqrt(1 + ve^2)      (EDM, Karras et al. 2022, arXiv:2206.00364)   (3)
+
+Everything here is host-side float64 NumPy. diffusers computes betas and their running product in float32; the
+largest difference that leaves is at t = 0, where 1 - alpha^2 = 8.5e-4 is rounded: its sigma_0 is 1.3e-5 off,
+relatively.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+# diffusers replaces the zero of a zero-terminal-SNR schedule by this, in the schedulers that divide by alpha.
+TERMINAL_ALPHA_BAR = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Level:
+    """x = alpha x0 + sigma e, and the timestep t that the network is told (0 .. T-1, may be fractional)."""
+
+    alpha: float
+    sigma: float
+    t: float
+
+    @classmethod
+    def from_ve(cls, ve: float, t: float) -> "Level":
+        """The variance-preserving level of variance-exploding noise `ve` (equation 3)."""
+        alpha = 1.0 / math.sqrt(1.0 + ve * ve)
+        return cls(alpha, ve * alpha, t)
+
+    @property
+    def ve(self) -> float:
+        """Noise of unit signal, sigma / alpha; infinite where no signal is left."""
+        return self.sigma / self.alpha if self.alpha else math.inf
+
+    @property
+    def log_snr(self) -> float:
+        """lambda = log(alpha / sigma), the half log signal-to-noise ratio; infinite at a clean level."""
+        return -math.log(self.ve) if self.ve else math.inf
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a checkpoint's scheduler_config.json says, with the defaults most diffusers schedulers share."""
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    trained_betas: Any = None
+    prediction_type: str = "epsilon"
+    timestep_spacing: str = "leading"
+    steps_offset: int = 0
+    rescale_betas_zero_snr: bool = False
+    set_alpha_to_one: bool = False
+    clip_sample: bool = False
+    clip_sample_range: float = 1.0
+    thresholding: bool = False
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    use_lu_lambdas: bool = False
+    use_flow_sigmas: bool = False
+    use_dynamic_shifting: bool = False
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    final_sigmas_type: str = "zero"
+    interpolation_type: str = "linear"
+    timestep_type: str = "discrete"
+    lambda_min_clipped: float = -math.inf
+    solver_type: str = "midpoint"
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+
+    @classmethod
+    def read(
+        cls, config: Mapping[str, Any], reads: frozenset[str], defaults: Mapping[str, Any]
+    ) -> "Settings":
+        """Keep the keys in `reads` (those that diffusers' class has), over that class's own `defaults`.
+
+        As diffusers does, keys named in the config's `_use_default_values` count as absent, and so does an
+        explicit null where the default is no null.
+        """
+        absent = set(config.get("_use_default_values") or ())
+        names = {f.name: f.default for f in fields(cls)}
+        kept = {
+            k: v for k, v in config.items() if k in reads and k in names and k not in absent and v is not None
+        }
+        settings = cls(**{**defaults, **kept})
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        total = self.num_train_timesteps
+        if not isinstance(total, int) or total < 1:
+            raise ValueError(
+                f"scheduler config: num_train_timesteps must be a whole number >= 1, not {total!r}"
+            )
+        if self.final_sigmas_type not in ("zero", "sigma_min"):
+            raise ValueError(
+                "scheduler config: final_sigmas_type is 'zero' or 'sigma_min', "
+                f"not {self.final_sigmas_type!r}"
+            )
+        if self.thresholding:
+            raise ValueError("scheduler config: thresholding=true is no linear operation; set it to false")
+        for flag in ("use_flow_sigmas", "use_dynamic_shifting"):
+            if getattr(self, flag):
+                raise ValueError(
+                    f"scheduler config: {flag}=true belongs to flow-matching models, not supported"
+                )
+        for flag in ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"):
+            if getattr(self, flag):
+                raise ValueError(
+                    f"scheduler config: {flag}=true is not supported; pass schedule='karras' or another"
+                )
+        if self.interpolation_type != "linear" or self.timestep_type != "discrete":
+            raise ValueError(
+                "scheduler config: interpolation_type must be 'linear' and timestep_type 'discrete'"
+            )
+
+    @property
+    def clip(self) -> float:
+        """Bound on the predicted clean latents; infinite where the config does not clip."""
+        return float(self.clip_sample_range) if self.clip_sample else math.inf
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The training levels. `alphas_cumprod`: float64 [T], alpha_t^2 of equation 2, strictly decreasing."""
+
+    alphas_cumprod: np.ndarray
+
+    def __post_init__(self) -> None:
+        a = self.alphas_cumprod
+        if a.ndim != 1 or not np.isfinite(a).all() or (np.diff(a) >= 0).any() or a[-1] < 0 or a[0] >= 1:
+            raise ValueError(
+                "scheduler config: the betas must lie in (0, 1], so that each level is noisier than the last"
+            )
+
+    @property
+    def total(self) -> int:
+        """T, the number of training levels."""
+        return len(self.alphas_cumprod)
+
+    @property
+    def ve(self) -> np.ndarray:
+        """Variance-exploding noise of every training level, float64 [T], increasing."""
+        with np.errstate(divide="ignore"):
+            return np.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod)
+
+    def level(self, t: int) -> Level:
+        """The training level at the whole timestep `t`."""
+        alpha_bar = float(self.alphas_cumprod[t])
+        return Level(math.sqrt(alpha_bar), math.sqrt(1.0 - alpha_bar), float(t))
+
+    def timestep(self, ve: np.ndarray) -> np.ndarray:
+        """The fractional timestep of noise `ve`: linear in log(ve) between levels, held at both ends."""
+        return np.interp(np.log(ve), np.log(self.ve), np.arange(self.total))
+
+    def without_zero_snr(self) -> "NoiseSchedule":
+        """The same levels with a last trace of signal kept, as diffusers' Euler and DPM-Solver++ do."""
+        a = self.alphas_cumprod.copy()
+        a[-1] = TERMINAL_ALPHA_BAR
+        return NoiseSchedule(a)
+
+
+def noise_schedule(settings: Settings) -> NoiseSchedule:
+    """Equation 2 for a checkpoint's betas, rescaled to zero terminal SNR where its config says so.
+
+    The rescaling moves and stretches alpha_t so that the last is 0 and the first unchanged (Lin et al. 2023,
+    arXiv:2305.08891, algorithm 1).
+    """
+    alphas_cumprod = np.cumprod(1.0 - _betas(settings))
+    if settings.rescale_betas_zero_snr:
+        alpha = np.sqrt(alphas_cumprod)
+        alphas_cumprod = ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
+    return NoiseSchedule(alphas_cumprod)
+
+
+def _betas(settings: Settings) -> np.ndarray:
+    """float64 [T]. "scaled_linear" is linear in sqrt(beta), "squaredcos_cap_v2" arXiv:2102.09672, eq. 17."""
+    total, start, end = settings.num_train_timesteps, settings.beta_start, settings.beta_end
+    if settings.trained_betas is not None:
+        betas = np.asarray(settings.trained_betas, np.float64)
+        if betas.shape != (total,):
+            raise ValueError(
+                f"scheduler config: trained_betas holds {betas.shape}, num_train_timesteps says {total}"
+            )
+        return betas
+    if settings.beta_schedule == "linear":
+        return np.linspace(start, end, total)
+    if settings.beta_schedule == "scaled_linear":
+        return np.linspace(math.sqrt(start), math.sqrt(end), total) ** 2
+    if settings.beta_schedule == "squaredcos_cap_v2":
+        alpha_bar = np.cos((np.arange(total + 1) / total + 0.008) / 1.008 * np.pi / 2) ** 2
+        return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    raise ValueError(
+        f"scheduler config: beta_schedule {settings.beta_schedule!r} is unknown; "
+        "known: linear, scaled_linear, squaredcos_cap_v2"
+    )

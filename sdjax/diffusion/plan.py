@@ -1,0 +1,253 @@
+"""A plan: a sampler on a schedule, as float64 matrices on the host.
+
+    plan("dpmpp_2m", 20, scheduler_config).weights
+
+reads a checkpoint's scheduler_config.json as the diffusers scheduler of that name would, runs the solver on
+the tape and checks what came out. A plan is finite, strictly causal (row i uses D_j of j < i only and draws
+that came in by row i), and right where the answer is known: were every D_j one constant picture c, row i must
+be
+    x_i = alpha_i c + sigma_i e,   e of unit variance,                                                 (1)
+that is, the weights of x_T, D and the draws must add up to alpha_i and (in squares) to sigma_i^2. Where a
+convention of diffusers breaks (1), `inexact` says why.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sdjax.diffusion.noise import Settings
+from sdjax.diffusion.prediction import check_prediction
+from sdjax.diffusion.solvers import Sampler
+from sdjax.diffusion.solvers import sampler as find_sampler
+from sdjax.diffusion.spacing import SPACINGS, check_schedule
+from sdjax.diffusion.table import Linear, Row, Table, Tape
+
+TOLERANCE = 1e-9  # of equation 1; float64 sums of up to 1000 terms stay below 1e-11
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A sampler as a matrix; see equation 1 of `table`. All arrays are float64 NumPy unless said otherwise.
+
+    n counts the rows before the result: the network evaluations, and any row that only clips or brings in
+    noise.
+
+    Attributes:
+      weights: [n + 1, 1 + n + draws]; columns x_T, D_0 .. D_(n-1), n_0 .. n_(draws-1); the last row is the
+        result.
+      row_timesteps: [n], what the network is told; `timesteps` leaves out rows without an evaluation.
+      c_skip, c_out: [n], D_i = c_skip_i x_i + c_out_i raw_i.
+      alpha, sigma: [n + 1], the level of x_i: x_i = alpha_i x0 + sigma_i e.
+      clip: [n], bound on D_i, infinite where there is none.
+      evaluate: bool [n], whether the network runs.
+      draw: int [n + 1], number of the draw that comes in with the row, or -1.
+      sampler, schedule: their names. steps: what was asked for.
+      inexact: why equation 1 of this module does not hold, or "" where it was checked.
+    """
+
+    weights: np.ndarray
+    row_timesteps: np.ndarray
+    c_skip: np.ndarray
+    c_out: np.ndarray
+    alpha: np.ndarray
+    sigma: np.ndarray
+    clip: np.ndarray
+    evaluate: np.ndarray
+    draw: np.ndarray
+    sampler: str
+    schedule: str
+    steps: int
+    inexact: str = ""
+
+    def __post_init__(self) -> None:
+        self._check_shapes()
+        self._check_causal()
+        if not self.inexact:
+            self._check_constant()
+
+    @property
+    def timesteps(self) -> np.ndarray:
+        """[evaluations], what the network is told at each evaluation; 0 .. T-1, may be fractional."""
+        return self.row_timesteps[self.evaluate]
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of a run."""
+        return int(self.evaluate.sum())
+
+    @property
+    def draws(self) -> int:
+        """Fresh Gaussian draws of a run, each of the latents' shape."""
+        return self.weights.shape[1] - len(self.weights)
+
+    @property
+    def rows(self) -> int:
+        """n + 1, the rows a run must go through, the result included; a table's rows beyond are padding."""
+        return len(self.weights)
+
+    def table(self, length: int | None = None, dtype: Any = np.float32) -> Table:
+        """The plan as device data, padded to `length` + 1 rows (default: `padded_length` of this plan).
+
+        Raises:
+          ValueError: `length` is less than the plan needs.
+        """
+        n, length = self.rows - 1, padded_length(self.rows - 1) if length is None else length
+        if n > length:
+            raise ValueError(f"a table of length {length} is too short for {self.sampler} with {n} rows")
+        last = np.minimum(np.arange(length + 1), n)  # padded rows repeat the result row
+        real = np.arange(length + 1) <= n
+        before = np.minimum(last, n - 1)
+        d_weights = np.zeros((length + 1, length + 1))
+        d_weights[:, :n] = self.weights[last, 1 : n + 1]
+        n_weights = np.zeros_like(d_weights)
+        n_weights[:, np.flatnonzero(self.draw >= 0)] = self.weights[last, n + 1 :]
+        network = np.arange(length + 1) < n
+        return Table(
+            slot=np.arange(length + 1, dtype=np.int32),
+            timestep=self.row_timesteps[before].astype(dtype),
+            x_weight=self.weights[last, 0].astype(dtype),
+            d_weights=d_weights.astype(dtype),
+            n_weights=n_weights.astype(dtype),
+            c_skip=np.where(network, self.c_skip[before], 0.0).astype(dtype),
+            c_out=np.where(network, self.c_out[before], 0.0).astype(dtype),
+            clip=np.where(network, self.clip[before], np.inf).astype(dtype),
+            evaluate=network & self.evaluate[before],
+            draw=np.where(real, self.draw[last], -1).astype(np.int32),
+        )
+
+    def _check_shapes(self) -> None:
+        n = len(self.row_timesteps)
+        per_row = {
+            "c_skip": n,
+            "c_out": n,
+            "clip": n,
+            "evaluate": n,
+            "alpha": n + 1,
+            "sigma": n + 1,
+            "draw": n + 1,
+        }
+        for name, size in per_row.items():
+            if getattr(self, name).shape != (size,):
+                raise ValueError(
+                    f"plan {self.sampler}: {name} must be [{size}], not {list(getattr(self, name).shape)}"
+                )
+        draws = int((self.draw >= 0).sum())
+        if self.weights.shape != (n + 1, 1 + n + draws) or n == 0:
+            raise ValueError(
+                f"plan {self.sampler}: weights {self.weights.shape} do not fit {n} rows and {draws} draws"
+            )
+        if not np.array_equal(self.draw[self.draw >= 0], np.arange(draws)):
+            raise ValueError(f"plan {self.sampler}: draws must come in by their number")
+        for name in ("weights", "row_timesteps", "c_skip", "c_out", "alpha", "sigma"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise ValueError(
+                    f"plan {self.sampler} on {self.schedule}, {self.steps} steps: {name} is not finite"
+                )
+
+    def _check_causal(self) -> None:
+        n = self.rows - 1
+        came_in = np.flatnonzero(self.draw >= 0)
+        late = self.weights[:, n + 1 :] * (came_in[None, :] > np.arange(n + 1)[:, None])
+        if np.triu(self.weights[:, 1 : n + 1]).any() or late.any():
+            raise ValueError(
+                f"plan {self.sampler}: a row uses a prediction or a draw that does not exist yet"
+            )
+
+    def _check_constant(self) -> None:
+        """Equation 1; x_T is what the first evaluation makes it: (alpha_0 c + sigma_0 e - draws) / weight."""
+        n, start = self.rows - 1, int(np.argmax(self.evaluate))
+        w, drawn = self.weights, (self.weights[:, self.rows :] ** 2).sum(1)
+        checked = np.append(self.evaluate, True)
+        signal = w[:, 0] * self.alpha[start] / w[start, 0] + w[:, 1 : n + 1].sum(1)
+        variance = w[:, 0] ** 2 * (self.sigma[start] ** 2 - drawn[start]) / w[start, 0] ** 2 + drawn
+        error = np.maximum(abs(signal - self.alpha), abs(variance - self.sigma**2))
+        wrong = checked & ~(error <= TOLERANCE * max(1.0, float(abs(w).max())))
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            raise ValueError(
+                f"solver {self.sampler} is inconsistent: for a constant prediction row {i} holds "
+                f"{signal[i]:.6g} of the picture and noise variance {variance[i]:.6g}, where its level says "
+                f"{self.alpha[i]:.6g} and {self.sigma[i] ** 2:.6g}; x must be alpha x0 + sigma e there"
+            )
+
+
+def padded_length(rows: int) -> int:
+    """The table length for a plan of n = `rows` rows before the result: 64, 128, 256, 512, 1024, ..."""
+    return max(64, 1 << (rows - 1).bit_length())
+
+
+def plan(
+    sampler: "str | Sampler | Callable[..., Linear]",
+    steps: int,
+    scheduler: Mapping[str, Any],
+    schedule: str | None = None,
+    *,
+    eta: float = 0.0,
+) -> Plan:
+    """The plan that diffusers' scheduler of that name, made from the same config, would follow.
+
+    Args:
+      sampler: a name in `solvers.SAMPLERS`, a `Sampler`, or a function (tape, schedule) -> latents.
+      steps: 1 .. num_train_timesteps. `pndm` evaluates the network steps + 1 times, for steps >= 2.
+      scheduler: a checkpoint's scheduler_config.json as a dict. Missing keys take the defaults of the
+        diffusers class of that sampler's name: note that for ddim these clip the predicted latents to [-1, 1]
+        unless clip_sample is false.
+      schedule: "leading", "trailing", "linspace" or "karras" in place of the config's own; None leaves it.
+      eta: share of fresh noise, 0 .. 1, for samplers that take it (ddim).
+
+    Raises:
+      ValueError: an unknown name (the nearest are given), steps or eta out of range, or a config that has no
+        such plan.
+    """
+    name, record = find_sampler(sampler)
+    settings = _settings(record, scheduler, schedule)
+    if isinstance(steps, bool) or int(steps) != steps or not 1 <= steps <= settings.num_train_timesteps:
+        raise ValueError(
+            f"steps must be a whole number in 1 .. {settings.num_train_timesteps}, not {steps!r}"
+        )
+    if not 0.0 <= eta <= 1.0 or (eta and "eta" not in record.options):
+        raise ValueError(f"eta must be 0 for sampler {name}, or in 0 .. 1 for ddim; it is {eta!r}")
+    levels = record.schedule(settings, int(steps))
+    tape = Tape(settings.prediction_type, levels.init, inexact=levels.gap)
+    options = {key: eta if key == "eta" else getattr(settings, key) for key in record.options}
+    rows = tape.finish(record.solve(tape, levels, **options), levels.end)
+    label = "karras" if settings.use_karras_sigmas else settings.timestep_spacing
+    return _plan(tape, rows, sampler=name, schedule=label, steps=int(steps))
+
+
+def _settings(record: Sampler, scheduler: Mapping[str, Any], schedule: str | None) -> Settings:
+    """The config as that sampler's class reads it, with `schedule` over its own."""
+    own_sigmas = {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"}
+    reads = record.reads if schedule is None else record.reads - own_sigmas
+    settings = Settings.read(scheduler, reads, record.defaults)
+    check_prediction(settings.prediction_type)
+    if schedule is not None and check_schedule(schedule) == "karras":
+        return replace(settings, use_karras_sigmas=True)
+    spacing = schedule or settings.timestep_spacing
+    if spacing not in SPACINGS:
+        raise ValueError(f"timestep_spacing {spacing!r} is unknown; known: {', '.join(SPACINGS)}")
+    return replace(settings, timestep_spacing=spacing)
+
+
+def _plan(tape: Tape, rows: list[Row], **names: Any) -> Plan:
+    """The tape's rows as arrays, columns sorted into x_T, predictions, draws."""
+    order = [i for kind in "xDn" for i, column in enumerate(tape.columns) if column == kind]
+    weights = np.zeros((len(rows), len(order)))
+    for i, row in enumerate(rows):
+        weights[i, : len(row.form.weights)] = row.form.weights
+    before = rows[:-1]
+    return Plan(
+        weights=weights[:, order],
+        row_timesteps=np.array([row.level.t for row in before], np.float64),
+        c_skip=np.array([row.c_skip for row in before], np.float64),
+        c_out=np.array([row.c_out for row in before], np.float64),
+        alpha=np.array([row.level.alpha for row in rows], np.float64),
+        sigma=np.array([row.level.sigma for row in rows], np.float64),
+        clip=np.array([row.clip for row in before], np.float64),
+        evaluate=np.array([row.evaluate for row in before], bool),
+        draw=np.array([row.draw for row in rows], np.int64),
+        inexact=tape.inexact,
+        **names,
+    )

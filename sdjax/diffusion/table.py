@@ -1,0 +1,190 @@
+"""A solver becomes a matrix: the tape that records it, and the arrays the device runs.
+
+Every solver in scope is linear in the starting noise x_T, the clean latents D_j that the network predicted,
+and fresh Gaussian draws n_k. So it runs once, on the host, in float64, on *symbolic linear forms*: `Linear`
+is a vector of weights over [x_T, D_0, D_1, .., n_0, n_1, ..], and adding or scaling forms adds or scales
+vectors. Each time the solver asks for a prediction, the tape writes down a row:
+    x_i = W[i, 0] x_T + sum_{j < i} W[i, 1 + j] D_j + sum_k W[i, 1 + n + k] n_k                         (1)
+    D_i = c_skip_i x_i + c_out_i network(x_i, t_i)                                                     (2)
+and hands back a new form that is one unit of D_i. The last row of W is the result. The device runs (1) and
+(2) and never learns which solver it was.
+
+A row may also bring nothing from the network: it then fills column j with clip(x_i), the one thing here that
+is not linear, or with nothing, where a solver needs two draws between two evaluations.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+
+from sdjax.diffusion.noise import Level
+from sdjax.diffusion.prediction import check_prediction, coefficients
+
+Array = Any  # NumPy on the host, a jax.Array inside jit
+
+
+class Linear:
+    """A linear form over the tape's columns, with + and -, and * and / by a number; else a ValueError."""
+
+    __array_ufunc__ = None  # so that numpy_scalar * form comes to __rmul__ instead of making an object array
+
+    def __init__(self, weights: np.ndarray) -> None:
+        self.weights = weights
+
+    def __add__(self, other: "Linear") -> "Linear":
+        if not isinstance(other, Linear):
+            if _is_number(other) and other == 0:  # so that sum() works
+                return self
+            raise ValueError(f"a solver must be linear: it adds {type(other).__name__} to a linear form")
+        size = max(len(self.weights), len(other.weights))
+        return Linear(_padded(self.weights, size) + _padded(other.weights, size))
+
+    def __mul__(self, factor: float) -> "Linear":
+        if not _is_number(factor):
+            raise ValueError(
+                f"a solver must be linear: it multiplies a form by {type(factor).__name__}, no number"
+            )
+        return Linear(self.weights * float(factor))
+
+    def __truediv__(self, divisor: float) -> "Linear":
+        if not _is_number(divisor):
+            raise ValueError(
+                f"a solver must be linear: it divides a linear form by {type(divisor).__name__}, no number"
+            )
+        return Linear(self.weights / float(divisor))
+
+    def __neg__(self) -> "Linear":
+        return self * -1.0
+
+    def __sub__(self, other: "Linear") -> "Linear":
+        return self + (-other)
+
+    def __rsub__(self, other: "Linear") -> "Linear":
+        return (-self) + other
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def _not_linear(self, *_: Any) -> NoReturn:
+        raise ValueError(
+            "a solver must be linear: it compares, rounds, divides by or takes a power of a linear form"
+        )
+
+    __pow__ = __rpow__ = __rtruediv__ = __abs__ = __float__ = __bool__ = _not_linear
+    __lt__ = __le__ = __gt__ = __ge__ = __round__ = _not_linear
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) or (isinstance(value, np.ndarray) and value.ndim == 0)
+
+
+def _padded(weights: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(weights, (0, size - len(weights)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row. `level`: where x is, says the solver. `draw`: the draw that comes in with it, or -1."""
+
+    form: Linear
+    level: Level
+    c_skip: float = 0.0
+    c_out: float = 0.0
+    evaluate: bool = False
+    clip: float = math.inf
+    draw: int = -1
+
+
+class Tape:
+    """Records a solver. Columns come in the order in which they are asked for; `Plan` sorts them.
+
+    Attributes:
+      x_T: the starting noise as a form, at the network's own (variance-preserving) scale on the first level.
+      prediction: the network's prediction type.
+      rows: one `Row` per denoise or clip so far.
+      columns: "x", "D" or "n" per column.
+      inexact: why this solver does not reproduce a constant prediction, or "": then the plan asserts that it
+        does.
+    """
+
+    def __init__(self, prediction: str, init: float = 1.0, inexact: str = "") -> None:
+        self.prediction = check_prediction(prediction)
+        self.rows: list[Row] = []
+        self.columns = ["x"]
+        self.inexact = inexact
+        self._pending = -1
+        self.x_T = Linear(np.array([float(init)]))
+
+    def denoise(self, x: Linear, level: Level) -> Linear:
+        """D, the clean latents predicted from `x`, which lies at `level` on the variance-preserving scale."""
+        c_skip, c_out = coefficients(self.prediction, level)
+        return self._row(Row(x, level, c_skip, c_out, evaluate=True))
+
+    def raw(self, denoised: Linear, x: Linear, level: Level) -> Linear:
+        """The network's own output, given the `denoised` that came of it at `x` and `level`."""
+        c_skip, c_out = coefficients(self.prediction, level)
+        return (denoised - c_skip * x) / c_out
+
+    def draw(self) -> Linear:
+        """A fresh unit Gaussian, independent of everything before."""
+        if self._pending >= 0:  # each row brings in one draw, so a second one needs a row of its own
+            self._row(Row(Linear(np.zeros(1)), self.rows[-1].level if self.rows else Level(1.0, 0.0, 0.0)))
+        self._pending = self.columns.count("n")
+        return self._column("n")
+
+    def clip(self, x: Linear, limit: float) -> Linear:
+        """`x` with every element held within [-limit, limit]; `x` itself where limit is infinite."""
+        if math.isinf(limit):
+            return x
+        return self._row(Row(x, self.rows[-1].level, c_skip=1.0, clip=float(limit)))
+
+    def finish(self, x: Linear, level: Level) -> list[Row]:
+        """All rows, the result `x` at `level` last."""
+        if not isinstance(x, Linear):
+            raise ValueError(
+                f"a solver must return its last latents, a linear form; it returned {type(x).__name__}"
+            )
+        return [*self.rows, Row(x, level, draw=self._pending)]
+
+    def _row(self, row: Row) -> Linear:
+        if not isinstance(row.form, Linear):
+            raise ValueError(f"a solver must pass the network a linear form, not {type(row.form).__name__}")
+        self.rows.append(Row(**{**vars(row), "draw": self._pending}))
+        self._pending = -1
+        return self._column("D")
+
+    def _column(self, kind: str) -> Linear:
+        self.columns.append(kind)
+        return Linear(np.eye(1, len(self.columns), len(self.columns) - 1)[0])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A plan padded to a fixed number of rows r: the arrays that a compiled sampler takes as data.
+
+    The leading axis of every field is the row, so a segment is `table.rows(start, stop)`. Padded rows repeat
+    the result row. A later axis b may follow in every field but `slot` (last in the weights), one plan per
+    image.
+    """
+
+    slot: Array  # int32 [r], the row's own number
+    timestep: Array  # [r], what the network is told, 0 .. T-1, may be fractional
+    x_weight: Array  # [r], weight of x_T
+    d_weights: Array  # [r, r], weights of the predictions by slot
+    n_weights: Array  # [r, r], weights of the draws, by the slot of the row that brought each in
+    c_skip: Array  # [r], equation 2
+    c_out: Array  # [r], equation 2
+    clip: Array  # [r], bound on D, infinite where there is none
+    evaluate: Array  # bool [r], whether the network runs
+    draw: Array  # int32 [r], number of the Gaussian draw that comes in with the row, or -1
+
+    def rows(self, start: int, stop: int) -> "Table":
+        """Rows start .. stop - 1 of the table."""
+        return jax.tree.map(lambda a: a[start:stop], self)
+
+    def __len__(self) -> int:
+        return len(self.slot)

@@ -1,0 +1,213 @@
+"""Which files hold a component's weights, and what their headers promise.
+
+A folder of the diffusers layout holds one of
+
+    diffusion_pytorch_model.safetensors                   unet and vae; a text encoder's begins `model.`
+    diffusion_pytorch_model.fp16.safetensors              the variant "fp16"
+    diffusion_pytorch_model.safetensors.index.json        shards: `weight_map` says which file has a tensor
+    diffusion_pytorch_model.safetensors.index.fp16.json   shards of the variant
+
+A safetensors file is an 8-byte length n, n bytes of JSON (dtype, shape and byte range by tensor), then the
+bytes (https://github.com/huggingface/safetensors#format). The library checks that the ranges tile the file
+exactly and agree with the shapes; so a header that lies is caught before one weight is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from sdjax.weights.names import CheckpointError, listing, nearest
+
+_STEM = r"(?:diffusion_pytorch_model|model)"
+_SINGLE = re.compile(_STEM + r"(?:\.(?P<variant>[\w-]+))?\.safetensors")
+_INDEX = re.compile(_STEM + r"\.safetensors\.index(?:\.(?P<variant>[\w-]+))?\.json")
+_SHARD = re.compile(_STEM + r"(?:\.(?P<variant>[\w-]+))?-\d+-of-\d+\.safetensors")
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack")
+
+CONVERT = (
+    "Such files can run any code when they are opened, so they never are; convert once with "
+    "`DiffusionPipeline.from_pretrained(old).save_pretrained(new, safe_serialization=True)`"
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a header: dtype as safetensors spells it, and its bytes' place in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What one safetensors file says it holds."""
+
+    path: Path
+    tensors: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The object in a JSON file. Raises CheckpointError where the file is missing or holds no object."""
+    return parse_json(read_text(path), Path(path))
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file of a checkpoint, line ends as they are. Raises CheckpointError."""
+    path = Path(path)
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        found = f"; the folder holds: {', '.join(beside[:8])}" if beside else ""
+        raise CheckpointError(f"{path} is missing{found}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+
+def parse_json(text: str, path: Path) -> dict[str, Any]:
+    """The object that the text of `path` holds. Raises CheckpointError."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); download it again") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, not a {type(found).__name__}")
+    return found
+
+
+def choose_weights(names: Iterable[str], variant: str | None, where: str) -> str:
+    """Of a folder's file names, the one to open: a single safetensors file or the index of its shards.
+
+    Without `variant` the plain file is taken; where only one variant is there it is taken with a warning.
+    Raises CheckpointError where nothing fits, more than one does, or there are only pickles.
+    """
+    names = sorted(names)
+    found: dict[str, list[str]] = {}
+    for name in names:
+        match = _SINGLE.fullmatch(name) or _INDEX.fullmatch(name)
+        if match and not _SHARD.fullmatch(name):
+            found.setdefault(match["variant"] or "", []).append(name)
+    if not found:
+        raise CheckpointError(_no_weights(names, where))
+    offered = ", ".join(repr(v) for v in found if v)
+    if variant is None and "" not in found:
+        if len(found) > 1:
+            raise CheckpointError(f"{where} holds only variants; choose one with variant=: {offered}")
+        variant = next(iter(found))
+        warnings.warn(f"{where} holds only the variant {variant!r}, which is taken", stacklevel=2)
+    if (variant or "") not in found:
+        plain = " and a file without variant" if "" in found else ""
+        raise CheckpointError(
+            f"{where} has no variant {variant!r}{nearest(variant or '', found)}; "
+            f"it has: {offered or 'none'}{plain}"
+        )
+    chosen = found[variant or ""]
+    if len(chosen) > 1:
+        raise CheckpointError(f"{where} holds {' and '.join(chosen)}: which one counts? Keep one of them")
+    return chosen[0]
+
+
+def shards_of(chosen: str, names: Iterable[str]) -> list[str]:
+    """The shards that belong to the file `choose_weights` gave, told by their names alone."""
+    match = _INDEX.fullmatch(chosen)
+    if match is None:
+        return []
+    shards = ((name, _SHARD.fullmatch(name)) for name in names)
+    return [name for name, shard in shards if shard and shard["variant"] == match["variant"]]
+
+
+def _no_weights(names: list[str], where: str) -> str:
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles:
+        return f"{where} holds its weights as pickles only ({', '.join(pickles[:4])}). {CONVERT}"
+    held = f"; it holds: {', '.join(names[:8])}" if names else "; it is empty"
+    return f"{where} holds no diffusion_pytorch_model.safetensors or model.safetensors{held}"
+
+
+def component_headers(folder: Path, variant: str | None) -> tuple[list[Header], tuple[str, str] | None]:
+    """The headers of a component's weight files, and the (name, text) of the index where it is sharded."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is missing: a checkpoint has one folder for each of its components")
+    chosen = choose_weights((entry.name for entry in folder.iterdir()), variant, str(folder))
+    if _SINGLE.fullmatch(chosen):
+        return [read_header(folder / chosen)], None
+    text = read_text(folder / chosen)
+    weight_map = _weight_map(parse_json(text, folder / chosen), folder / chosen)
+    headers = [read_header(folder / name) for name in sorted(set(weight_map.values()))]
+    _check_index(weight_map, headers, folder / chosen)
+    return headers, (chosen, text)
+
+
+def _weight_map(index: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """The index's file by tensor, every file's name a bare one: a path would lead out of the folder."""
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} has no weight_map (file name by tensor name); download it again")
+    for tensor, name in weight_map.items():
+        bare = isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\:\0]", name)
+        if not bare or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{path}: tensor {tensor} is said to lie in {name!r}; an index may only name .safetensors "
+                "files of its own folder. Do not trust this checkpoint"
+            )
+    return weight_map
+
+
+def _check_index(weight_map: Mapping[str, str], headers: list[Header], path: Path) -> None:
+    """Every tensor lies in the shard that the index says, and in no other."""
+    held = {header.path.name: set(header.tensors) for header in headers}
+    absent = [f"{name} (in {file})" for name, file in weight_map.items() if name not in held[file]]
+    stray = [
+        f"{t} in {file}" for file, names in held.items() for t in sorted(names) if weight_map.get(t) != file
+    ]
+    if absent:
+        raise CheckpointError(f"{path} names tensors that its files do not hold:{listing(absent)}")
+    if stray:
+        raise CheckpointError(
+            f"{path}: files hold tensors, duplicate or unknown, that it does not name:{listing(stray)}"
+        )
+
+
+def read_header(path: Path) -> Header:
+    """What `path` holds, checked against the file's true size. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; the download may be incomplete")
+    try:
+        with safe_open(path, framework="np"):
+            pass  # opening checks that dtypes, shapes and byte ranges agree and tile the file
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            found = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
+    except (SafetensorError, OSError, ValueError) as error:
+        size = path.stat().st_size
+        raise CheckpointError(
+            f"{path} ({size:,} bytes) is truncated or corrupt: {error}; download it again"
+        ) from None
+    metadata = found.pop("__metadata__", {})
+    tensors = {name: _entry(entry, 8 + length) for name, entry in found.items()}
+    return Header(path, tensors, metadata)
+
+
+def _entry(entry: Mapping[str, Any], data: int) -> Entry:
+    start, stop = entry["data_offsets"]
+    return Entry(entry["dtype"], tuple(entry["shape"]), data + start, data + stop)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"its header names {next(n for n in names if names.count(n) > 1)!r} twice")
+    return found

@@ -1,0 +1,99 @@
+"""Where a checkpoint is: a folder on this disk, or a repository on the Hugging Face Hub.
+
+Of a repository only what will be opened is fetched: JSON, tokenizer files and one set of safetensors; never
+the pickles beside them, nor a float16 copy that nobody asked for. HF_ENDPOINT (another Hub) is read at each
+call; HF_HOME, HF_TOKEN and HF_HUB_OFFLINE mean what they mean to huggingface_hub. Without a network the
+cached copy is taken.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from sdjax.weights.files import CONVERT, choose_weights, shards_of
+from sdjax.weights.names import CheckpointError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_NETWORKS = ("text_encoder", "unet", "vae")
+_SMALL = ("tokenizer", "scheduler", *_NETWORKS)
+
+
+def resolve(
+    name_or_path: str | os.PathLike[str], *, variant: str | None = None, revision: str = "main"
+) -> Path:
+    """The folder of a checkpoint: `name_or_path` where that is a folder, else the Hub's `owner/name`,
+    fetched.
+
+    Raises CheckpointError where it is neither, the repository cannot be had, or it holds no safetensors.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.suffix in _PICKLES:
+        raise CheckpointError(f"{path} is a pickle. {CONVERT}")
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is a single file; give a folder in the diffusers layout (model_index.json, ...)"
+        )
+    if not _HUB_ID.fullmatch(str(name_or_path)):
+        raise CheckpointError(f"{name_or_path} is neither a folder nor a Hub id (owner/name)")
+    return _fetch(str(name_or_path), variant, revision)
+
+
+def wanted_files(names: Iterable[str], variant: str | None, where: str) -> list[str]:
+    """Of a repository's files, those that loading will open. Raises CheckpointError where one is missing."""
+    names = list(names)
+    if "model_index.json" not in names:
+        held = ", ".join(sorted(names)[:8])
+        raise CheckpointError(
+            f"{where} is no checkpoint in the diffusers layout (no model_index.json); holds: {held}"
+        )
+    wanted = ["model_index.json"]
+    for name in names:
+        path = PurePosixPath(name)
+        if len(path.parts) == 2 and path.parts[0] in _SMALL and path.suffix in (".json", ".txt", ".model"):
+            wanted.append(name)
+    for part in _NETWORKS:
+        held_here = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+        chosen = choose_weights(held_here, variant, f"{where}/{part}")
+        wanted += [f"{part}/{name}" for name in (chosen, *shards_of(chosen, held_here))]
+    return list(dict.fromkeys(wanted))
+
+
+def _fetch(repository: str, variant: str | None, revision: str) -> Path:
+    """Download what is wanted into huggingface_hub's cache; the snapshot's folder."""
+    import huggingface_hub  # 0.3 s that a local folder need not pay
+    from huggingface_hub import errors
+
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    where = f"{endpoint or 'https://huggingface.co'}/{repository}"
+    try:
+        info = huggingface_hub.HfApi(endpoint=endpoint).model_info(repository, revision=revision)
+        files = wanted_files((file.rfilename for file in info.siblings or ()), variant, where)
+        folder = huggingface_hub.snapshot_download(
+            repository, revision=revision, allow_patterns=files, endpoint=endpoint
+        )
+        return Path(folder)
+    except CheckpointError:
+        raise
+    except errors.GatedRepoError:
+        reason = f"is gated: accept its licence at {where} and log in (`hf auth login` or HF_TOKEN)"
+    except errors.RepositoryNotFoundError:
+        reason = f"is no folder here, and {where} does not exist or is private (`hf auth login` or HF_TOKEN)"
+    except errors.RevisionNotFoundError:
+        reason = f"has no revision {revision!r} at {where}"
+    except errors.HFValidationError as error:
+        reason = f"is no Hub id: {error}"
+    except (
+        Exception
+    ) as error:  # the HTTP library under huggingface_hub differs by version, and so do its exceptions
+        cached = huggingface_hub.try_to_load_from_cache(repository, "model_index.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = f"is no folder here, not in the cache, and {where} cannot be reached ({first})"
+    raise CheckpointError(f"{repository} {reason}")

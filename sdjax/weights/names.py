@@ -1,0 +1,152 @@
+"""How a checkpoint's tensors are called and laid out, and how ours are.
+
+A parameter's path is the checkpoint's own name, one dictionary per module, so a name is the path joined by
+dots with its last word translated:
+
+    (1)   ("down_blocks.0", "resnets.1", "conv1", "kernel")  <->  down_blocks.0.resnets.1.conv1.weight
+
+torch keeps kernels output first; here the contracted axis stands where `lax.conv` and `x @ W` want it:
+
+    (2)   convolution  [o, i, h, w]  <->  [h, w, i, o]
+    (3)   linear       [o, i]        <->  [i, o]
+
+Everything else (embeddings, norms, biases) is the same in both. Some tensors have had other names:
+
+* the VAE's attention was `query, key, value, proj_attn` before diffusers 0.15, and still is in most files on
+  the Hub;
+* the text encoder lost its `text_model.` prefix in files written by transformers 5.6 and later.
+
+A `Layout` remembers which of these a file used, so that saving gives back what was loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+Path = tuple[str, ...]
+Shape = tuple[int, ...]
+
+DTYPES = {"F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16), "F32": np.dtype(np.float32)}
+WEIGHT_LEAVES = ("kernel", "scale", "embedding")
+
+_OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+_VAE_ATTENTION = re.compile(
+    r"((?:encoder|decoder)\.mid_block\.attentions\.\d+)\.(to_q|to_k|to_v|to_out\.0)\.(\w+)"
+)
+_BUFFERS = re.compile(r"(text_model\.)?embeddings\.position_ids")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or written; the message names the file, the tensor and the remedy."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How one parameter lay in its file: `dtype` as safetensors spells it, `file` without its folder."""
+
+    name: str
+    shape: Shape
+    dtype: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a component's folder lay on disk: all that its parameters do not say.
+
+    `kept` are tensors that are no parameters (CLIP's `position_ids`) by (file, name); `metadata` is each
+    file's own; `index` is the shard index's (file name, text).
+    """
+
+    tensors: Mapping[Path, Stored]
+    metadata: Mapping[str, Mapping[str, str]]
+    config: str
+    kept: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    index: tuple[str, str] | None = None
+
+
+def tensor_name(path: Path) -> str:
+    """The checkpoint's name of the parameter at `path`, equation (1), as diffusers has it."""
+    return ".".join((*path[:-1], "weight" if path[-1] in WEIGHT_LEAVES else path[-1]))
+
+
+def spellings(path: Path) -> list[str]:
+    """Every name under which the parameter at `path` is found in files, today's first."""
+    name = tensor_name(path)
+    if found := _VAE_ATTENTION.fullmatch(name):
+        module, projection, leaf = found.groups()
+        return [name, f"{module}.{_OLD_ATTENTION[projection]}.{leaf}"]
+    return [name, name.removeprefix("text_model.")] if path[0] == "text_model" else [name]
+
+
+def is_buffer(name: str) -> bool:
+    """Whether `name` is a constant that some files carry and no network needs."""
+    return _BUFFERS.fullmatch(name) is not None
+
+
+def file_shapes(path: Path, shape: Shape) -> list[Shape]:
+    """The shapes that a parameter of `shape` may have in a file, equations (2) and (3), the usual one first.
+
+    The VAE's attention was a 1x1 convolution before it was linear, so [o, i, 1, 1] stands for [o, i] there.
+    """
+    if path[-1] != "kernel":
+        return [shape]
+    if len(shape) == 4:
+        return [(shape[3], shape[2], shape[0], shape[1])]
+    linear = shape[::-1]
+    return [linear, (*linear, 1, 1)] if len(spellings(path)) > 1 and path[0] != "text_model" else [linear]
+
+
+def from_file(path: Path, stored: np.ndarray) -> np.ndarray:
+    """A view of a file's array, [o, i, h, w] or [o, i] if a kernel, in our order of axes."""
+    if path[-1] != "kernel":
+        return stored
+    return stored.transpose(2, 3, 1, 0) if stored.ndim == 4 else stored.T
+
+
+def to_file(path: Path, array: np.ndarray) -> np.ndarray:
+    """The inverse of `from_file`: our array in the file's axis order, contiguous."""
+    if path[-1] == "kernel":
+        array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+    return np.ascontiguousarray(array)
+
+
+def flatten(tree: Mapping[str, Any], above: Path = ()) -> dict[Path, Any]:
+    """Leaves of a nested dict by their paths."""
+    flat: dict[Path, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, (*above, key))
+        else:
+            flat[(*above, key)] = value
+    return flat
+
+
+def unflatten(flat: Mapping[Path, Any]) -> dict[str, Any]:
+    """The nested dict whose leaves are `flat`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        level = tree
+        for key in path[:-1]:
+            level = level.setdefault(key, {})
+        level[path[-1]] = value
+    return tree
+
+
+def listing(items: Sequence[str], most: int = 8) -> str:
+    """The first few of `items`, one a line, then how many more there are."""
+    more = [f"and {len(items) - most} more"] if len(items) > most else []
+    return "".join(f"\n    {item}" for item in [*items[:most], *more])
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' (nearest: ...)' for an error message, or nothing where no name is near."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.7)
+    return f" (nearest: {', '.join(near)})" if near else ""

@@ -1,0 +1,203 @@
+"""From parameters back to a folder in the diffusers layout, bit for bit.
+
+A component that was loaded is written as its `Layout` says: the same tensors under the same names, shapes and
+dtypes, in the same files with the same metadata. Parameters computed in float32 that came from a float16 file
+go back to float16 where that loses nothing; where it would (they were trained), they are written as they are.
+
+Nothing is ever half-written: a file is made under another name, flushed to the disk, then renamed; a folder
+likewise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from sdjax.weights import names
+from sdjax.weights.names import DTYPES, CheckpointError, Layout, Stored, listing
+
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+def default_layout(params: Mapping[str, Any], config: Mapping[str, Any]) -> Layout:
+    """The layout of a component that was never loaded: one file, today's names, the parameters' own dtypes.
+
+    `config` is what its config.json will say. The file is called as transformers or diffusers would call it.
+    """
+    flat = names.flatten(params)
+    file = "model.safetensors" if "text_model" in params else "diffusion_pytorch_model.safetensors"
+    tensors = {
+        path: Stored(
+            names.tensor_name(path), names.file_shapes(path, array.shape)[0], _code(path, array), file
+        )
+        for path, array in flat.items()
+    }
+    return Layout(tensors, {file: {"format": "pt"}}, json.dumps(config, indent=2) + "\n")
+
+
+def save_component(folder: str | os.PathLike[str], params: Mapping[str, Any], layout: Layout) -> None:
+    """Write a component's weights and config.json into `folder`, which is made where it is missing.
+
+    Raises CheckpointError where `params` are not the ones the layout tells of, or the disk does not take
+    them.
+    """
+    folder = Path(folder)
+    flat = names.flatten(params)
+    _check(flat, layout, folder)
+    codes = _dtypes(flat, layout)
+    _make_folder(folder)
+    for file, metadata in layout.metadata.items():
+        tensors = {name: array for (of, name), array in layout.kept.items() if of == file}
+        for path, record in layout.tensors.items():
+            if record.file == file:
+                array = np.asarray(flat[path]).astype(DTYPES[codes[path]], copy=False)
+                tensors[record.name] = names.to_file(path, array).reshape(record.shape)
+        _write(folder / file, partial(_write_tensors, tensors, metadata))
+    if layout.index is not None:
+        _write_bytes(folder / layout.index[0], _index_text(layout, codes).encode())
+    _write_bytes(folder / "config.json", layout.config.encode())
+
+
+def save_folder(
+    out: str | os.PathLike[str],
+    components: Mapping[str, tuple[Mapping[str, Any], Layout]],
+    files: Mapping[str, bytes],
+) -> None:
+    """Write a whole checkpoint: components as (params, layout) by name, other files by path from the root.
+
+    `out` may be new, empty, or a checkpoint (it has a model_index.json). A checkpoint is replaced once the
+    new one is complete; what else lay at its top level stays. Any other folder is refused. Raises
+    CheckpointError.
+    """
+    out = Path(out).resolve()
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(f"{out} is a file; a checkpoint is a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "model_index.json").is_file():
+        raise CheckpointError(f"{out} holds other files and no checkpoint; give a new or an empty folder")
+    for name in files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise CheckpointError(f"{name!r} leads out of the folder to write")
+    _make_folder(out.parent)
+    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        for name, (params, layout) in components.items():
+            save_component(unfinished / name, params, layout)
+        for name, content in files.items():
+            _make_folder((unfinished / name).parent)
+            _write_bytes(unfinished / name, content)
+        _put_in_place(unfinished, out)
+    except OSError as error:
+        raise CheckpointError(f"{out} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _put_in_place(finished: Path, out: Path) -> None:
+    """Rename the finished folder to `out`, keeping what an older checkpoint held beside its components."""
+    if not out.is_dir():
+        finished.rename(out)
+        return
+    old = finished.with_suffix(".old")
+    out.rename(old)
+    try:
+        finished.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    for entry in old.iterdir():
+        if not (out / entry.name).exists():
+            entry.rename(out / entry.name)
+    shutil.rmtree(old)
+
+
+def _check(flat: Mapping[names.Path, Any], layout: Layout, folder: Path) -> None:
+    missing = [record.name for path, record in layout.tensors.items() if path not in flat]
+    unexpected = [names.tensor_name(path) for path in flat if path not in layout.tensors]
+    wrong = [
+        f"{record.name}: {list(flat[path].shape)} cannot be stored as {list(record.shape)}"
+        for path, record in layout.tensors.items()
+        if path in flat and record.shape not in names.file_shapes(path, tuple(flat[path].shape))
+    ]
+    for what, found in (
+        ("are missing", missing),
+        ("are unknown", unexpected),
+        ("have the wrong shape", wrong),
+    ):
+        if found:
+            raise CheckpointError(f"cannot save {folder}: {len(found)} parameters {what}:{listing(found)}")
+
+
+def _dtypes(flat: Mapping[names.Path, Any], layout: Layout) -> dict[names.Path, str]:
+    """The dtype to store each parameter in: the file's if none loses by it, else the parameters' own."""
+    own = {path: _code(path, array) for path, array in flat.items()}
+    stored = {path: record.dtype for path, record in layout.tensors.items()}
+    return stored if all(_fits(flat[path], code) for path, code in stored.items()) else own
+
+
+def _fits(array: Any, code: str) -> bool:
+    """Whether a parameter survives storage as `code` with every bit. A narrower one is never widened."""
+    own, stored = np.dtype(array.dtype), DTYPES[code]
+    if own == stored or own.itemsize < stored.itemsize:
+        return own == stored
+    host = np.asarray(array)
+    with np.errstate(over="ignore"):
+        return bool((host.astype(stored).astype(own) == host).all())
+
+
+def _code(path: names.Path, array: Any) -> str:
+    code = _CODES.get(np.dtype(array.dtype))
+    if code is None:
+        raise CheckpointError(
+            f"{names.tensor_name(path)} is {array.dtype}; a checkpoint holds {', '.join(map(str, _CODES))}"
+        )
+    return code
+
+
+def _index_text(layout: Layout, codes: Mapping[names.Path, str]) -> str:
+    """The shard index as it was, its total size set right where the dtypes have changed."""
+    assert layout.index is not None
+    if all(record.dtype == codes[path] for path, record in layout.tensors.items()):
+        return layout.index[1]
+    index = json.loads(layout.index[1])
+    sizes = (int(np.prod(r.shape)) * DTYPES[codes[path]].itemsize for path, r in layout.tensors.items())
+    index["metadata"] = {**index.get("metadata", {}), "total_size": sum(sizes)}
+    return json.dumps(index, indent=2) + "\n"
+
+
+def _write_tensors(tensors: dict[str, np.ndarray], metadata: Mapping[str, str], path: Path) -> None:
+    safetensors.numpy.save_file(tensors, path, metadata=dict(metadata) or None)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    _write(path, lambda unfinished: unfinished.write_bytes(content))
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make the file under another name, flush it to the disk, and only then give it its own."""
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        write(unfinished)
+        with open(unfinished, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be written: {error}; nothing was left half-written") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be made: {error}") from error
