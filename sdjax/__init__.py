@@ -1,0 +1,20 @@
+"""sdjax: Stable Diffusion in pure-functional JAX.
+
+    sd = sdjax.load()
+    sd.generate("a red circle above a blue square").images[0].save("picture.png")
+
+`load` opens a checkpoint, `plan` turns a sampler on a schedule into a matrix, `sample` runs it in one `lax.scan`,
+`read_settings` gives back what made a picture.
+"""
+
+from sdjax.config import ConfigError as ConfigError
+from sdjax.diffusion.plan import Plan as Plan
+from sdjax.diffusion.plan import plan as plan
+from sdjax.diffusion.scan import sample as sample
+from sdjax.picture import read_settings as read_settings
+from sdjax.pipeline import Output as Output
+from sdjax.pipeline import StableDiffusion as StableDiffusion
+from sdjax.pipeline import load as load
+from sdjax.weights.names import CheckpointError as CheckpointError
+
+__version__ = "0.1.0"

@@ -53,7 +53,7 @@ class ClipTextConfig:
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The U-Net: `unet/config.json` (diffusers' UNet2DConditionModel). Tuples hold one entry per level, finest first."""
+    """The U-Net: `unet/config.json` (diffusers' UNet2DConditionModel). Tuples: an entry per level, finest first."""
 
     sample_size: int  # the native latent height and width
     in_channels: int

@@ -73,9 +73,7 @@ class Hub(BaseHTTPRequestHandler):
                 if revision in ("main", COMMIT) and name in files:
                     if body:
                         self.server.sent.append(name)
-                    return self.send(
-                        200, files[name], {"X-Repo-Commit": COMMIT, "ETag": etag(files[name])}, body
-                    )
+                    return self.send(200, files[name], {"X-Repo-Commit": COMMIT, "ETag": etag(files[name])}, body)
         gated = "me/gated" in path
         self.send(403 if gated else 404, b"{}", {"X-Error-Code": "GatedRepo" if gated else "RepoNotFound"})
 
@@ -148,9 +146,7 @@ def test_a_second_time_nothing_is_fetched(hub):
 def test_variant(hub):
     half = {name.replace("model.safetensors", "model.fp16.safetensors") for name in FETCHED}
     assert held(resolve("me/tiny", variant="fp16")) == half
-    with pytest.raises(
-        CheckpointError, match=r"me/tiny/text_encoder has no variant 'fp61' \(nearest: fp16\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"me/tiny/text_encoder has no variant 'fp61' \(nearest: fp16\)"):
         resolve("me/tiny", variant="fp61")
 
 
@@ -170,16 +166,12 @@ def test_without_network_the_cache_is_taken(hub, monkeypatch):
 
 def test_without_network_and_cache(hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(
-        CheckpointError, match="me/tiny is no folder here, not in the cache, .* cannot be reached"
-    ):
+    with pytest.raises(CheckpointError, match="me/tiny is no folder here, not in the cache, .* cannot be reached"):
         resolve("me/tiny")
 
 
 def test_unknown_repository_revision_and_gate(hub):
-    with pytest.raises(
-        CheckpointError, match="me/none is no folder here, and .*/me/none does not exist or is private"
-    ):
+    with pytest.raises(CheckpointError, match="me/none is no folder here, and .*/me/none does not exist or is private"):
         resolve("me/none")
     with pytest.raises(CheckpointError, match="has no revision 'v9'"):
         resolve("me/tiny", revision="v9")
@@ -192,9 +184,7 @@ def test_repositories_without_safetensors_or_index(hub):
     hub.repositories["me/lora"] = {"README.md": b"", "lora.safetensors": WEIGHTS}
     with pytest.raises(CheckpointError, match=r"me/old/text_encoder holds its weights as pickles only"):
         resolve("me/old")
-    with pytest.raises(
-        CheckpointError, match="no checkpoint in the diffusers layout .* holds: README.md, lora"
-    ):
+    with pytest.raises(CheckpointError, match="no checkpoint in the diffusers layout .* holds: README.md, lora"):
         resolve("me/lora")
     assert not hub.sent
 

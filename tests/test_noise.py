@@ -56,9 +56,7 @@ def test_every_prediction_gives_back_the_clean_latents(kind):
 
 
 def test_class_defaults_and_ignored_keys():
-    read = Settings.read(
-        {"steps_offset": 3, "clip_sample": False}, frozenset({"steps_offset"}), {"clip_sample": True}
-    )
+    read = Settings.read({"steps_offset": 3, "clip_sample": False}, frozenset({"steps_offset"}), {"clip_sample": True})
     assert (read.steps_offset, read.clip_sample) == (3, True)
     read = Settings.read({"steps_offset": 3, "_use_default_values": ["steps_offset"]}, KEYS, {})
     assert read.steps_offset == 0

@@ -146,9 +146,7 @@ def test_padded_rows_skip_the_network():
         return model(x, t)
 
     p = plan("euler", 3, SD)
-    jax.block_until_ready(
-        jax.jit(lambda table, x: scan.run(table, watched, x))(p.table(64), X_T.astype(np.float32))
-    )
+    jax.block_until_ready(jax.jit(lambda table, x: scan.run(table, watched, x))(p.table(64), X_T.astype(np.float32)))
     jax.effects_barrier()
     assert sorted(calls, reverse=True) == list(p.timesteps)
 
@@ -187,10 +185,7 @@ def test_given_noise_equals_the_keys_own():
     p, x = plan("ddim", 6, SD, eta=0.7), jnp.asarray(X_T, jnp.float32)
     keys = scan.keys_per_image(jax.random.key(9), 2)
     noise = jnp.stack(
-        [
-            jax.vmap(lambda k, n=n: jax.random.normal(jax.random.fold_in(k, n), SHAPE[1:]))(keys)
-            for n in range(6)
-        ]
+        [jax.vmap(lambda k, n=n: jax.random.normal(jax.random.fold_in(k, n), SHAPE[1:]))(keys) for n in range(6)]
     )
     np.testing.assert_allclose(
         scan.sample(p, model, x, noise=noise), scan.sample(p, model, x, key=keys), rtol=1e-5, atol=1e-5
@@ -215,14 +210,10 @@ def test_each_image_on_its_own_plan():
 
 def test_any_shape_and_dtype():
     p = plan("dpmpp_2m", 3, SD)
-    half = scan.sample(
-        p, lambda x, t: jnp.tanh(x + t / 1000).astype(jnp.bfloat16), jnp.ones((2, 7), jnp.bfloat16)
-    )
+    half = scan.sample(p, lambda x, t: jnp.tanh(x + t / 1000).astype(jnp.bfloat16), jnp.ones((2, 7), jnp.bfloat16))
     assert half.dtype == jnp.float32 and half.shape == (2, 7)
     jitted = jax.jit(lambda x: scan.sample(p, lambda x, t: jnp.tanh(x), x))
-    np.testing.assert_allclose(
-        jitted(jnp.ones(3)), scan.sample(p, lambda x, t: jnp.tanh(x), jnp.ones(3)), rtol=1e-6
-    )
+    np.testing.assert_allclose(jitted(jnp.ones(3)), scan.sample(p, lambda x, t: jnp.tanh(x), jnp.ones(3)), rtol=1e-6)
 
 
 def test_gradients_flow_to_the_starting_noise():

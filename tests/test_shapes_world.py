@@ -120,9 +120,7 @@ def test_unseen_scenes_hold_an_unseen_pair():
     assert all(scene.unseen() for scene in scenes)
     assert {(t.colour, t.shape) for s in scenes for t in s.things} >= UNSEEN
     firsts = [scene.things[0] for scene in scenes if len(scene.things) == 2]
-    assert 0.35 < np.mean([(t.colour, t.shape) in UNSEEN for t in firsts]) < 0.65, (
-        "either of the two may be it"
-    )
+    assert 0.35 < np.mean([(t.colour, t.shape) in UNSEEN for t in firsts]) < 0.65, "either of the two may be it"
 
 
 def test_sizes_and_backgrounds_are_named_half_of_the_time():

@@ -74,9 +74,7 @@ def test_karras_where_diffusers_has_none(name):
     """All training levels, fractional timesteps, ending clean, the same noise levels as dpmpp_2m."""
     p = plan(name, 20, SD, "karras")
     assert p.alpha[-1] == 1.0 and p.sigma[-1] == 0.0 and p.inexact == ""
-    np.testing.assert_allclose(
-        np.unique(ve(p)), np.unique(ve(plan("dpmpp_2m", 20, SD, "karras"))), rtol=1e-12
-    )
+    np.testing.assert_allclose(np.unique(ve(p)), np.unique(ve(plan("dpmpp_2m", 20, SD, "karras"))), rtol=1e-12)
 
 
 def test_trailing_has_as_many_steps_as_asked_for():

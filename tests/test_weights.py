@@ -35,9 +35,7 @@ TENSORS = {
     "conv_in.weight": RNG.normal(size=(6, 4, 3, 3)).astype(np.float32),
     "conv_in.bias": RNG.normal(size=6).astype(np.float32),
     "down_blocks.0.resnets.1.conv_shortcut.weight": RNG.normal(size=(5, 4, 1, 1)).astype(np.float32),
-    "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0.weight": RNG.normal(size=(3, 2)).astype(
-        np.float32
-    ),
+    "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0.weight": RNG.normal(size=(3, 2)).astype(np.float32),
     "mid_block.attentions.0.norm.weight": RNG.normal(size=3).astype(np.float32),
     "token_embedding.weight": RNG.normal(size=(7, 3)).astype(np.float32),
 }
@@ -55,9 +53,7 @@ EXPECTED = {
 
 
 def structs(tree):
-    return jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s, jnp.float32), tree, is_leaf=lambda s: isinstance(s, tuple)
-    )
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), tree, is_leaf=lambda s: isinstance(s, tuple))
 
 
 def write(folder: Path, tensors=TENSORS, name=UNET, config='{"a": 1}\n', metadata=None) -> Path:
@@ -103,9 +99,7 @@ def test_axes_are_ours_and_the_dtype_is_the_file_s(tmp_path, dtype):
     block = params["mid_block"]["attentions.0"]
     linear = TENSORS["mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0.weight"].astype(dtype)
     np.testing.assert_array_equal(block["transformer_blocks.0"]["attn1"]["to_out.0"]["kernel"], linear.T)
-    np.testing.assert_array_equal(
-        block["norm"]["scale"], TENSORS["mid_block.attentions.0.norm.weight"].astype(dtype)
-    )
+    np.testing.assert_array_equal(block["norm"]["scale"], TENSORS["mid_block.attentions.0.norm.weight"].astype(dtype))
     np.testing.assert_array_equal(
         params["token_embedding"]["embedding"], TENSORS["token_embedding.weight"].astype(dtype)
     )
@@ -131,14 +125,10 @@ def test_shards(tmp_path):
 
 def test_variant_is_taken_when_asked_for(tmp_path):
     write(tmp_path)
-    write(
-        tmp_path, {n: t.astype(np.float16) for n, t in TENSORS.items()}, UNET.replace(".safe", ".fp16.safe")
-    )
+    write(tmp_path, {n: t.astype(np.float16) for n, t in TENSORS.items()}, UNET.replace(".safe", ".fp16.safe"))
     assert read(tmp_path)[0]["conv_in"]["bias"].dtype == np.float32
     assert read(tmp_path, variant="fp16")[0]["conv_in"]["bias"].dtype == np.float16
-    with pytest.raises(
-        CheckpointError, match=r"no variant 'fp61' \(nearest: fp16\).*'fp16' and a file without"
-    ):
+    with pytest.raises(CheckpointError, match=r"no variant 'fp61' \(nearest: fp16\).*'fp16' and a file without"):
         read(tmp_path, variant="fp61")
 
 
@@ -217,9 +207,7 @@ def test_loading_holds_little_more_than_the_parameters(tmp_path):
         jax.block_until_ready(params)
         print((peak() - before) / sum(p.nbytes for p in jax.tree.leaves(params)))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 1.3
 
 
@@ -234,9 +222,7 @@ def refused(folder, match, **options):
 def test_missing_tensor_names_it_and_the_nearest(tmp_path):
     tensors = dict(TENSORS)
     tensors["conv_inn.weight"] = tensors.pop("conv_in.weight")
-    refused(
-        write(tmp_path, tensors), r"(?s)1 missing.*conv_in.weight \(nearest: conv_inn.weight\).*1 unexpected"
-    )
+    refused(write(tmp_path, tensors), r"(?s)1 missing.*conv_in.weight \(nearest: conv_inn.weight\).*1 unexpected")
 
 
 def test_unexpected_tensors_are_listed_in_part(tmp_path):
@@ -273,9 +259,7 @@ def test_nan_and_infinity(tmp_path, dtype, value):
 
 def test_a_cast_that_overflows(tmp_path):
     bias = np.full(6, 1e5, np.float32)
-    refused(
-        write(tmp_path, TENSORS | {"conv_in.bias": bias}), "conv_in.bias, cast to float16", dtype=np.float16
-    )
+    refused(write(tmp_path, TENSORS | {"conv_in.bias": bias}), "conv_in.bias, cast to float16", dtype=np.float16)
 
 
 def test_names_and_shapes_are_settled_before_any_weight_is_read(tmp_path):
@@ -361,9 +345,7 @@ def test_an_index_that_leads_outside_the_folder(tmp_path, name):
 
 def test_an_index_that_is_wrong(tmp_path):
     second = "diffusion_pytorch_model-00002-of-00002.safetensors"
-    refused(
-        write_shards(tmp_path / "a", **{"conv_in.bias": second}), "names tensors that its files do not hold"
-    )
+    refused(write_shards(tmp_path / "a", **{"conv_in.bias": second}), "names tensors that its files do not hold")
     refused(write_shards(tmp_path / "b", ghost=second), r"(?s)do not hold.*ghost \(in diff")
     folder = write_shards(tmp_path / "c")
     (folder / second).unlink()

@@ -85,7 +85,9 @@ def main(_: list[str]) -> None:
     out, model = Path(FLAGS.out), Autoencoder(models.VAE)
     params = trained_params(FLAGS.vae, FLAGS.optimiser)
     encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode").mean)
-    some = np.concatenate([np.asarray(encode(params, pixels(world.dataset(SEED, n, 64)[0]))) for n in range(0, 1024, 64)])
+    some = np.concatenate(
+        [np.asarray(encode(params, pixels(world.dataset(SEED, n, 64)[0]))) for n in range(0, 1024, 64)]
+    )
     mean, spread = some.mean((0, 1, 2)), some.std((0, 1, 2))
     print("channel means", mean.round(3), "spreads", spread.round(3))
     params = jax.tree.map(lambda p: np.asarray(p, np.float16), fold(params, mean, spread))

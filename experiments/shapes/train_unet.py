@@ -38,7 +38,9 @@ def init_params(vocab_size: int, seed: int) -> dict:
     return {"text_encoder": text["params"], "unet": unet["params"]}
 
 
-def loss(encoder: ClipTextEncoder, unet: UNet, alpha_bar: jax.Array, params: dict, batch: dict, key: jax.Array) -> jax.Array:
+def loss(
+    encoder: ClipTextEncoder, unet: UNet, alpha_bar: jax.Array, params: dict, batch: dict, key: jax.Array
+) -> jax.Array:
     """Weighted mean squared error of the velocity; batch: "latents" `b h w c`, "ids" `b l`."""
     x_0 = batch["latents"].astype(jnp.float32)
     b = x_0.shape[0]
@@ -66,7 +68,9 @@ class Pictures:
         rng = np.random.default_rng([self.seed, n])
         double = 0.5 * np.clip((n / self.steps - 0.15) / 0.35, 0, 1)
         second = rng.binomial(self.size, double)
-        picked = [self._pick(rng, pool, count) for pool, count in zip(self.pools, (self.size - second, second), strict=True)]
+        picked = [
+            self._pick(rng, pool, count) for pool, count in zip(self.pools, (self.size - second, second), strict=True)
+        ]
         joined = {name: np.concatenate([part[name] for part in picked]) for name in ("latents", "ids")}
         order = rng.permutation(self.size)  # timesteps are stratified by place, so a place must not tell the kind
         ids = joined["ids"][order]

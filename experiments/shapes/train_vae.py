@@ -43,7 +43,9 @@ def crops(n: int, count: int, size: int, seed: int) -> np.ndarray:
     return out
 
 
-def loss(model: Autoencoder, kl_weight: float, noise: float, params: dict, pixels: jax.Array, key: jax.Array) -> jax.Array:
+def loss(
+    model: Autoencoder, kl_weight: float, noise: float, params: dict, pixels: jax.Array, key: jax.Array
+) -> jax.Array:
     """The training loss of one batch `b h w 3`."""
     sample_key, noise_key = jax.random.split(key)
     posterior = model.apply({"params": params}, pixels, method="encode")
@@ -71,8 +73,18 @@ def main(_: list[str]) -> None:
         pictures, _ = world.dataset(FLAGS.seed, n * FLAGS.batch, FLAGS.batch // 4)
         return pictures.astype(np.float32) / 127.5 - 1
 
-    settings = {name: FLAGS[name].value for name in ("steps", "batch", "crop", "whole", "optimiser", "learning_rate", "seed")}
-    fit(FLAGS.out, TrainState.create(params, optimiser), step, batch, steps=FLAGS.steps, seed=FLAGS.seed, settings=settings)
+    settings = {
+        name: FLAGS[name].value for name in ("steps", "batch", "crop", "whole", "optimiser", "learning_rate", "seed")
+    }
+    fit(
+        FLAGS.out,
+        TrainState.create(params, optimiser),
+        step,
+        batch,
+        steps=FLAGS.steps,
+        seed=FLAGS.seed,
+        settings=settings,
+    )
 
 
 if __name__ == "__main__":

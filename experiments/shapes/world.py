@@ -64,12 +64,8 @@ MARGIN = 0.02
 
 Pairs = Literal["seen", "unseen", "any"]
 _COLOUR_NAMES = tuple(COLOURS)
-_THING = r"(an?) (?:(small|large) )?({colours}) ({shapes})".format(
-    colours="|".join(COLOURS), shapes="|".join(SHAPES)
-)
-_CAPTION = re.compile(
-    rf"{_THING}(?: ({'|'.join(RELATIONS)}) {_THING})?(?: on (an?) ({'|'.join(COLOURS)}) background)?"
-)
+_THING = r"(an?) (?:(small|large) )?({colours}) ({shapes})".format(colours="|".join(COLOURS), shapes="|".join(SHAPES))
+_CAPTION = re.compile(rf"{_THING}(?: ({'|'.join(RELATIONS)}) {_THING})?(?: on (an?) ({'|'.join(COLOURS)}) background)?")
 
 
 def _need(name: str, kind: str, known: tuple[str, ...]) -> None:
@@ -161,9 +157,7 @@ def parse_caption(text: str) -> Scene:
         things.append(Thing(colour2, shape2, size2))
     scene = Scene(tuple(things), relation, background)
     if scene.caption() != text:
-        raise ValueError(
-            f"{text!r} is no caption of the shapes world: with a and an right, {scene.caption()!r}."
-        )
+        raise ValueError(f"{text!r} is no caption of the shapes world: with a and an right, {scene.caption()!r}.")
     return scene
 
 

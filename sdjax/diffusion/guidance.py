@@ -31,11 +31,7 @@ def classifier_free(model: Model, scale: jax.Array | float) -> Model:
         t = jnp.asarray(t)
         raw = model(jnp.concatenate([x, x]), jnp.concatenate([t, t]) if t.ndim else t)
         uncond, cond = jnp.split(raw, 2)
-        s = (
-            scale.astype(raw.dtype).reshape(scale.shape + (1,) * (raw.ndim - scale.ndim))
-            if scale.ndim
-            else scale
-        )
+        s = scale.astype(raw.dtype).reshape(scale.shape + (1,) * (raw.ndim - scale.ndim)) if scale.ndim else scale
         return uncond + s * (cond - uncond)
 
     return guided

@@ -82,9 +82,7 @@ class Settings:
     euler_at_final: bool = False
 
     @classmethod
-    def read(
-        cls, config: Mapping[str, Any], reads: frozenset[str], defaults: Mapping[str, Any]
-    ) -> "Settings":
+    def read(cls, config: Mapping[str, Any], reads: frozenset[str], defaults: Mapping[str, Any]) -> "Settings":
         """Keep the keys in `reads` (those that diffusers' class has), over that class's own `defaults`.
 
         As diffusers does, keys named in the config's `_use_default_values` count as absent, and so does an
@@ -92,9 +90,7 @@ class Settings:
         """
         absent = set(config.get("_use_default_values") or ())
         names = {f.name: f.default for f in fields(cls)}
-        kept = {
-            k: v for k, v in config.items() if k in reads and k in names and k not in absent and v is not None
-        }
+        kept = {k: v for k, v in config.items() if k in reads and k in names and k not in absent and v is not None}
         settings = cls(**{**defaults, **kept})
         settings._check()
         return settings
@@ -102,30 +98,21 @@ class Settings:
     def _check(self) -> None:
         total = self.num_train_timesteps
         if not isinstance(total, int) or total < 1:
-            raise ValueError(
-                f"scheduler config: num_train_timesteps must be a whole number >= 1, not {total!r}"
-            )
+            raise ValueError(f"scheduler config: num_train_timesteps must be a whole number >= 1, not {total!r}")
         if self.final_sigmas_type not in ("zero", "sigma_min"):
             raise ValueError(
-                "scheduler config: final_sigmas_type is 'zero' or 'sigma_min', "
-                f"not {self.final_sigmas_type!r}"
+                f"scheduler config: final_sigmas_type is 'zero' or 'sigma_min', not {self.final_sigmas_type!r}"
             )
         if self.thresholding:
             raise ValueError("scheduler config: thresholding=true is no linear operation; set it to false")
         for flag in ("use_flow_sigmas", "use_dynamic_shifting"):
             if getattr(self, flag):
-                raise ValueError(
-                    f"scheduler config: {flag}=true belongs to flow-matching models, not supported"
-                )
+                raise ValueError(f"scheduler config: {flag}=true belongs to flow-matching models, not supported")
         for flag in ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"):
             if getattr(self, flag):
-                raise ValueError(
-                    f"scheduler config: {flag}=true is not supported; pass schedule='karras' or another"
-                )
+                raise ValueError(f"scheduler config: {flag}=true is not supported; pass schedule='karras' or another")
         if self.interpolation_type != "linear" or self.timestep_type != "discrete":
-            raise ValueError(
-                "scheduler config: interpolation_type must be 'linear' and timestep_type 'discrete'"
-            )
+            raise ValueError("scheduler config: interpolation_type must be 'linear' and timestep_type 'discrete'")
 
     @property
     def clip(self) -> float:
@@ -192,9 +179,7 @@ def _betas(settings: Settings) -> np.ndarray:
     if settings.trained_betas is not None:
         betas = np.asarray(settings.trained_betas, np.float64)
         if betas.shape != (total,):
-            raise ValueError(
-                f"scheduler config: trained_betas holds {betas.shape}, num_train_timesteps says {total}"
-            )
+            raise ValueError(f"scheduler config: trained_betas holds {betas.shape}, num_train_timesteps says {total}")
         return betas
     if settings.beta_schedule == "linear":
         return np.linspace(start, end, total)

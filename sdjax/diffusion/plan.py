@@ -130,30 +130,22 @@ class Plan:
         }
         for name, size in per_row.items():
             if getattr(self, name).shape != (size,):
-                raise ValueError(
-                    f"plan {self.sampler}: {name} must be [{size}], not {list(getattr(self, name).shape)}"
-                )
+                raise ValueError(f"plan {self.sampler}: {name} must be [{size}], not {list(getattr(self, name).shape)}")
         draws = int((self.draw >= 0).sum())
         if self.weights.shape != (n + 1, 1 + n + draws) or n == 0:
-            raise ValueError(
-                f"plan {self.sampler}: weights {self.weights.shape} do not fit {n} rows and {draws} draws"
-            )
+            raise ValueError(f"plan {self.sampler}: weights {self.weights.shape} do not fit {n} rows and {draws} draws")
         if not np.array_equal(self.draw[self.draw >= 0], np.arange(draws)):
             raise ValueError(f"plan {self.sampler}: draws must come in by their number")
         for name in ("weights", "row_timesteps", "c_skip", "c_out", "alpha", "sigma"):
             if not np.isfinite(getattr(self, name)).all():
-                raise ValueError(
-                    f"plan {self.sampler} on {self.schedule}, {self.steps} steps: {name} is not finite"
-                )
+                raise ValueError(f"plan {self.sampler} on {self.schedule}, {self.steps} steps: {name} is not finite")
 
     def _check_causal(self) -> None:
         n = self.rows - 1
         came_in = np.flatnonzero(self.draw >= 0)
         late = self.weights[:, n + 1 :] * (came_in[None, :] > np.arange(n + 1)[:, None])
         if np.triu(self.weights[:, 1 : n + 1]).any() or late.any():
-            raise ValueError(
-                f"plan {self.sampler}: a row uses a prediction or a draw that does not exist yet"
-            )
+            raise ValueError(f"plan {self.sampler}: a row uses a prediction or a draw that does not exist yet")
 
     def _check_constant(self) -> None:
         """Equation 1; x_T is what the first evaluation makes it: (alpha_0 c + sigma_0 e - draws) / weight."""
@@ -204,9 +196,7 @@ def plan(
     name, record = find_sampler(sampler)
     settings = _settings(record, scheduler, schedule)
     if isinstance(steps, bool) or int(steps) != steps or not 1 <= steps <= settings.num_train_timesteps:
-        raise ValueError(
-            f"steps must be a whole number in 1 .. {settings.num_train_timesteps}, not {steps!r}"
-        )
+        raise ValueError(f"steps must be a whole number in 1 .. {settings.num_train_timesteps}, not {steps!r}")
     if not 0.0 <= eta <= 1.0 or (eta and "eta" not in record.options):
         raise ValueError(f"eta must be 0 for sampler {name}, or in 0 .. 1 for ddim; it is {eta!r}")
     levels = record.schedule(settings, int(steps))

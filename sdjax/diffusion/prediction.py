@@ -22,9 +22,7 @@ def check_prediction(kind: str) -> str:
     if kind in PREDICTIONS:
         return kind
     near = difflib.get_close_matches(str(kind), PREDICTIONS, n=1, cutoff=0.0)
-    raise ValueError(
-        f"prediction_type {kind!r} is unknown; nearest: {near[0]!r}; known: {', '.join(PREDICTIONS)}"
-    )
+    raise ValueError(f"prediction_type {kind!r} is unknown; nearest: {near[0]!r}; known: {', '.join(PREDICTIONS)}")
 
 
 def coefficients(kind: str, level: Level) -> tuple[float, float]:

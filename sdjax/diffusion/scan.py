@@ -67,9 +67,7 @@ def sample(
     if x_T.ndim < 1:
         raise ValueError("x_T must be [b, ...], one row per image")
     if plan.draws and key is None and noise is None:
-        raise ValueError(
-            f"{plan.sampler} draws noise {plan.draws} times: give key=, or noise= [{plan.draws}, b, ...]"
-        )
+        raise ValueError(f"{plan.sampler} draws noise {plan.draws} times: give key=, or noise= [{plan.draws}, b, ...]")
     if noise is not None and jnp.shape(noise) != (plan.draws, *x_T.shape):
         raise ValueError(f"noise must be {(plan.draws, *x_T.shape)}, not {jnp.shape(noise)}")
     keys = None if key is None or noise is not None or not plan.draws else keys_per_image(key, x_T.shape[0])
@@ -84,9 +82,7 @@ def run(
     return result(advance(init(table, x_T, keys, noise), table, model))
 
 
-def init(
-    table: Table, x_T: jax.Array, keys: jax.Array | None = None, noise: jax.Array | None = None
-) -> Carry:
+def init(table: Table, x_T: jax.Array, keys: jax.Array | None = None, noise: jax.Array | None = None) -> Carry:
     """The state before the first row, of the whole table, not a segment. x_T: [b, ...], float32 or wider."""
     x_T = _widened(x_T)
     zeros = draws = jnp.zeros((len(table), *x_T.shape), x_T.dtype)
@@ -142,9 +138,7 @@ def _row(carry: Carry, row: Table, model: Model) -> Carry:
         )
         draws = lax.dynamic_update_index_in_dim(draws, drawn, row.slot, 0)
     x = _beside(row.x_weight, carry.x_T) * carry.x_T + _weigh(row.d_weights, carry.predictions)
-    x = x + lax.cond(
-        jnp.any(row.n_weights != 0), _weigh, lambda w, draws: jnp.zeros_like(x), row.n_weights, draws
-    )
+    x = x + lax.cond(jnp.any(row.n_weights != 0), _weigh, lambda w, draws: jnp.zeros_like(x), row.n_weights, draws)
     raw = lax.cond(
         jnp.any(row.evaluate),
         lambda x, t: model(x, t).astype(x.dtype),
@@ -162,9 +156,7 @@ def _row(carry: Carry, row: Table, model: Model) -> Carry:
 def _draw(keys: jax.Array, draw: jax.Array, x: jax.Array) -> jax.Array:
     """Draw number `draw` (a scalar, or [b]) of every image, in x's shape and dtype."""
     draw = jnp.broadcast_to(draw, keys.shape)
-    return jax.vmap(lambda key, k: jax.random.normal(jax.random.fold_in(key, k), x.shape[1:], x.dtype))(
-        keys, draw
-    )
+    return jax.vmap(lambda key, k: jax.random.normal(jax.random.fold_in(key, k), x.shape[1:], x.dtype))(keys, draw)
 
 
 def _weigh(weights: jax.Array, history: jax.Array) -> jax.Array:

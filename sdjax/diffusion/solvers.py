@@ -31,9 +31,7 @@ def ddim(tape: Tape, schedule: Schedule, *, eta: float = 0.0, clip: float = math
         denoised = tape.denoise(x, here)
         direction = (x - here.alpha * denoised) / here.sigma
         clipped = tape.clip(denoised, clip)
-        fresh = eta * math.sqrt(
-            (there.sigma / here.sigma) ** 2 * max(0.0, 1.0 - (here.alpha / there.alpha) ** 2)
-        )
+        fresh = eta * math.sqrt((there.sigma / here.sigma) ** 2 * max(0.0, 1.0 - (here.alpha / there.alpha) ** 2))
         x = there.alpha * clipped + math.sqrt(there.sigma**2 - fresh**2) * direction
         if eta:  # one draw per step even where its weight is 0, so that draw k always belongs to step k
             x = x + fresh * tape.draw()
@@ -221,6 +219,4 @@ def sampler(which: "str | Sampler | Callable[..., Linear]") -> tuple[str, Sample
     if which in SAMPLERS:
         return which, SAMPLERS[which]
     near = difflib.get_close_matches(str(which), SAMPLERS, n=3, cutoff=0.3) or list(SAMPLERS)
-    raise ValueError(
-        f"sampler {which!r} is unknown; nearest: {', '.join(near)}; known: {', '.join(SAMPLERS)}"
-    )
+    raise ValueError(f"sampler {which!r} is unknown; nearest: {', '.join(near)}; known: {', '.join(SAMPLERS)}")

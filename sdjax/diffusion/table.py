@@ -44,9 +44,7 @@ class Linear:
 
     def __mul__(self, factor: float) -> "Linear":
         if not _is_number(factor):
-            raise ValueError(
-                f"a solver must be linear: it multiplies a form by {type(factor).__name__}, no number"
-            )
+            raise ValueError(f"a solver must be linear: it multiplies a form by {type(factor).__name__}, no number")
         return Linear(self.weights * float(factor))
 
     def __truediv__(self, divisor: float) -> "Linear":
@@ -69,9 +67,7 @@ class Linear:
     __rmul__ = __mul__
 
     def _not_linear(self, *_: Any) -> NoReturn:
-        raise ValueError(
-            "a solver must be linear: it compares, rounds, divides by or takes a power of a linear form"
-        )
+        raise ValueError("a solver must be linear: it compares, rounds, divides by or takes a power of a linear form")
 
     __pow__ = __rpow__ = __rtruediv__ = __abs__ = __float__ = __bool__ = _not_linear
     __lt__ = __le__ = __gt__ = __ge__ = __round__ = _not_linear
@@ -144,9 +140,7 @@ class Tape:
     def finish(self, x: Linear, level: Level) -> list[Row]:
         """All rows, the result `x` at `level` last."""
         if not isinstance(x, Linear):
-            raise ValueError(
-                f"a solver must return its last latents, a linear form; it returned {type(x).__name__}"
-            )
+            raise ValueError(f"a solver must return its last latents, a linear form; it returned {type(x).__name__}")
         return [*self.rows, Row(x, level, draw=self._pending)]
 
     def _row(self, row: Row) -> Linear:

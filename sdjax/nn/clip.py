@@ -104,9 +104,7 @@ class CausalSelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        q, k, v = (
-            split_heads(Dense(x.shape[-1], self.dtype, name=f"{part}_proj")(x), self.heads) for part in "qkv"
-        )
+        q, k, v = (split_heads(Dense(x.shape[-1], self.dtype, name=f"{part}_proj")(x), self.heads) for part in "qkv")
         return Dense(x.shape[-1], self.dtype, name="out_proj")(attention(q, k, v, causal=True).reshape(x.shape))
 
 

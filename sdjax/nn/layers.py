@@ -1,4 +1,4 @@
-"""The layers that every network here is made of: convolution, dense, normalisation, activations, the timestep embedding.
+"""What every network here is made of: convolution, dense, normalisation, activations, the timestep embedding.
 
 Arrays are channels-last (`b h w c`) and kernels HWIO, whatever the checkpoint's own order was. Parameters keep the
 dtype they were loaded in; each layer computes in its `dtype`, and normalisation statistics are always float32

@@ -82,9 +82,7 @@ class Tokenizer:
         ValueError where `prompts` is empty, is one string, or holds anything but strings.
         """
         if isinstance(prompts, str):
-            raise ValueError(
-                f"prompts must be a list of strings, not the one string {prompts!r}; write [{prompts!r}]"
-            )
+            raise ValueError(f"prompts must be a list of strings, not the one string {prompts!r}; write [{prompts!r}]")
         if len(prompts) == 0:
             raise ValueError('prompts is empty: give at least one prompt ("" is one)')
         for i, prompt in enumerate(prompts):
@@ -123,9 +121,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     for name in SPECIAL_TOKENS:
         token = settings[name]
         if not isinstance(token["content"] if isinstance(token, dict) and "content" in token else token, str):
-            raise ValueError(
-                f"{folder}: {name} must be a string or an object with its content, not {token!r}"
-            )
+            raise ValueError(f"{folder}: {name} must be a string or an object with its content, not {token!r}")
     return settings
 
 
@@ -150,9 +146,7 @@ def _added_token(token: str | dict[str, Any], special: bool) -> AddedToken:
     """A token of its own from its JSON form: its text, or an object with flags on how it is matched."""
     if isinstance(token, str):
         return AddedToken(token, special=special, normalized=not special)
-    flags = {
-        key: value for key, value in token.items() if key in ("lstrip", "rstrip", "single_word", "normalized")
-    }
+    flags = {key: value for key, value in token.items() if key in ("lstrip", "rstrip", "single_word", "normalized")}
     return AddedToken(token["content"], special=token.get("special", special), **flags)
 
 
@@ -175,33 +169,23 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, ...]]]:
     if whole:
         model = whole.get("model", {})
         if model.get("type") != "BPE":
-            raise ValueError(
-                f"{folder / 'tokenizer.json'}: a CLIP tokenizer is BPE, this is {model.get('type')!r}"
-            )
+            raise ValueError(f"{folder / 'tokenizer.json'}: a CLIP tokenizer is BPE, this is {model.get('type')!r}")
         merges = model.get("merges", [])
         return model.get("vocab", {}), [tuple(m.split(" ") if isinstance(m, str) else m) for m in merges]
     for name in ("vocab.json", "merges.txt"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder / name} is missing: a tokenizer folder holds vocab.json and merges.txt"
-            )
+            raise FileNotFoundError(f"{folder / name} is missing: a tokenizer folder holds vocab.json and merges.txt")
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-    merges = [
-        tuple(line.split(" ")) for line in map(str.strip, lines) if line and not line.startswith("#version")
-    ]
+    merges = [tuple(line.split(" ")) for line in map(str.strip, lines) if line and not line.startswith("#version")]
     bad = next((m for m in merges if len(m) != 2), None)
     if bad is not None:
         raise ValueError(f"{folder / 'merges.txt'}: {' '.join(bad)!r} is not a pair of symbols")
     return _json(folder / "vocab.json"), merges
 
 
-def _engine(
-    vocab: dict[str, int], merges: list, unknown: str, added: list[AddedToken]
-) -> tokenizers.Tokenizer:
+def _engine(vocab: dict[str, int], merges: list, unknown: str, added: list[AddedToken]) -> tokenizers.Tokenizer:
     """CLIP's canonical form, pieces and byte-pair encoding, as one `tokenizers` object."""
-    engine = tokenizers.Tokenizer(
-        models.BPE(vocab, merges, unk_token=unknown, end_of_word_suffix=END_OF_WORD)
-    )
+    engine = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token=unknown, end_of_word_suffix=END_OF_WORD))
     engine.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
@@ -271,9 +255,7 @@ def _merges_for(words: Sequence[str], alphabet: list[str]) -> list[tuple[str, st
     for word in words:
         pieces = [piece for piece, _ in cut.pre_tokenizer.pre_tokenize_str(word)]
         if len(pieces) != 1 or cut.normalizer.normalize_str(word) != word or word != word.strip():
-            raise ValueError(
-                f"{word!r} cannot be one token: it must be lower case, without spaces, one kind of sign"
-            )
+            raise ValueError(f"{word!r} cannot be one token: it must be lower case, without spaces, one kind of sign")
         while len(symbols := _join(pieces[0], merges)) > 1:
             merges.append((symbols[0], symbols[1]))
     return merges

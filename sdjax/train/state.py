@@ -18,9 +18,7 @@ Params = Any
 Loss = Callable[[Params, Any, jax.Array], jax.Array]  # (params, batch, key) -> scalar
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=("step", "params", "average", "optimiser_state"), meta_fields=()
-)
+@partial(jax.tree_util.register_dataclass, data_fields=("step", "params", "average", "optimiser_state"), meta_fields=())
 @dataclass(frozen=True)
 class TrainState:
     """A training run at one step."""

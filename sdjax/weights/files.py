@@ -110,8 +110,7 @@ def choose_weights(names: Iterable[str], variant: str | None, where: str) -> str
     if (variant or "") not in found:
         plain = " and a file without variant" if "" in found else ""
         raise CheckpointError(
-            f"{where} has no variant {variant!r}{nearest(variant or '', found)}; "
-            f"it has: {offered or 'none'}{plain}"
+            f"{where} has no variant {variant!r}{nearest(variant or '', found)}; it has: {offered or 'none'}{plain}"
         )
     chosen = found[variant or ""]
     if len(chosen) > 1:
@@ -169,9 +168,7 @@ def _check_index(weight_map: Mapping[str, str], headers: list[Header], path: Pat
     """Every tensor lies in the shard that the index says, and in no other."""
     held = {header.path.name: set(header.tensors) for header in headers}
     absent = [f"{name} (in {file})" for name, file in weight_map.items() if name not in held[file]]
-    stray = [
-        f"{t} in {file}" for file, names in held.items() for t in sorted(names) if weight_map.get(t) != file
-    ]
+    stray = [f"{t} in {file}" for file, names in held.items() for t in sorted(names) if weight_map.get(t) != file]
     if absent:
         raise CheckpointError(f"{path} names tensors that its files do not hold:{listing(absent)}")
     if stray:
@@ -192,9 +189,7 @@ def read_header(path: Path) -> Header:
             found = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
     except (SafetensorError, OSError, ValueError) as error:
         size = path.stat().st_size
-        raise CheckpointError(
-            f"{path} ({size:,} bytes) is truncated or corrupt: {error}; download it again"
-        ) from None
+        raise CheckpointError(f"{path} ({size:,} bytes) is truncated or corrupt: {error}; download it again") from None
     metadata = found.pop("__metadata__", {})
     tensors = {name: _entry(entry, 8 + length) for name, entry in found.items()}
     return Header(path, tensors, metadata)

@@ -22,9 +22,7 @@ _NETWORKS = ("text_encoder", "unet", "vae")
 _SMALL = ("tokenizer", "scheduler", *_NETWORKS)
 
 
-def resolve(
-    name_or_path: str | os.PathLike[str], *, variant: str | None = None, revision: str = "main"
-) -> Path:
+def resolve(name_or_path: str | os.PathLike[str], *, variant: str | None = None, revision: str = "main") -> Path:
     """The folder of a checkpoint: `name_or_path` where that is a folder, else the Hub's `owner/name`,
     fetched.
 
@@ -36,9 +34,7 @@ def resolve(
     if path.suffix in _PICKLES:
         raise CheckpointError(f"{path} is a pickle. {CONVERT}")
     if path.is_file():
-        raise CheckpointError(
-            f"{path} is a single file; give a folder in the diffusers layout (model_index.json, ...)"
-        )
+        raise CheckpointError(f"{path} is a single file; give a folder in the diffusers layout (model_index.json, ...)")
     if not _HUB_ID.fullmatch(str(name_or_path)):
         raise CheckpointError(f"{name_or_path} is neither a folder nor a Hub id (owner/name)")
     return _fetch(str(name_or_path), variant, revision)
@@ -49,9 +45,7 @@ def wanted_files(names: Iterable[str], variant: str | None, where: str) -> list[
     names = list(names)
     if "model_index.json" not in names:
         held = ", ".join(sorted(names)[:8])
-        raise CheckpointError(
-            f"{where} is no checkpoint in the diffusers layout (no model_index.json); holds: {held}"
-        )
+        raise CheckpointError(f"{where} is no checkpoint in the diffusers layout (no model_index.json); holds: {held}")
     wanted = ["model_index.json"]
     for name in names:
         path = PurePosixPath(name)
@@ -88,9 +82,7 @@ def _fetch(repository: str, variant: str | None, revision: str) -> Path:
         reason = f"has no revision {revision!r} at {where}"
     except errors.HFValidationError as error:
         reason = f"is no Hub id: {error}"
-    except (
-        Exception
-    ) as error:  # the HTTP library under huggingface_hub differs by version, and so do its exceptions
+    except Exception as error:  # the HTTP library under huggingface_hub differs by version, and so do its exceptions
         cached = huggingface_hub.try_to_load_from_cache(repository, "model_index.json", revision=revision)
         if isinstance(cached, str):
             return Path(cached).parent

@@ -68,9 +68,7 @@ def read_index(folder: str | os.PathLike[str]) -> ModelIndex:
     found = parse_json(text, path)
     pipeline = found.get("_class_name")
     if pipeline not in PIPELINES:
-        raise CheckpointError(
-            f"{path}: _class_name {pipeline!r} is not supported; supported: {', '.join(PIPELINES)}"
-        )
+        raise CheckpointError(f"{path}: _class_name {pipeline!r} is not supported; supported: {', '.join(PIPELINES)}")
     pairs = {name: value for name, value in found.items() if isinstance(value, list) and len(value) == 2}
     present = {name: kind for name, (_, kind) in pairs.items() if kind is not None}
     for name in present:
@@ -129,18 +127,12 @@ def read_component(
     stored = _match(wanted, headers, folder)
     config = read_text(folder / "config.json")
     params = {path: place(array) for path, array in _read(stored, wanted, headers, dtype)}
-    kept = {
-        (h.path.name, name): _buffer(h, name) for h in headers for name in h.tensors if names.is_buffer(name)
-    }
+    kept = {(h.path.name, name): _buffer(h, name) for h in headers for name in h.tensors if names.is_buffer(name)}
     metadata = {header.path.name: header.metadata for header in headers}
-    return names.unflatten({path: params[path] for path in wanted}), Layout(
-        stored, metadata, config, kept, index
-    )
+    return names.unflatten({path: params[path] for path in wanted}), Layout(stored, metadata, config, kept, index)
 
 
-def _match(
-    wanted: Mapping[names.Path, names.Shape], headers: list[Header], folder: Path
-) -> dict[names.Path, Stored]:
+def _match(wanted: Mapping[names.Path, names.Shape], headers: list[Header], folder: Path) -> dict[names.Path, Stored]:
     """Each parameter's tensor, or one CheckpointError that lists all that is wrong."""
     held = {name: header for header in headers for name in header.tensors if not names.is_buffer(name)}
     stored: dict[names.Path, Stored] = {}
@@ -164,9 +156,7 @@ def _match(
             expected = " or ".join(str(list(one)) for one in shapes)
             faults["of the wrong shape"].append(f"{there[0]}: expected {expected}, found {list(entry.shape)}")
         if entry.dtype not in DTYPES:
-            faults["of the wrong dtype"].append(
-                f"{there[0]}: expected {' or '.join(DTYPES)}, found {entry.dtype}"
-            )
+            faults["of the wrong dtype"].append(f"{there[0]}: expected {' or '.join(DTYPES)}, found {entry.dtype}")
     faults["missing"][:8] = [name + nearest(name, unused) for name in faults["missing"][:8]]
     faults["unexpected"] = list(unused)
     if any(faults.values()):

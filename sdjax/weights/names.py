@@ -37,9 +37,7 @@ DTYPES = {"F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16), "F32": np
 WEIGHT_LEAVES = ("kernel", "scale", "embedding")
 
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-_VAE_ATTENTION = re.compile(
-    r"((?:encoder|decoder)\.mid_block\.attentions\.\d+)\.(to_q|to_k|to_v|to_out\.0)\.(\w+)"
-)
+_VAE_ATTENTION = re.compile(r"((?:encoder|decoder)\.mid_block\.attentions\.\d+)\.(to_q|to_k|to_v|to_out\.0)\.(\w+)")
 _BUFFERS = re.compile(r"(text_model\.)?embeddings\.position_ids")
 
 

@@ -37,9 +37,7 @@ def default_layout(params: Mapping[str, Any], config: Mapping[str, Any]) -> Layo
     flat = names.flatten(params)
     file = "model.safetensors" if "text_model" in params else "diffusion_pytorch_model.safetensors"
     tensors = {
-        path: Stored(
-            names.tensor_name(path), names.file_shapes(path, array.shape)[0], _code(path, array), file
-        )
+        path: Stored(names.tensor_name(path), names.file_shapes(path, array.shape)[0], _code(path, array), file)
         for path, array in flat.items()
     }
     return Layout(tensors, {file: {"format": "pt"}}, json.dumps(config, indent=2) + "\n")

@@ -96,9 +96,7 @@ def pipeline(folder: Path, linear: bool) -> diffusers.StableDiffusionPipeline:
 
 def state(pipe) -> dict[str, np.ndarray]:
     parts = {"text_encoder": pipe.text_encoder, "unet": pipe.unet, "vae": pipe.vae}
-    return {
-        f"{part}.{key}": t.float().numpy() for part, m in parts.items() for key, t in m.state_dict().items()
-    }
+    return {f"{part}.{key}": t.float().numpy() for part, m in parts.items() for key, t in m.state_dict().items()}
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["sd1", "sd2"])

@@ -44,7 +44,7 @@ def nested_like(expected: dict, flat: dict) -> dict:
     out = {}
     for name, child in expected.items():
         parts = tuple(name.split("."))
-        inside = {key[len(parts):]: value for key, value in flat.items() if key[: len(parts)] == parts}
+        inside = {key[len(parts) :]: value for key, value in flat.items() if key[: len(parts)] == parts}
         out[name] = nested_like(child, inside) if isinstance(child, dict) else inside[()]
     return out
 
@@ -68,10 +68,16 @@ def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 
 CLIP = {
-    "sd1": dict(hidden_act="quick_gelu", hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4),
+    "sd1": dict(
+        hidden_act="quick_gelu", hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4
+    ),
     "sd2": dict(hidden_act="gelu", hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=3),
     "projected": dict(
-        hidden_act="gelu", hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        hidden_act="gelu",
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
         projection_dim=24,
     ),
 }
@@ -108,8 +114,12 @@ UNETS = {
         attention_head_dim=4, class_embed_type="projection", projection_class_embeddings_input_dim=20
     ),
     "sdxl": dict(
-        attention_head_dim=[2, 4], use_linear_projection=True, addition_embed_type="text_time",
-        addition_time_embed_dim=8, projection_class_embeddings_input_dim=48 + 16, transformer_layers_per_block=[1, 2],
+        attention_head_dim=[2, 4],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=48 + 16,
+        transformer_layers_per_block=[1, 2],
         time_cond_proj_dim=6,
     ),
 }
@@ -120,9 +130,13 @@ def test_unet(name):
     torch.manual_seed(0)
     extra = {"layers_per_block": 2} | UNETS[name]
     theirs = diffusers.UNet2DConditionModel(
-        sample_size=16, block_out_channels=(32, 64), norm_num_groups=8, cross_attention_dim=24,
+        sample_size=16,
+        block_out_channels=(32, 64),
+        norm_num_groups=8,
+        cross_attention_dim=24,
         down_block_types=(CROSS, PLAIN) if name != "sd2" else (PLAIN, CROSS),
-        up_block_types=(UP_PLAIN, UP_CROSS) if name != "sd2" else (UP_CROSS, UP_PLAIN), **extra,
+        up_block_types=(UP_PLAIN, UP_CROSS) if name != "sd2" else (UP_CROSS, UP_PLAIN),
+        **extra,
     )
     randomise(theirs, 1)
     ours = UNet(UNetConfig.from_dict(dict(theirs.config)))
@@ -167,8 +181,13 @@ VAES = {
     "plain": dict(block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8),
     "deep": dict(block_out_channels=(8, 16, 16, 32), layers_per_block=2, norm_num_groups=4, scaling_factor=0.13025),
     "bare": dict(
-        block_out_channels=(16, 16, 32), layers_per_block=1, norm_num_groups=16, use_quant_conv=False,
-        use_post_quant_conv=False, mid_block_add_attention=False, latent_channels=8,
+        block_out_channels=(16, 16, 32),
+        layers_per_block=1,
+        norm_num_groups=16,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+        latent_channels=8,
     ),
 }
 

@@ -34,11 +34,7 @@ def with_schedule(config, schedule):
     """The config that diffusers needs for what sdjax calls `schedule`."""
     if schedule is None:
         return config
-    return (
-        {**config, "use_karras_sigmas": True}
-        if schedule == "karras"
-        else {**config, "timestep_spacing": schedule}
-    )
+    return {**config, "use_karras_sigmas": True} if schedule == "karras" else {**config, "timestep_spacing": schedule}
 
 
 def diffusers_run(name, steps, config, eta=0.0, noise=None):

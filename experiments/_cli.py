@@ -1,0 +1,72 @@
+"""How a program of this folder treats its user: a line for a mistake of theirs, a traceback for one of ours.
+
+    exit 0     done, or --helpshort
+    exit 2     the user's mistake: "generate: steps must be ...", on standard error
+    exit 130   stopped by Ctrl-C
+
+A mistake is a ValueError or an OSError that a check of this repository raised. The same class from inside
+JAX or NumPy is a fault of ours, and keeps its traceback.
+"""
+
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+
+OURS = ("sdjax", "experiments")
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Parses the flags, runs `main()` and exits as this module's docstring says."""
+    name = Path(sys.argv[0]).stem
+    try:
+        app.run(lambda _: guarded(main, name), flags_parser=lambda argv: parse(argv, name))
+    except KeyboardInterrupt:  # before main
+        fail(name, "stopped", 130)
+    raise AssertionError("app.run always exits")
+
+
+def guarded(main: Callable[[], None], name: str) -> None:
+    """Calls `main()`; a user's mistake, or Ctrl-C, becomes one line of `name` and SystemExit."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"{name}: {message}", file=sys.stderr)
+            main()
+    except KeyboardInterrupt:
+        fail(name, "stopped", 130)
+    except (ValueError, OSError) as error:
+        if not _raised_by_us(error):
+            raise
+        fail(name, str(error), 2)
+
+
+def parse(argv: Sequence[str], name: str) -> list[str]:
+    """`flags.FLAGS(argv)`, where a wrong flag is one line and exit 2, and asking for help is exit 0."""
+    try:
+        rest = flags.FLAGS(list(argv))
+    except flags.Error as error:
+        fail(name, f"{' '.join(str(error).split())} (--helpshort lists the flags)", 2)
+    except SystemExit:  # --help and its like, for which absl exits with 1
+        sys.exit(0)
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = logging.WARNING  # else JAX tells of every kind of device that is not here
+    if len(rest) > 1:
+        fail(name, f"{rest[1]!r} belongs to no flag; put a value with spaces in quotes", 2)
+    return rest
+
+
+def fail(name: str, message: str, status: int) -> NoReturn:
+    """Prints one line to standard error and exits."""
+    print(f"{name}: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether the innermost frame of the traceback is a file of this repository."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    module: Any = frame.f_globals.get("__name__", "")
+    return module == "__main__" or module.partition(".")[0] in OURS

@@ -1,0 +1,314 @@
+"""Pictures that carry their settings, and the way back from a picture to `generate`'s arguments.
+
+A PNG holds any number of named texts. Ours hold two:
+
+    parameters   the form that AUTOMATIC1111's web UI began and that galleries and other tools read [1]:
+
+                     a red circle
+                     Negative prompt: blurry
+                     Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 0, ...
+
+    sdjax        JSON, {"model": name, "settings": {...}}: exactly the keyword arguments of `generate`
+
+The first is ambiguous (a prompt may itself hold a line "Negative prompt: ...") and knows no `first_image`, so
+`read_settings` prefers the second. Both are data from strangers: they are measured, parsed as JSON or by a
+pattern, and checked by type; nothing of them is ever run.
+
+[1] https://github.com/AUTOMATIC1111/stable-diffusion-webui, modules/infotext_utils.py
+"""
+
+import io
+import json
+import math
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+import sdjax
+
+TEXTS = ("parameters", "sdjax")
+LONGEST = 100_000  # characters of a text worth parsing; the longest honest ones have a few thousand
+
+# Our word: theirs.
+SAMPLERS = {"ddim": "DDIM", "pndm": "PLMS", "euler": "Euler", "dpmpp_2m": "DPM++ 2M"}
+SCHEDULES = {"karras": "Karras", "linspace": "Uniform", "trailing": "SGM Uniform", "leading": "DDIM"}
+
+# `word: value` or `word: "quoted, value"` between commas. The bound keeps the search linear in the text.
+_FIELD = re.compile(r'(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_FEWEST_FIELDS = 3  # a last line with less is part of the prompt
+
+
+class Picture(Image.Image):
+    """A PIL image whose plain `save` writes the settings in its `info` into a PNG; other formats as ever."""
+
+    def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
+        """PIL's `save`; a `pnginfo` of the caller's own takes the place of ours."""
+        texts = PngImagePlugin.PngInfo()
+        for name in TEXTS:
+            if name in self.info:
+                texts.add_text(name, self.info[name])
+        # Writers of other formats leave out options that they don't know.
+        super().save(fp, format, **{"pnginfo": texts, **params})
+
+
+def make(pixels: np.ndarray, settings: Mapping[str, Any], *, model: str) -> Image.Image:
+    """The picture of uint8 `pixels` [H, W, 3], carrying the `settings` of this one and the model's name.
+
+    `image.info` holds the two texts of this module's docstring, and `image.save("x.png")` writes them.
+    """
+    image = Image.fromarray(pixels)
+    image.__class__ = Picture  # PIL's constructors make plain images only
+    image.info["parameters"] = parameters_text(settings, model)
+    image.info["sdjax"] = json.dumps({"model": model, "settings": dict(settings)}, default=_plain)
+    return image
+
+
+def parameters_text(settings: Mapping[str, Any], model: str) -> str:
+    """Settings as the text of other tools: prompt, negative prompt unless empty, one line of fields."""
+    fields = {
+        "Steps": settings["steps"],
+        "Sampler": SAMPLERS.get(settings["sampler"], settings["sampler"]),
+        "Schedule type": SCHEDULES.get(settings["schedule"], settings["schedule"]),
+        "CFG scale": _short(settings["guidance_scale"]),
+        "Seed": settings["seed"],
+        "Size": f"{settings['width']}x{settings['height']}",
+        "Model": model,
+        "Eta DDIM": _short(settings["eta"]) if settings["eta"] else None,
+        "Version": f"sdjax {sdjax.__version__}",
+    }
+    line = ", ".join(f"{name}: {_quoted(str(value))}" for name, value in fields.items() if value is not None)
+    negative = [f"Negative prompt: {settings['negative_prompt']}"] if settings["negative_prompt"] else []
+    text = "\n".join([settings["prompt"], *negative, line])
+    return text.encode(
+        "utf-8", "replace"
+    ).decode()  # a shell hands on bytes that are no UTF-8 as lone surrogates
+
+
+def read_settings(source: str | os.PathLike[str] | Image.Image) -> dict[str, Any]:
+    """The arguments that make a picture again: `sd.generate(**read_settings("x.png"))`.
+
+    From our own text where there is one: what is missing there is left to `generate`'s default; what this
+    version does not know is an error, since the picture would come out another. Else from the `parameters` of
+    another tool: fields we have no word for are left out, and a sampler or schedule we do not know keeps its
+    name for `generate` to judge. The model is not among them: load it first. Starting noise that was given
+    (`latents`) is in no picture.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no picture, holds no settings, or holds broken ones.
+    """
+    info, where = _info(source)
+    texts = {name: info[name] for name in TEXTS if isinstance(info.get(name), str)}
+    if not texts:
+        raise ValueError(
+            f"{where} holds no settings: it was made or saved again by a program that keeps none"
+        )
+    if max(map(len, texts.values())) > LONGEST:
+        raise ValueError(f"{where}: a text of over {LONGEST:,} characters cannot be a picture's settings")
+    try:
+        return _from_json(texts["sdjax"]) if "sdjax" in texts else _from_parameters(texts["parameters"])
+    except ValueError as error:
+        raise ValueError(f"{where}: broken settings: {error}") from None
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Raises OSError where pictures could not be written to `folder` (made later). Leaves nothing behind."""
+    there = Path(folder).absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def save_all(images: Sequence[Image.Image], folder: str | os.PathLike[str], prefix: str = "") -> list[Path]:
+    """Writes the images to `folder` as PNG, named `prefix` and the next free numbers, from 00000.png on.
+
+    No file is overwritten, not even one that another process makes at the same time, and none is left
+    half-written. Raises OSError where the folder cannot be made or the disk is full; images written before
+    that stay.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = re.compile(re.escape(prefix) + r"(\d{1,9})\.png")
+        numbers = [int(found[1]) for path in folder.iterdir() if (found := taken.fullmatch(path.name))]
+        first = max(numbers, default=-1) + 1
+        return [_save(image, folder, prefix, first + i) for i, image in enumerate(images)]
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _save(image: Image.Image, folder: Path, prefix: str, number: int) -> Path:
+    """Writes one image under another name, flushes it to the disk, only then gives it a free number."""
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG")
+    unfinished = folder / f".{uuid.uuid4().hex}.partial"
+    try:
+        with open(unfinished, "xb") as file:
+            file.write(encoded.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        path = _claim(folder, prefix, number)
+        try:
+            os.replace(unfinished, path)
+        except BaseException:
+            path.unlink()
+            raise
+        return path
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _claim(folder: Path, prefix: str, number: int) -> Path:
+    """Creates the file of the first free number from `number` on, so that nobody else can take it."""
+    while True:
+        path = folder / f"{prefix}{number:05d}.png"
+        try:
+            path.touch(exist_ok=False)
+            return path
+        except FileExistsError:
+            number += 1
+
+
+def _unwritable(folder: str | os.PathLike[str], error: OSError) -> OSError:
+    return OSError(
+        f"{folder} cannot be written ({error.strerror or error}); choose another folder for the pictures"
+    )
+
+
+def _info(source: str | os.PathLike[str] | Image.Image) -> tuple[Mapping[Any, Any], str]:
+    """A picture's `info` and its name for messages. Only what stands before the pixels is read."""
+    if isinstance(source, Image.Image):
+        return source.info, "the image"
+    try:
+        with Image.open(source) as image:
+            return image.info, str(source)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{source}: there is no such picture") from None
+    except (OSError, ValueError, SyntaxError, OverflowError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{source} cannot be read as a picture: {error}") from None
+
+
+# The arguments that a picture may set, and the types that they may have. A whole number will do for a float.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "prompt": (str,),
+    "negative_prompt": (str,),
+    "steps": (int,),
+    "sampler": (str,),
+    "schedule": (str, type(None)),
+    "guidance_scale": (float, int),
+    "seed": (int,),
+    "num_images": (int,),
+    "first_image": (int,),
+    "height": (int,),
+    "width": (int,),
+    "eta": (float, int),
+}
+
+
+def _from_json(text: str) -> dict[str, Any]:
+    """Our own text. Raises ValueError."""
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    settings = found.get("settings") if isinstance(found, dict) else None
+    if not isinstance(settings, dict) or "prompt" not in settings:
+        raise ValueError('no {"settings": {"prompt": ...}} in the text `sdjax`')
+    for name, value in settings.items():
+        if name not in _TYPES:
+            raise ValueError(f"unknown setting {name[:40]!r}; was it made by a newer sdjax?")
+        if type(value) not in _TYPES[name] or (isinstance(value, float) and not math.isfinite(value)):
+            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in _TYPES[name])
+            raise ValueError(f"{name} must be {wanted}, not {str(value)[:40]!r}")
+    return settings
+
+
+def _from_parameters(text: str) -> dict[str, Any]:
+    """The text of another tool. Raises ValueError."""
+    *lines, last = text.strip().split("\n")
+    fields = {name: _unquoted(value.strip()) for name, value in _FIELD.findall(last)}
+    if len(fields) < _FEWEST_FIELDS:
+        lines, fields = [*lines, last], {}
+    starts = [i for i, line in enumerate(lines) if line.startswith("Negative prompt:")]
+    cut = starts[0] if starts else len(lines)
+    settings: dict[str, Any] = {"prompt": "\n".join(lines[:cut]).strip()}
+    if negative := "\n".join(lines[cut:]).removeprefix("Negative prompt:").strip():
+        settings["negative_prompt"] = negative
+    for name, read in _READERS.items():
+        if name in fields:
+            try:
+                settings |= read(fields[name])
+            except ValueError:
+                raise ValueError(f"{name}: {fields[name][:40]!r} cannot be understood") from None
+    return settings
+
+
+def _sampler(text: str) -> dict[str, Any]:
+    """Before version 1.9 the schedule was part of the sampler's name: "DPM++ 2M Karras"."""
+    for ours, theirs in SCHEDULES.items():
+        if text.endswith(f" {theirs}"):
+            return {**_sampler(text.removesuffix(f" {theirs}")), "schedule": ours}
+    return {"sampler": _ours(SAMPLERS, text)}
+
+
+def _size(text: str) -> dict[str, Any]:
+    width, height = text.split("x")
+    return {"width": int(width), "height": int(height)}
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError
+    return value
+
+
+_READERS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "Steps": lambda text: {"steps": int(text)},
+    "Sampler": _sampler,
+    "Schedule type": lambda text: {} if text == "Automatic" else {"schedule": _ours(SCHEDULES, text)},
+    "CFG scale": lambda text: {"guidance_scale": _finite(text)},
+    "Seed": lambda text: {"seed": int(text)},
+    "Size": _size,
+    "Eta DDIM": lambda text: {"eta": _finite(text)},
+}
+
+
+def _ours(words: Mapping[str, str], theirs: str) -> str:
+    return next((ours for ours, other in words.items() if other == theirs), theirs)
+
+
+def _quoted(value: str) -> str:
+    """A1111's rule: as JSON where the value would be taken for more than one field."""
+    return json.dumps(value, ensure_ascii=False) if any(sign in value for sign in ",:\n") else value
+
+
+def _unquoted(value: str) -> str:
+    if not value.startswith('"'):
+        return value
+    try:
+        return str(json.loads(value))
+    except ValueError:
+        return value
+
+
+def _short(number: float) -> str:
+    """7.0 as 7, as people write it, and the float32 nearest to 7.3 as 7.3."""
+    return str(np.float32(number)).removesuffix(".0")
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers, which JSON does not know, as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} cannot be a setting of a picture")

@@ -1,0 +1,337 @@
+"""StableDiffusion: a checkpoint in memory, and the way from a prompt to a picture.
+
+    tokens -> context -> [ plan -> table -> scan ] -> latents -> pixels
+
+Everything that computes is a pure function in `programs`; this file checks what was asked, calls them in order and
+keeps the record that lets the same picture be made again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from PIL import Image
+from tqdm import tqdm
+
+from sdjax import cache, picture, programs, request
+from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+from sdjax.diffusion import scan
+from sdjax.diffusion.plan import Plan, padded_length
+from sdjax.diffusion.plan import plan as make_plan
+from sdjax.diffusion.table import Table
+from sdjax.text.tokens import Tokenizer
+from sdjax.weights import Layout, read_component, read_index, read_json, resolve, save_folder, side_files
+
+SHAPES = Path(__file__).parent / "assets" / "shapes"
+
+# Rows of the table that run between two updates of the progress bar: each update costs a dispatch of about a
+# millisecond, which is nothing beside a row of a large model and a good part of a small one's.
+SEGMENT_ROWS = 8
+LARGE = 100_000_000  # parameters of a U-Net above which every row is an update
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What `generate` gives for b pictures.
+
+    Attributes:
+      latents: float32 `b h w c`, final, at the U-Net's scale.
+      pixels: uint8 `b H W 3`, or None where `decode=False`.
+      settings: the arguments of `generate` that make the same pictures again.
+      images: PIL images; saved as PNG, each carries its own settings.
+    """
+
+    latents: np.ndarray
+    pixels: np.ndarray | None
+    settings: dict[str, Any]
+    images: list[Image.Image]
+
+
+@dataclass(frozen=True, eq=False)
+class StableDiffusion:
+    """A loaded checkpoint. Immutable: `dataclasses.replace(sd, params=...)` is another one.
+
+    Attributes:
+      name: where it came from, as the pictures' metadata names it.
+      text, unet, vae: the networks' configs. scheduler: scheduler_config.json as a dict.
+      tokenizer: prompts to token ids.
+      params: {"text_encoder", "unet", "vae"}, nested dicts of arrays, in the checkpoint's own dtypes.
+      dtype: what the networks compute in; norms, softmax and latents are float32 whatever it is.
+      guidance_scale: the checkpoint's default.
+    """
+
+    name: str
+    text: ClipTextConfig
+    unet: UNetConfig
+    vae: VaeConfig
+    scheduler: Mapping[str, Any]
+    tokenizer: Tokenizer
+    params: dict[str, Any]
+    dtype: DTypeLike = jnp.float32
+    guidance_scale: float = 7.5
+    layouts: Mapping[str, Layout] = field(default_factory=dict, repr=False)
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    # ------------------------------------------------------------------ the parts, each usable alone
+
+    def encode_prompt(self, prompts: Sequence[str]) -> jax.Array:
+        """A list of prompts -> what the U-Net attends to, float32 `b l d`. Raises ValueError for an empty list."""
+        ids = jnp.asarray(self.tokenizer.tokens(prompts))
+        return programs.encode_text(self.text, self.dtype, self._ready["text_encoder"], ids)
+
+    def predict(self, x_t: jax.Array, t: jax.Array | float, context: jax.Array) -> jax.Array:
+        """The U-Net's raw prediction: x_t `b h w c` at its own scale, t `b` or one, context `b l d` -> `b h w c`."""
+        x_t = jnp.asarray(x_t, jnp.float32)
+        steps = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x_t.shape[:1])
+        return programs.predict(self.unet, self.dtype, self._ready["unet"], x_t, steps, jnp.asarray(context))
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3`, float32 in [-1, 1]."""
+        return programs.decode(self.vae, self._vae_dtype, self._ready["vae"], jnp.asarray(latents, jnp.float32))
+
+    def encode(self, pixels: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Pixels `b H W 3` in [-1, 1] -> latents `b h w c` at the U-Net's scale.
+
+        A draw from the VAE's posterior, image i by fold_in(key, i); its mean where key is None.
+        """
+        pixels = jnp.asarray(pixels, jnp.float32)
+        for name, size in zip(("height", "width"), pixels.shape[1:3], strict=True):
+            request.check_size(size, size, self.vae.factor, name)
+        keys = None if key is None else scan.keys_per_image(key, pixels.shape[0])
+        return programs.encode(self.vae, self._vae_dtype, self._ready["vae"], pixels, keys)
+
+    def plan(self, sampler: str, steps: int, schedule: str | None = None, *, eta: float = 0.0) -> Plan:
+        """The sampler's plan under this checkpoint's scheduler config, as diffusers' pipelines would run it.
+
+        They overrule a config in two places: latents are never clipped, and steps_offset is 1.
+        """
+        config = {**self.scheduler, "clip_sample": False, "steps_offset": 1}
+        return make_plan(sampler, steps, config, schedule, eta=eta)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the checkpoint to `folder` in the diffusers layout: tensor for tensor what was loaded.
+
+        Raises CheckpointError where the folder holds something else or the disk does not take it.
+        """
+        components = {name: (self.params[name], self.layouts[name]) for name in self.params}
+        save_folder(folder, components, self.files)
+
+    # ------------------------------------------------------------------ from prompt to picture
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        *,
+        steps: int = 20,
+        sampler: str = "dpmpp_2m",
+        schedule: str | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        seed: int | Sequence[int] = 0,
+        num_images: int = 1,
+        height: int | None = None,
+        width: int | None = None,
+        latents: Any = None,
+        eta: float = 0.0,
+        first_image: int = 0,
+        decode: bool = True,
+        progress: bool | None = None,
+    ) -> Output:
+        """Makes pictures.
+
+        Args:
+          prompt: one, or a list. negative_prompt: what to steer away from; one, or one per prompt.
+          steps: 1 to the scheduler's training steps. sampler, schedule: by name; None is the checkpoint's schedule.
+          guidance_scale: one, or one per picture; 1 or less is no guidance, None the checkpoint's default.
+          seed: one (picture i then has number first_image + i under it), or one per picture (each number first_image).
+          num_images: pictures of each prompt.
+          height, width: pixels, multiples of the VAE's factor (8); default the checkpoint's own size.
+          latents: starting noise, unit Gaussian [b, h/8, w/8, c], in place of the seeds' own.
+          eta: fresh noise, 0 to 1, for ddim.
+          decode: False leaves the pictures in latent space.
+          progress: a bar; None shows one where standard error is a terminal.
+
+        Raises:
+          ValueError: anything out of range, named with its remedy, before anything is compiled.
+        """
+        asked = self._request(
+            prompt, negative_prompt, steps, sampler, schedule, guidance_scale, seed, num_images, height, width,
+            latents, eta, first_image,
+        )  # fmt: skip
+        final = self._sample(asked, progress)
+        pixels = np.asarray(_to_uint8(self.decode(final))) if decode else None
+        settings = {
+            "prompt": list(asked.prompts[::num_images]),
+            "negative_prompt": list(asked.negative_prompts[::num_images]),
+            "steps": steps,
+            "sampler": sampler,
+            "schedule": schedule,
+            "guidance_scale": asked.guidance_scales.tolist(),
+            "seed": list(asked.seeds) if isinstance(seed, Sequence) else seed,
+            "num_images": num_images,
+            "height": asked.height,
+            "width": asked.width,
+            "eta": eta,
+            "first_image": first_image,
+        }
+        images = [] if pixels is None else [self._image(asked, settings, i, pixels[i]) for i in range(len(pixels))]
+        return Output(np.asarray(final), pixels, settings, images)
+
+    def _request(
+        self, prompt: Any, negative_prompt: Any, steps: int, sampler: str, schedule: str | None, guidance_scale: Any,
+        seed: Any, num_images: int, height: Any, width: Any, latents: Any, eta: float, first_image: int,
+    ) -> request.Request:  # fmt: skip
+        prompts = request.texts(prompt, "prompt")
+        if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
+            raise ValueError(f"num_images must be a whole number >= 1, not {num_images!r}")
+        if isinstance(first_image, bool) or not isinstance(first_image, int) or first_image < 0:
+            raise ValueError(f"first_image must be a whole number >= 0, not {first_image!r}")
+        negatives = request.spread(request.texts(negative_prompt, "negative_prompt"), len(prompts), "negative_prompt")
+        count = len(prompts) * num_images
+        native = self.unet.sample_size * self.vae.factor
+        height = request.check_size(height, native, self.vae.factor, "height")
+        width = request.check_size(width, native, self.vae.factor, "width")
+        if latents is not None:
+            shape = (count, height // self.vae.factor, width // self.vae.factor, self.unet.in_channels)
+            latents = request.check_latents(latents, shape)
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        many = isinstance(seed, list | tuple | np.ndarray)
+        return request.Request(
+            prompts=tuple(text for text in prompts for _ in range(num_images)),
+            negative_prompts=tuple(text for text in negatives for _ in range(num_images)),
+            seeds=tuple(request.check_seeds(seed, count)),
+            numbers=tuple(first_image if many else first_image + i for i in range(count)),
+            guidance_scales=request.check_scales(scale, count),
+            height=height,
+            width=width,
+            plan=self.plan(sampler, steps, schedule, eta=eta),
+            latents=latents,
+        )
+
+    def _sample(self, asked: request.Request, progress: bool | None) -> jax.Array:
+        """The final latents `b h w c` of what was asked."""
+        # Two sizes of table in practice (64 and 128 evaluations), a whole number of segments each.
+        rows = padded_length(asked.plan.rows - 1) + SEGMENT_ROWS
+        table = asked.plan.table(rows - 1)
+        if asked.latents is None:
+            factor = self.vae.factor
+            shape = (asked.height // factor, asked.width // factor, self.unet.in_channels)
+            carry = programs.begin(shape, asked.keys(), table)
+        else:
+            carry = programs.begin_from(asked.latents, asked.keys(), table)
+        prompts = (*asked.negative_prompts, *asked.prompts) if asked.guided else asked.prompts
+        context = programs.hoist(self.dtype, self._ready["unet"], self.encode_prompt(prompts))
+        scales = jnp.asarray(asked.guidance_scales) if asked.guided else None
+        bar = tqdm(total=asked.plan.evaluations, disable=None if progress is None else not progress, leave=False)
+        with bar:
+            segment = rows if bar.disable else self._segment_rows
+            for start in range(0, asked.plan.rows, segment):
+                part = table.rows(start, start + segment)
+                carry = programs.advance(self.unet, self.dtype, carry, part, self._ready["unet"], context, scales)
+                self._show(bar, carry, part)
+        return scan.result(carry)
+
+    def _show(self, bar: tqdm, carry: scan.Carry, part: Table) -> None:
+        if not bar.disable:
+            jax.block_until_ready(carry.x)
+            bar.update(int(part.evaluate.sum()))
+
+    def _image(self, asked: request.Request, settings: dict[str, Any], i: int, pixels: np.ndarray) -> Image.Image:
+        own = {
+            "prompt": asked.prompts[i],
+            "negative_prompt": asked.negative_prompts[i],
+            "guidance_scale": float(asked.guidance_scales[i]),
+            "seed": asked.seeds[i],
+            "first_image": asked.numbers[i],
+            "num_images": 1,
+        }
+        return picture.make(pixels, {**settings, **own}, model=self.name)
+
+    # ------------------------------------------------------------------ what follows from the parameters
+
+    @cached_property
+    def _ready(self) -> dict[str, Any]:
+        """The parameters in the dtype they are used in: cast once here and not at every step."""
+
+        def cast(tree: Any, dtype: DTypeLike) -> Any:
+            return jax.tree.map(lambda p: jnp.asarray(p, dtype), tree)
+
+        dtypes = {"vae": self._vae_dtype}
+        return {name: cast(tree, dtypes.get(name, self.dtype)) for name, tree in self.params.items()}
+
+    @property
+    def _vae_dtype(self) -> DTypeLike:
+        """float32 where the VAE's config says that its decoder overflows in float16 (SDXL)."""
+        return jnp.float32 if self.vae.force_upcast and self.dtype == jnp.float16 else self.dtype
+
+    @cached_property
+    def _segment_rows(self) -> int:
+        size = sum(p.size for p in jax.tree.leaves(self.params["unet"]))
+        return 1 if size > LARGE else SEGMENT_ROWS
+
+
+@jax.jit
+def _to_uint8(pixels: jax.Array) -> jax.Array:
+    return jnp.rint((pixels * 0.5 + 0.5) * 255).astype(jnp.uint8)
+
+
+def load(
+    source: str | Path | None = None,
+    *,
+    dtype: DTypeLike = "float32",
+    variant: str | None = None,
+    revision: str = "main",
+    compilation_cache: bool | str | Path = True,
+) -> StableDiffusion:
+    """A checkpoint in the diffusers layout, ready to generate.
+
+    Args:
+      source: a folder, or a Hub id (`owner/name`); None is the shapes model shipped with this package.
+      dtype: what the networks compute in: float32, bfloat16 (TPUs, GPUs) or float16.
+      variant: which files where there are several, as "fp16" for `*.fp16.safetensors`. revision: of a Hub id.
+      compilation_cache: keep compiled programs for later processes: True, False, or a folder.
+
+    Raises:
+      CheckpointError: anything wrong with the files. ConfigError: a network this package does not have.
+      ValueError: an unknown dtype.
+    """
+    compute = _check_dtype(dtype)
+    folder = resolve(SHAPES if source is None else source, variant=variant, revision=revision)
+    index = read_index(folder)
+    configs = {name: read_json(folder / name / "config.json") for name in ("text_encoder", "unet", "vae")}
+    text = ClipTextConfig.from_dict(configs["text_encoder"])
+    unet, vae = UNetConfig.from_dict(configs["unet"]), VaeConfig.from_dict(configs["vae"])
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    if compilation_cache is not False:
+        cache.enable(None if compilation_cache is True else compilation_cache)
+    params, layouts = {}, {}
+    for name, expected in programs.expected_params(text, unet, vae).items():
+        params[name], layouts[name] = read_component(folder / name, expected, variant=variant)
+    return StableDiffusion(
+        name="shapes" if source is None else Path(str(source)).name or str(source),
+        text=text,
+        unet=unet,
+        vae=vae,
+        scheduler=scheduler,
+        tokenizer=tokenizer,
+        params=params,
+        dtype=compute,
+        guidance_scale=float(read_json(folder / "model_index.json").get("_guidance_scale", 7.5)),
+        layouts=layouts,
+        files=side_files(index),
+    )
+
+
+def _check_dtype(dtype: DTypeLike) -> DTypeLike:
+    known = ("float32", "bfloat16", "float16")
+    name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    if name not in known:
+        raise ValueError(f"dtype must be one of {', '.join(known)}, not {name!r}")
+    return jnp.dtype(name)

@@ -1,0 +1,131 @@
+"""The compiled programs that a picture goes through: text, preparation, the sampling scan, pixels.
+
+Each is a pure function of (static config, parameters, data). Static are the model's config, the compute dtype and,
+through the arrays' shapes, the picture's size, the batch and whether there is guidance. Everything a researcher
+varies between runs (prompt, seed, sampler, schedule, steps, guidance scale) is data, so it never compiles again.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+from sdjax.diffusion import scan
+from sdjax.diffusion.guidance import classifier_free
+from sdjax.diffusion.table import Table
+from sdjax.nn.attention import Context, cross_keys_values
+from sdjax.nn.clip import ClipTextEncoder
+from sdjax.nn.unet import UNet
+from sdjax.nn.vae import Autoencoder
+
+Params = Any
+
+# Pixels decoded or encoded at once; more images than fit go through one group after the other.
+PIXELS_AT_ONCE = 1024 * 1024
+
+
+def expected_params(text: ClipTextConfig, unet: UNetConfig, vae: VaeConfig) -> dict[str, Params]:
+    """The shapes of every parameter: {"text_encoder", "unet", "vae"} of nested dicts of `jax.ShapeDtypeStruct`."""
+    key, f32 = jax.random.key(0), jnp.float32
+    ids = jax.ShapeDtypeStruct((1, text.max_position_embeddings), jnp.int32)
+    size = 2 ** (unet.levels - 1)
+    x = jax.ShapeDtypeStruct((1, size, size, unet.in_channels), f32)
+    context = jax.ShapeDtypeStruct((1, 1, unet.cross_attention_dim), f32)
+    pixels = jax.ShapeDtypeStruct((1, vae.factor, vae.factor, 3), f32)
+    shapes = {
+        "text_encoder": jax.eval_shape(ClipTextEncoder(text).init, key, ids),
+        "unet": jax.eval_shape(UNet(unet).init, key, x, jax.ShapeDtypeStruct((1,), f32), context),
+        "vae": jax.eval_shape(Autoencoder(vae).init, key, pixels),
+    }
+    return {name: tree["params"] for name, tree in shapes.items()}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def encode_text(config: ClipTextConfig, dtype: DTypeLike, params: Params, ids: jax.Array) -> jax.Array:
+    """Token ids `b l` -> the hidden states that the U-Net attends to, `b l d`, float32."""
+    encoded = ClipTextEncoder(config, dtype).apply({"params": params}, ids)
+    return encoded.last_hidden_state.astype(jnp.float32)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def predict(
+    config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t: jax.Array, context: Context
+) -> jax.Array:
+    """One evaluation of the U-Net: x `b h w c`, t `b`, context `b l d` -> `b h w c`, float32."""
+    return UNet(config, dtype).apply({"params": params}, x, t, context)
+
+
+@partial(jax.jit, static_argnums=0)
+def hoist(dtype: DTypeLike, params: Params, context: jax.Array) -> Context:
+    """What of the text is the same at every step: the cross-attentions' keys and values for context `b l d`."""
+    return cross_keys_values(params, context, dtype)
+
+
+@partial(jax.jit, static_argnums=0)
+def begin(shape: tuple[int, ...], keys: jax.Array, table: Table) -> scan.Carry:
+    """The scan's state before its first row, each image's noise drawn from its own key [b]."""
+    start, draws = jax.vmap(jax.random.split, out_axes=1)(keys)
+    x_T = jax.vmap(lambda key: jax.random.normal(key, shape))(start)
+    return scan.init(table, x_T, draws)
+
+
+@jax.jit
+def begin_from(x_T: jax.Array, keys: jax.Array, table: Table) -> scan.Carry:
+    """`begin` from given noise `b h w c`, unit Gaussian."""
+    return scan.init(table, x_T, jax.vmap(jax.random.split, out_axes=1)(keys)[1])
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def advance(
+    config: UNetConfig,
+    dtype: DTypeLike,
+    carry: scan.Carry,
+    rows: Table,
+    params: Params,
+    context: Context,
+    guidance_scale: jax.Array | None,
+) -> scan.Carry:
+    """Runs rows of the table: one `lax.scan`. With guidance, context is doubled ([uncond, cond]) and the scale `b`."""
+    unet = UNet(config, dtype)
+
+    def model(x: jax.Array, t: jax.Array) -> jax.Array:
+        return unet.apply({"params": params}, x, jnp.broadcast_to(t, x.shape[:1]), context)
+
+    return scan.advance(carry, rows, model if guidance_scale is None else classifier_free(model, guidance_scale))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def decode(config: VaeConfig, dtype: DTypeLike, params: Params, latents: jax.Array) -> jax.Array:
+    """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3` in [-1, 1], clipped, float32."""
+    vae = Autoencoder(config, dtype)
+
+    def one(z: jax.Array) -> jax.Array:
+        pixels = vae.apply({"params": params}, z[None] / config.scaling_factor, method="decode")
+        return jnp.clip(pixels[0], -1.0, 1.0)
+
+    at_once = PIXELS_AT_ONCE // (latents.shape[1] * latents.shape[2] * config.factor**2)
+    return _in_groups(one, latents, at_once)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def encode(config: VaeConfig, dtype: DTypeLike, params: Params, pixels: jax.Array, keys: jax.Array | None) -> jax.Array:
+    """Pixels `b H W 3` in [-1, 1] -> latents `b h w c` at the U-Net's scale: a draw by `keys` [b], or the mean."""
+    vae = Autoencoder(config, dtype)
+
+    def one(image: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        posterior = vae.apply({"params": params}, image[0][None], method="encode")
+        z = posterior.mean if image[1] is None else posterior.sample(image[1])
+        return config.scaling_factor * z[0]
+
+    return _in_groups(one, (pixels, keys), PIXELS_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
+
+
+def _in_groups(one: Any, batch: Any, at_once: int) -> jax.Array:
+    """`vmap(one)` over the batch where it fits at once, else group by group."""
+    count = jax.tree.leaves(batch)[0].shape[0]
+    if at_once >= count:
+        return jax.vmap(one)(batch)
+    return jax.lax.map(one, batch, batch_size=max(1, at_once))
