@@ -53,7 +53,7 @@ def parse(argv: Sequence[str], name: str) -> list[str]:
     except SystemExit:  # --help and its like, for which absl exits with 1
         sys.exit(0)
     if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS.verbosity = logging.WARNING  # else JAX tells of every kind of device that is not here
+        logging.set_verbosity(logging.WARNING)  # else JAX tells of every kind of device that is not here
     if len(rest) > 1:
         fail(name, f"{rest[1]!r} belongs to no flag; put a value with spaces in quotes", 2)
     return rest

@@ -53,15 +53,15 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
-def main(values: flags.FlagValues) -> None:
-    """Checks the folder, loads, generates, saves, and prints the pictures' paths."""
+def main(values: Any) -> None:
+    """Checks the folder, loads, generates, saves, and prints the pictures' paths. `values`: a flag an attribute."""
     import sdjax  # takes seconds with JAX behind it, which a wrong flag should not cost
     from sdjax import picture
 
     picture.check_writable(values.out)
     cache = {"on": True, "off": False}.get(values.compilation_cache, values.compilation_cache)
     sd = sdjax.load(values.model, dtype=values.dtype, variant=values.variant, compilation_cache=cache)
-    arguments: dict[str, Any] = {name: values[name].value for name in ARGUMENTS}
+    arguments: dict[str, Any] = {name: getattr(values, name) for name in ARGUMENTS}
     made = sd.generate(values.prompt, **arguments)
     for path in picture.save_all(made.images, values.out):
         print(path)

@@ -1,0 +1,316 @@
+"""Settings in pictures: written as other tools read them, read back exactly, refused where they are broken."""
+
+import errno
+import io
+import json
+import os
+import pickle
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+import sdjax
+from sdjax import picture
+
+PIXELS = np.arange(8 * 16 * 3, dtype=np.uint8).reshape(8, 16, 3)
+SETTINGS = {
+    "prompt": "a red circle",
+    "negative_prompt": "blurry",
+    "steps": 20,
+    "sampler": "dpmpp_2m",
+    "schedule": "karras",
+    "guidance_scale": 7.5,
+    "seed": 3,
+    "num_images": 1,
+    "first_image": 2,
+    "height": 8,
+    "width": 16,
+    "eta": 0.0,
+}
+
+
+def made(**changed) -> Image.Image:
+    return picture.make(PIXELS, SETTINGS | changed, model="shapes")
+
+
+def png(path: Path, **texts: str) -> Path:
+    info = PngImagePlugin.PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text)
+    Image.fromarray(PIXELS).save(path, pnginfo=info)
+    return path
+
+
+# Writing ------------------------------------------------------
+
+
+def test_a_png_holds_the_text_that_other_tools_read(tmp_path):
+    made().save(tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.info["parameters"] == (
+            "a red circle\nNegative prompt: blurry\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Karras, "
+            f"CFG scale: 7.5, Seed: 3, Size: 16x8, Model: shapes, Version: sdjax {sdjax.__version__}"
+        )
+        np.testing.assert_array_equal(np.asarray(image), PIXELS)
+
+
+@pytest.mark.parametrize(
+    "changed,has,lacks",
+    [
+        ({"negative_prompt": ""}, "a red circle\nSteps: 20", "Negative"),
+        ({"schedule": None}, "Sampler: DPM++ 2M, CFG", "Schedule"),
+        ({"sampler": "ddim", "eta": 0.5}, "Sampler: DDIM, Schedule type: Karras, CFG scale: 7.5", "Eta: "),
+        ({"sampler": "ddim", "eta": 0.5}, "Eta DDIM: 0.5", "eta"),
+        ({"sampler": "mine, all:mine"}, 'Sampler: "mine, all:mine", ', "Eta"),
+        ({"sampler": "mine"}, "Sampler: mine, ", "DPM"),
+        ({"guidance_scale": float(np.float32(7.3))}, "CFG scale: 7.3, ", "7.30"),
+        ({"guidance_scale": 7.0}, "CFG scale: 7, ", "7.0"),
+        ({"prompt": "caf\udce9"}, "caf?", "\udce9"),
+    ],
+)
+def test_parameters_text(changed, has, lacks):
+    text = made(**changed).info["parameters"]
+    assert has in text and lacks not in text
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_other_formats_are_saved_as_ever(format):
+    ours, plain = io.BytesIO(), io.BytesIO()
+    made().save(ours, format)
+    Image.fromarray(PIXELS).save(plain, format)
+    assert ours.getvalue() == plain.getvalue()
+
+
+def test_texts_of_the_caller_s_own_take_the_place_of_ours(tmp_path):
+    made().save(tmp_path / "x.png", pnginfo=PngImagePlugin.PngInfo())
+    assert not Image.open(tmp_path / "x.png").info
+
+
+def test_a_pickled_picture_keeps_its_settings(tmp_path):
+    pickle.loads(pickle.dumps(made())).save(tmp_path / "x.png")
+    assert picture.read_settings(tmp_path / "x.png") == SETTINGS
+
+
+def test_numpy_s_numbers_are_numbers():
+    assert picture.read_settings(made(steps=np.int64(4), eta=np.float32(0.5)))["steps"] == 4
+    with pytest.raises(TypeError, match="cannot be a setting"):
+        made(steps=PIXELS)
+
+
+# Reading ------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(prompt=st.text(), negative=st.text(), scale=st.floats(0, 30), seed=st.integers(0, 2**32 - 1))
+def test_any_settings_come_back(prompt, negative, scale, seed):
+    asked = SETTINGS | {"prompt": prompt, "negative_prompt": negative, "guidance_scale": scale, "seed": seed}
+    file = io.BytesIO()
+    picture.make(PIXELS, asked, model="m").save(file, "PNG")
+    with Image.open(file) as image:
+        assert picture.read_settings(image) == asked
+
+
+def test_the_same_picture_again(tiny_checkpoint, tmp_path):
+    sd = sdjax.load(tiny_checkpoint, compilation_cache=False)
+    out = sd.generate(
+        ["a red circle", "a blue square"], "green", steps=3, sampler="euler", seed=7, num_images=2
+    )
+    for path, image in zip(picture.save_all(out.images, tmp_path), out.images, strict=True):
+        again = sd.generate(**sdjax.read_settings(path))
+        np.testing.assert_allclose(np.asarray(again.images[0], int), np.asarray(image, int), atol=1)
+        assert again.images[0].info == image.info
+
+
+A1111 = """a (red:1.2) circle, <lora:x:1>,
+second line
+Negative prompt: blurry,
+Steps: none of these lines are fields
+Steps: 28, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 99, Size: 512x768, Model hash: ab12, \
+Model: "a, b: \\"c\\"", Clip skip: 2, Lora hashes: "x: 12, y: 34", Eta DDIM: 0.25, Version: v1.9.3"""
+
+
+def test_the_text_of_another_tool(tmp_path):
+    assert picture.read_settings(png(tmp_path / "x.png", parameters=A1111)) == {
+        "prompt": "a (red:1.2) circle, <lora:x:1>,\nsecond line",
+        "negative_prompt": "blurry,\nSteps: none of these lines are fields",
+        "steps": 28,
+        "sampler": "dpmpp_2m",
+        "schedule": "karras",
+        "guidance_scale": 6.5,
+        "seed": 99,
+        "width": 512,
+        "height": 768,
+        "eta": 0.25,
+    }
+
+
+@pytest.mark.parametrize(
+    "fields,found",
+    [
+        ("Sampler: DPM++ 2M Karras", {"sampler": "dpmpp_2m", "schedule": "karras"}),
+        ("Sampler: Euler, Schedule type: Automatic", {"sampler": "euler"}),
+        ("Sampler: PLMS, Schedule type: Uniform", {"sampler": "pndm", "schedule": "linspace"}),
+        ("Sampler: DDIM", {"sampler": "ddim"}),
+        (
+            "Sampler: Restart, Schedule type: Polyexponential",
+            {"sampler": "Restart", "schedule": "Polyexponential"},
+        ),
+    ],
+)
+def test_samplers_of_another_tool(tmp_path, fields, found):
+    text = f"a cat\nSteps: 5, Seed: 1, {fields}, Version: 1"
+    want = {"prompt": "a cat", "steps": 5, "seed": 1} | found
+    assert picture.read_settings(png(tmp_path / "x.png", parameters=text)) == want
+
+
+def test_our_own_text_read_as_another_tool_s():
+    image = made(first_image=0)
+    del image.info["sdjax"]
+    read = picture.read_settings(image)
+    assert read.items() <= SETTINGS.items() and SETTINGS.keys() - read == {"num_images", "first_image", "eta"}
+
+
+def test_a_prompt_alone_is_a_prompt(tmp_path):
+    assert picture.read_settings(png(tmp_path / "x.png", parameters="just: this")) == {"prompt": "just: this"}
+
+
+# Broken ------------------------------------------------------
+
+
+def ours(**changed) -> str:
+    return json.dumps({"settings": SETTINGS | changed})
+
+
+@pytest.mark.parametrize(
+    "texts,message",
+    [
+        ({}, "holds no settings"),
+        ({"parameters": "a\nSteps: many, Seed: 1, Size: 8x8"}, "Steps: 'many' cannot be understood"),
+        ({"parameters": "a\nSteps: 1, Seed: 1, Size: 8"}, "Size: '8' cannot be understood"),
+        ({"parameters": "a\nSteps: 1, Seed: 1, CFG scale: nan"}, "CFG scale: 'nan'"),
+        ({"parameters": f"a\nSteps: 1, Seed: {'9' * 5000}, CFG scale: 1"}, "Seed: '9999"),
+        ({"parameters": "a" * 200_000}, "over 100,000 characters"),
+        ({"sdjax": "x" * 200_000}, "over 100,000 characters"),
+        ({"sdjax": "{"}, "broken settings"),
+        ({"sdjax": "[" * 90_000}, "nested too deeply"),
+        ({"sdjax": "[]"}, "no .*prompt"),
+        ({"sdjax": '{"settings": {}}'}, "no .*prompt"),
+        ({"sdjax": '{"settings": {"prompt": "a", "__class__": 1}}'}, "unknown setting '__class__'.*newer sdjax"),
+        ({"sdjax": ours(prompt=["a"])}, "prompt must be str"),
+        ({"sdjax": ours(steps=2.5)}, "steps must be int"),
+        ({"sdjax": ours(steps=True)}, "steps must be int"),
+        ({"sdjax": ours(guidance_scale=float("nan"))}, "guidance_scale must be float or int"),
+        ({"sdjax": ours(schedule=1)}, "schedule must be str or null"),
+    ],
+)  # fmt: skip
+def test_broken_settings_are_one_error(tmp_path, texts, message):
+    path = png(tmp_path / "x.png", **texts)
+    with pytest.raises(ValueError, match=message) as caught:
+        picture.read_settings(path)
+    assert str(path) in str(caught.value) and len(str(caught.value)) < 300 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    "line", ["a" * 99_000, "aa:" * 33_000, 'aa:"' * 24_000, " " * 99_000 + "x", "\\" * 99_000]
+)
+def test_a_hostile_text_takes_no_time(line):
+    image = Image.fromarray(PIXELS)
+    image.info["parameters"] = "a\n" + line
+    start = time.perf_counter()
+    picture.read_settings(image)
+    assert time.perf_counter() - start < 1.0
+
+
+def test_no_picture_is_one_error(tmp_path):
+    (tmp_path / "words.png").write_text("no picture")
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("words", "cut", "folder"):
+        with pytest.raises(ValueError, match=f"{name}.png cannot be read as a picture"):
+            picture.read_settings(tmp_path / f"{name}.png")
+    with pytest.raises(FileNotFoundError, match="missing.png: there is no such picture"):
+        picture.read_settings(tmp_path / "missing.png")
+
+
+def test_a_compressed_bomb_is_one_error(tmp_path):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    whole = png(tmp_path / "x.png").read_bytes()
+    bomb = chunk(b"zTXt", b"sdjax\0\0" + zlib.compress(b"[" * 50_000_000))
+    (tmp_path / "x.png").write_bytes(whole[:33] + bomb + whole[33:])
+    with pytest.raises(ValueError, match="x.png"):
+        picture.read_settings(tmp_path / "x.png")
+
+
+# Saving many ------------------------------------------------------
+
+
+def test_names_go_on_after_the_highest(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    assert [p.name for p in picture.save_all([made()] * 2, folder)] == ["00000.png", "00001.png"]
+    (folder / "00007.png").write_text("somebody's")
+    assert [p.name for p in picture.save_all([made()], folder)] == ["00008.png"]
+    assert [p.name for p in picture.save_all([made()], folder, "cat-")] == ["cat-00000.png"]
+    assert (folder / "00007.png").read_text() == "somebody's"
+    assert picture.read_settings(folder / "00008.png") == SETTINGS
+    plain = folder / "plain"
+    plain.touch()
+    assert (folder / "00008.png").stat().st_mode == plain.stat().st_mode
+
+
+def test_two_writers_take_nothing_from_each_other(tmp_path):
+    saved: list[Path] = []
+    work = [
+        threading.Thread(target=lambda i=i: saved.extend(picture.save_all([made(seed=i)] * 10, tmp_path)))
+        for i in range(3)
+    ]
+    for thread in work:
+        thread.start()
+    for thread in work:
+        thread.join()
+    assert len(set(saved)) == 30 == len(list(tmp_path.iterdir()))
+    seeds = [picture.read_settings(path)["seed"] for path in saved]
+    assert sorted(seeds) == sorted([0, 1, 2] * 10)
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    picture.save_all([made()], tmp_path)
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, full if name == "fsync" else lambda *_: full(None))
+            with pytest.raises(
+                OSError, match=r"cannot be written \(No space left on device\); choose another"
+            ):
+                picture.save_all([made()], tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == ["00000.png"]
+
+
+def test_a_stop_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        picture.save_all([made()], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_writable(tmp_path):
+    picture.check_writable(tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        for use in (picture.check_writable, lambda folder: picture.save_all([made()], folder)):
+            with pytest.raises(OSError, match="file.* cannot be written .*; choose another folder"):
+                use(folder)

@@ -1,0 +1,153 @@
+"""generate: one compilation for everything that is data, pictures that do not depend on their neighbours, bad input."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+import sdjax
+from sdjax import programs
+
+
+@pytest.fixture(scope="module")
+def sd(tiny_checkpoint):
+    return sdjax.load(tiny_checkpoint, compilation_cache=False)
+
+
+def compilations() -> int:
+    """Programs compiled so far by everything that a picture goes through."""
+    steps = (programs.encode_text, programs.hoist, programs.begin, programs.advance, programs.decode)
+    return sum(step._cache_size() for step in steps)
+
+
+def test_one_compilation_for_all_settings(sd):
+    sd.generate(["a red circle", "a blue square"], "green", steps=3, sampler="euler")
+    before = compilations()
+    settings = itertools.product(("ddim", "pndm", "euler", "dpmpp_2m"), (None, "karras", "trailing"), (1, 2, 20, 63))
+    for i, (sampler, schedule, steps) in enumerate(settings):
+        sd.generate(
+            ["a small red square", "an ant"],
+            ["", "a circle"],
+            sampler=sampler,
+            schedule=schedule,
+            steps=steps,
+            guidance_scale=[2.0 + i, 1.5],
+            seed=i,
+            decode=i % 9 == 0,
+        )
+    sd.generate(["a circle", "a square"], steps=64, sampler="ddim", eta=1.0)
+    assert compilations() == before
+
+
+def test_a_picture_does_not_depend_on_its_batch(sd):
+    prompts = ["a red circle", "a blue square", "an ant", "a small green circle"]
+    for sampler, eta in (("dpmpp_2m", 0.0), ("ddim", 1.0)):
+        together = sd.generate(prompts, seed=7, steps=20, sampler=sampler, eta=eta, decode=False).latents
+        largest = np.abs(together).max()
+        for i, prompt in enumerate(prompts):
+            alone = sd.generate(prompt, seed=7, first_image=i, steps=20, sampler=sampler, eta=eta, decode=False)
+            assert np.abs(alone.latents[0] - together[i]).max() <= 1e-5 * largest
+
+
+def test_seeds_differ_and_repeat(sd):
+    one = sd.generate("a red circle", seed=[3], num_images=1, steps=2).latents
+    many = sd.generate("a red circle", seed=[3, 4, 3], num_images=3, steps=2).latents
+    np.testing.assert_allclose(many[0], many[2], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(many[0], one[0], rtol=1e-5, atol=1e-4)
+    assert np.abs(many[0] - many[1]).max() > 0.1
+
+
+def test_progress_gives_the_same_latents(sd, capsys):
+    quiet = sd.generate("a red circle", steps=20, decode=False, progress=False)
+    shown = sd.generate("a red circle", steps=20, decode=False, progress=True)
+    np.testing.assert_allclose(shown.latents, quiet.latents, rtol=1e-5, atol=1e-5)
+    assert "20" in capsys.readouterr().err
+
+
+def test_settings_make_the_same_pictures(sd, tmp_path):
+    out = sd.generate(["a red circle", "an ant"], "blue", num_images=2, seed=5, steps=4, sampler="euler", height=24)
+    again = sd.generate(**out.settings)
+    np.testing.assert_array_equal(again.pixels, out.pixels)
+    out.images[3].save(tmp_path / "x.png")
+    alone = sd.generate(**sdjax.read_settings(tmp_path / "x.png"))
+    assert np.abs(alone.pixels[0].astype(int) - out.pixels[3]).max() <= 1
+
+
+def test_guidance_off_is_the_plain_prediction(sd):
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((1, 8, 8, 4)).astype(np.float32)
+    context = sd.encode_prompt(["a red circle"])
+    plan = sd.plan("euler", 5)
+    want = sdjax.sample(plan, lambda x, t: sd.predict(x, t, context), noise)
+    got = sd.generate("a red circle", steps=5, sampler="euler", guidance_scale=1.0, latents=noise, decode=False).latents
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
+
+
+def test_encode_is_a_draw_by_key_or_the_mean(sd):
+    pixels = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    mean, drawn = sd.encode(pixels), sd.encode(pixels, jax.random.key(0))
+    assert mean.shape == drawn.shape == (2, 8, 8, 4)
+    np.testing.assert_array_equal(drawn, sd.encode(pixels, jax.random.key(0)))
+    assert np.abs(drawn - mean).max() > 0
+    with pytest.raises(ValueError, match="height must be a multiple of 2"):
+        sd.encode(pixels[:, :15])
+
+
+def test_half_precision_stays_near_float32(tiny_checkpoint, sd):
+    half = sdjax.load(tiny_checkpoint, dtype="bfloat16", compilation_cache=False)
+    noise = np.random.default_rng(0).standard_normal((1, 8, 8, 4)).astype(np.float32)
+    context = sd.encode_prompt(["a red circle"])
+    want, got = (np.asarray(one.predict(noise, 500.0, context)) for one in (sd, half))
+    assert got.dtype == np.float32
+    assert np.abs(got - want).max() <= 0.05 * np.abs(want).max()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": []}, "prompt is an empty list"),
+        ({"prompt": ["a", 3]}, r"prompt\[1\] is 3"),
+        ({"height": 17}, "height must be a multiple of 2, not 17; the nearest are 16 and 18"),
+        ({"width": 0}, "width must be a multiple of 2"),
+        ({"sampler": "dpmp_2m"}, "nearest: .*dpmpp_2m"),
+        ({"schedule": "karas"}, "nearest: .*karras"),
+        ({"steps": 0}, "steps must be"),
+        ({"num_images": 0}, "num_images must be"),
+        ({"first_image": -1}, "first_image must be"),
+        ({"negative_prompt": ["a", "b"]}, "negative_prompt has 2 entries for 1 pictures"),
+        ({"seed": [1, 2]}, "seed has 2 entries for 1 pictures"),
+        ({"seed": -1}, "seed must be"),
+        ({"seed": 2**32}, "seed must be"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be"),
+        ({"guidance_scale": [1.0, 2.0]}, "guidance_scale has 2 entries"),
+        ({"latents": np.zeros((1, 4, 8, 8))}, r"latents must be \[1, 8, 8, 4\]"),
+        ({"latents": np.full((1, 8, 8, 4), np.nan)}, "latents hold NaN"),
+        ({"eta": 2.0, "sampler": "ddim"}, "eta must be"),
+    ],
+)
+def test_bad_input_is_named_before_anything_compiles(sd, arguments, message):
+    before = compilations()
+    with pytest.raises(ValueError, match=message):
+        sd.generate(**({"prompt": "a red circle"} | arguments))
+    assert compilations() == before
+
+
+def test_unknown_dtype(tiny_checkpoint):
+    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16"):
+        sdjax.load(tiny_checkpoint, dtype="int8")
+
+
+def test_save_writes_back_what_was_loaded(sd, tiny_checkpoint, tmp_path):
+    sd.save(tmp_path / "copy")
+    files = sorted(path.relative_to(tiny_checkpoint) for path in tiny_checkpoint.rglob("*") if path.is_file())
+    assert files == sorted(p.relative_to(tmp_path / "copy") for p in (tmp_path / "copy").rglob("*") if p.is_file())
+    for path in files:
+        assert (tmp_path / "copy" / path).read_bytes() == (tiny_checkpoint / path).read_bytes()
+
+
+def test_parameters_can_be_replaced(sd):
+    zeroed = dataclasses.replace(sd, params={**sd.params, "unet": jax.tree.map(np.zeros_like, sd.params["unet"])})
+    context = sd.encode_prompt(["a red circle"])
+    assert np.all(np.asarray(zeroed.predict(np.ones((1, 8, 8, 4)), 1.0, context)) == 0)
