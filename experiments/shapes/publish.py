@@ -1,0 +1,53 @@
+"""Stage 4 of the shapes model: the trained parameters as a checkpoint in the diffusers layout, float16.
+
+    python -m experiments.shapes.publish --latents=runs/latents --unet=runs/unet --out=sdjax/assets/shapes
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from experiments.shapes import models
+from experiments.shapes.train_unet import init_params
+from sdjax import programs
+from sdjax.text.tokens import Tokenizer
+from sdjax.train.loop import restore
+from sdjax.train.state import TrainState, make_optimiser
+from sdjax.weights import default_layout, read_component, save_folder
+
+
+def main(_: list[str]) -> None:
+    latents = Path(FLAGS.latents)
+    tokenizer = Tokenizer.load(latents / "tokenizer")
+    state = TrainState.create(init_params(tokenizer.size, 0), make_optimiser(FLAGS.optimiser, 0.0, 1000))
+    trained = jax.device_get(restore(FLAGS.unet, state).average)
+    text = models.text_config(tokenizer.size)
+    expected = programs.expected_params(text, models.UNET, models.VAE)
+    vae, vae_layout = read_component(latents / "vae", expected["vae"])
+    components = {"vae": (vae, vae_layout)}
+    for name, config in (("text_encoder", models.text_json(tokenizer.size)), ("unet", models.UNET_JSON)):
+        params = jax.tree.map(lambda p: np.asarray(p, np.float16), trained[name])
+        components[name] = (params, default_layout(params, config))
+    index = models.MODEL_INDEX | {"_guidance_scale": FLAGS.guidance_scale}
+    files = {
+        "model_index.json": index,
+        "scheduler/scheduler_config.json": models.SCHEDULER_JSON,
+    }
+    contents = {name: (json.dumps(value, indent=2) + "\n").encode() for name, value in files.items()}
+    contents |= {f"tokenizer/{path.name}": path.read_bytes() for path in sorted((latents / "tokenizer").iterdir())}
+    save_folder(FLAGS.out, components, contents)
+    size = sum(path.stat().st_size for path in Path(FLAGS.out).rglob("*") if path.is_file())
+    print(f"{FLAGS.out}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("latents", "runs/latents", "Folder that stage 2 wrote.")
+    flags.DEFINE_string("unet", "runs/unet", "Folder of stage 3's run.")
+    flags.DEFINE_string("out", "sdjax/assets/shapes", "Where the checkpoint goes.")
+    flags.DEFINE_string("optimiser", "muon", "The optimiser of stage 3's run.")
+    flags.DEFINE_float("guidance_scale", 3.0, "The model's default guidance scale.")
+    FLAGS = flags.FLAGS
+    app.run(main)

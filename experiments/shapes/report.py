@@ -1,0 +1,88 @@
+"""How often the shapes model draws what it is asked: generated pictures, scored from their pixels alone.
+
+    python -m experiments.shapes.report --count=300
+
+Prints accuracy with 95 % Wilson intervals for captions of one object and of two, with seen pairs only and with an
+unseen one, the kinds of error, and writes an unselected contact sheet. About a second a picture on 2 cores.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from PIL import Image
+
+import sdjax
+from experiments.shapes import world
+from experiments.shapes.score import score, wilson
+
+SEED = 1_000_003  # of the captions: no training stage draws from it
+KINDS = {
+    "one object, seen pairs": (1, "seen"),
+    "two objects, seen pairs": (2, "seen"),
+    "one object, unseen pair": (1, "unseen"),
+    "two objects, an unseen pair": (2, "unseen"),
+}
+
+
+def captions(count: int, things: int, pairs: world.Pairs) -> list[str]:
+    """`count` random captions of one kind."""
+    scenes = (
+        world.sample_scene(np.random.default_rng([SEED, i]), things=things, pairs=pairs) for i in range(count)
+    )
+    return [scene.caption() for scene in scenes]
+
+
+def pictures(sd: sdjax.StableDiffusion, prompts: list[str]) -> np.ndarray:
+    """One picture of each prompt, uint8 `b H W 3`, in batches of equal size so that there is one compilation."""
+    made, size = [], FLAGS.batch
+    for start in range(0, len(prompts), size):
+        group = prompts[start : start + size]
+        padded = group + group[-1:] * (size - len(group))
+        out = sd.generate(
+            padded,
+            steps=FLAGS.steps,
+            sampler=FLAGS.sampler,
+            guidance_scale=FLAGS.guidance_scale,
+            seed=FLAGS.seed,
+            first_image=start,
+        )
+        made.append(out.pixels[: len(group)])
+    return np.concatenate(made)
+
+
+def sheet(images: np.ndarray, columns: int) -> Image.Image:
+    """The pictures side by side in rows, in order."""
+    rows = [np.concatenate(list(images[i : i + columns]), axis=1) for i in range(0, len(images), columns)]
+    return Image.fromarray(np.concatenate([row for row in rows if row.shape == rows[0].shape], axis=0))
+
+
+def main(_: list[str]) -> None:
+    sd = sdjax.load(FLAGS.model)
+    for kind, (things, pairs) in KINDS.items():
+        if FLAGS.kind not in kind:
+            continue
+        prompts = captions(FLAGS.count, things, pairs)
+        images = pictures(sd, prompts)
+        verdicts = [score(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+        right, errors = sum(v.ok for v in verdicts), Counter(error for v in verdicts for error in v.errors)
+        low, high = wilson(right, len(prompts))
+        print(f"{kind}: {right}/{len(prompts)} = {right / len(prompts):.1%} ({low:.1%} to {high:.1%}) {dict(errors)}")
+        if FLAGS.sheets:
+            Path(FLAGS.sheets).mkdir(parents=True, exist_ok=True)
+            sheet(images[:40], 10).save(Path(FLAGS.sheets) / f"{kind.replace(',', '').replace(' ', '_')}.png")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("model", None, "Checkpoint; the shipped one by default.")
+    flags.DEFINE_integer("count", 300, "Captions of each kind.")
+    flags.DEFINE_integer("batch", 50, "Pictures made at once.")
+    flags.DEFINE_integer("steps", 20, "Sampler steps.")
+    flags.DEFINE_string("sampler", "dpmpp_2m", "Sampler.")
+    flags.DEFINE_float("guidance_scale", None, "Guidance scale; the model's default where not given.")
+    flags.DEFINE_integer("seed", 0, "Seed of the pictures.")
+    flags.DEFINE_string("kind", "", "Only the kinds whose name holds this.")
+    flags.DEFINE_string("sheets", None, "Folder for contact sheets.")
+    FLAGS = flags.FLAGS
+    app.run(main)
