@@ -21,20 +21,14 @@ from experiments import _cli
 
 def define_flags() -> None:
     """Called for the program only: who imports this file may name flags of their own as they like."""
-    flags.DEFINE_multi_string(
-        "prompt", None, "What to show. Given several times: one picture of each.", required=True
-    )
+    flags.DEFINE_multi_string("prompt", None, "What to show. Given several times: one picture of each.", required=True)
     flags.DEFINE_string("negative_prompt", "", "What to steer away from.")
-    flags.DEFINE_string(
-        "model", None, "A folder in the diffusers layout or a Hub id; default: the shapes model."
-    )
+    flags.DEFINE_string("model", None, "A folder in the diffusers layout or a Hub id; default: the shapes model.")
     flags.DEFINE_string("variant", None, "Which weights where there are several files, as fp16.")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "What the networks compute in.")
     flags.DEFINE_integer("steps", 20, "Steps of the sampler.", lower_bound=1)
     flags.DEFINE_string("sampler", "dpmpp_2m", "By name: ddim, pndm, euler, dpmpp_2m ...")
-    flags.DEFINE_string(
-        "schedule", None, "By name: leading, trailing, linspace, karras; default: the model's own."
-    )
+    flags.DEFINE_string("schedule", None, "By name: leading, trailing, linspace, karras; default: the model's own.")
     flags.DEFINE_float("guidance_scale", None, "Pull of the prompt, 1 for none; default: the model's own.")
     flags.DEFINE_float("eta", 0.0, "Fresh noise of ddim, 0 to 1.", lower_bound=0.0, upper_bound=1.0)
     flags.DEFINE_integer("seed", 0, "Picture i is the i-th of this seed.", lower_bound=0)
@@ -54,7 +48,7 @@ ARGUMENTS = (
 
 
 def main(values: Any) -> None:
-    """Checks the folder, loads, generates, saves, and prints the pictures' paths. `values`: a flag an attribute."""
+    """Checks the folder, loads, generates, saves, prints the pictures' paths. `values` has a flag an attribute."""
     import sdjax  # takes seconds with JAX behind it, which a wrong flag should not cost
     from sdjax import picture
 

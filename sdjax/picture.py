@@ -41,7 +41,7 @@ SAMPLERS = {"ddim": "DDIM", "pndm": "PLMS", "euler": "Euler", "dpmpp_2m": "DPM++
 SCHEDULES = {"karras": "Karras", "linspace": "Uniform", "trailing": "SGM Uniform", "leading": "DDIM"}
 
 # `word: value` or `word: "quoted, value"` between commas. The bound keeps the search linear in the text.
-_FIELD = re.compile(r'(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_FIELD = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 _FEWEST_FIELDS = 3  # a last line with less is part of the prompt
 
 
@@ -86,9 +86,7 @@ def parameters_text(settings: Mapping[str, Any], model: str) -> str:
     line = ", ".join(f"{name}: {_quoted(str(value))}" for name, value in fields.items() if value is not None)
     negative = [f"Negative prompt: {settings['negative_prompt']}"] if settings["negative_prompt"] else []
     text = "\n".join([settings["prompt"], *negative, line])
-    return text.encode(
-        "utf-8", "replace"
-    ).decode()  # a shell hands on bytes that are no UTF-8 as lone surrogates
+    return text.encode("utf-8", "replace").decode()  # a shell hands on bytes that are no UTF-8 as lone surrogates
 
 
 def read_settings(source: str | os.PathLike[str] | Image.Image) -> dict[str, Any]:
@@ -107,9 +105,7 @@ def read_settings(source: str | os.PathLike[str] | Image.Image) -> dict[str, Any
     info, where = _info(source)
     texts = {name: info[name] for name in TEXTS if isinstance(info.get(name), str)}
     if not texts:
-        raise ValueError(
-            f"{where} holds no settings: it was made or saved again by a program that keeps none"
-        )
+        raise ValueError(f"{where} holds no settings: it was made or saved again by a program that keeps none")
     if max(map(len, texts.values())) > LONGEST:
         raise ValueError(f"{where}: a text of over {LONGEST:,} characters cannot be a picture's settings")
     try:
@@ -181,9 +177,7 @@ def _claim(folder: Path, prefix: str, number: int) -> Path:
 
 
 def _unwritable(folder: str | os.PathLike[str], error: OSError) -> OSError:
-    return OSError(
-        f"{folder} cannot be written ({error.strerror or error}); choose another folder for the pictures"
-    )
+    return OSError(f"{folder} cannot be written ({error.strerror or error}); choose another folder for the pictures")
 
 
 def _info(source: str | os.PathLike[str] | Image.Image) -> tuple[Mapping[Any, Any], str]:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# What each folder may import of this repository; files at the top of the package compose and may import it all.
+# What each folder may import of sdjax; files at the top of the package compose and may import it all.
 MAY = {
     "nn": ("sdjax.config", "sdjax.nn"),
     "diffusion": ("sdjax.diffusion",),
@@ -36,9 +36,7 @@ def within(name: str, packages: tuple[str, ...]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "sdjax").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "sdjax").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_who_may_import_whom(path):
     folder = path.relative_to(ROOT / "sdjax").parts[0]
     for name in imported(path):

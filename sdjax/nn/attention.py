@@ -4,7 +4,7 @@
 
 The `l x l` score matrix of a 512 x 512 picture (4,096 tokens, 8 heads, two guidance halves) would be 1 GiB. On a
 GPU in 16-bit precision cuDNN never forms it; everywhere else the queries go through in blocks (`lax.map`), which
-holds one block's scores at a time and, on a CPU, keeps them in cache.
+holds one block's scores at a time and, on a CPU, one head's, small enough to stay in cache.
 
 Text enters through cross-attention only, so its keys and values are the same at every sampling step:
 `cross_keys_values` computes them once, outside the loop, and the U-Net takes them in place of the context.
@@ -22,8 +22,9 @@ from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm, gelu
 # Either the text's hidden states [b, l, d], or the keys and values already made from them, by module path.
 Context = jax.Array | Mapping[str, tuple[jax.Array, jax.Array]]
 
-# Scores of one block of queries, in elements per head and image: 512 x 1024 float32 is 2 MiB, a core's L2 cache.
-BLOCK_ELEMENTS = 512 * 1024
+# Scores held at once, in elements. A CPU takes one head of one image after the other and keeps its block in cache
+# (8 MiB of float32); elsewhere all heads go together and the limit is memory (256 MiB). Few enough need no loop.
+CPU_SCORES, SCORES, FEW_SCORES = 2**21, 2**26, 2**20
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False, upcast: bool = False) -> jax.Array:
@@ -34,35 +35,47 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False,
     """
     if _cudnn_takes(q) and not upcast:
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
-    length = q.shape[1]
-    block = _block_length(length, k.shape[1])
-    if causal or block == length:
-        return _attend(q, k, v, causal, upcast)
-    blocks = q.reshape(q.shape[0], length // block, block, *q.shape[2:]).swapaxes(0, 1)
-    out = jax.lax.map(lambda one: _attend(one, k, v, False, upcast), blocks)
-    return out.swapaxes(0, 1).reshape(q.shape)
+    q, k, v = (part.swapaxes(1, 2) for part in (q, k, v))
+    few = q.size // q.shape[-1] * k.shape[2] <= FEW_SCORES
+    out = _attend(q, k, v, causal, upcast) if causal or few else _attend_in_blocks(q, k, v, upcast)
+    return out.swapaxes(1, 2)
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, upcast: bool) -> jax.Array:
+    """q `... l d`, k and v `... m d` -> `... l d`."""
     if upcast:
         q, k = q.astype(jnp.float32), k.astype(jnp.float32)
-    scores = jnp.einsum("blkd,bmkd->bklm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("...ld,...md->...lm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
     if causal:
         visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))
         scores = jnp.where(visible, scores, -jnp.inf)
     # Dividing after the product with v touches l x d numbers where softmax would touch l x m.
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
-    total = jnp.sum(weights, axis=-1)
-    out = jnp.einsum("bklm,bmkd->blkd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return (out / total.swapaxes(1, 2)[..., None]).astype(v.dtype)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    out = jnp.einsum("...lm,...md->...ld", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (out / total).astype(v.dtype)
 
 
-def _block_length(queries: int, keys: int) -> int:
-    """The largest divisor of `queries` whose scores fit the block; all of them where they fit at once."""
-    most = max(1, BLOCK_ELEMENTS // keys)
-    if queries <= most:
-        return queries
-    return max(n for n in range(1, most + 1) if queries % n == 0)
+def _attend_in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, upcast: bool) -> jax.Array:
+    """q `b k l d`, k and v `b k m d` (k heads) -> `b k l d`, a block of queries at a time."""
+    flat = tuple(part.reshape(-1, *part.shape[2:]) for part in (q, k, v))
+    on_cpu = jax.default_backend() == "cpu"
+    most = CPU_SCORES if on_cpu else SCORES // len(flat[0])
+    block = _block_length(q.shape[2], most // k.shape[2])
+
+    def head(parts: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        q, k, v = parts
+        out = jax.lax.map(lambda rows: _attend(rows, k, v, False, upcast), q.reshape(-1, block, q.shape[-1]))
+        return out.reshape(q.shape)
+
+    # A product of two matrices runs two to five times faster on a CPU than the same one with batch dimensions.
+    out = jax.lax.map(head, flat) if on_cpu else jax.vmap(head)(flat)
+    return out.reshape(q.shape)
+
+
+def _block_length(queries: int, most: int) -> int:
+    """The largest divisor of `queries` that is at most `most`."""
+    return max(n for n in range(1, max(1, min(queries, most)) + 1) if queries % n == 0)
 
 
 def _cudnn_takes(q: jax.Array) -> bool:
