@@ -23,7 +23,7 @@ def enable(folder: str | os.PathLike[str] | None = None) -> None:
     Programs that took over a tenth of a second to compile are kept; JAX's own limit of a second would leave out most
     of a small model's.
     """
-    if folder is None and jax.config.jax_compilation_cache_dir is not None:
+    if folder is None and getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
         return
     path = Path(folder or default_folder())
     try:

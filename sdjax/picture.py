@@ -41,7 +41,7 @@ SAMPLERS = {"ddim": "DDIM", "pndm": "PLMS", "euler": "Euler", "dpmpp_2m": "DPM++
 SCHEDULES = {"karras": "Karras", "linspace": "Uniform", "trailing": "SGM Uniform", "leading": "DDIM"}
 
 # `word: value` or `word: "quoted, value"` between commas. The bound keeps the search linear in the text.
-_FIELD = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_FIELD = re.compile(r'(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 _FEWEST_FIELDS = 3  # a last line with less is part of the prompt
 
 
@@ -195,18 +195,11 @@ def _info(source: str | os.PathLike[str] | Image.Image) -> tuple[Mapping[Any, An
 
 # The arguments that a picture may set, and the types that they may have. A whole number will do for a float.
 _TYPES: dict[str, tuple[type, ...]] = {
-    "prompt": (str,),
-    "negative_prompt": (str,),
-    "steps": (int,),
-    "sampler": (str,),
+    **dict.fromkeys(("prompt", "negative_prompt", "sampler"), (str,)),
+    **dict.fromkeys(("steps", "seed", "num_images", "first_image", "height", "width"), (int,)),
+    **dict.fromkeys(("guidance_scale", "eta"), (float, int)),
     "schedule": (str, type(None)),
-    "guidance_scale": (float, int),
-    "seed": (int,),
-    "num_images": (int,),
-    "first_image": (int,),
-    "height": (int,),
-    "width": (int,),
-    "eta": (float, int),
+    "latents": (str,),  # only ever "given", which `generate` refuses with the remedy
 }
 
 

@@ -173,12 +173,13 @@ class StableDiffusion:
             "sampler": sampler,
             "schedule": schedule,
             "guidance_scale": asked.guidance_scales.tolist(),
-            "seed": list(asked.seeds) if isinstance(seed, Sequence) else seed,
+            "seed": list(asked.seeds) if request.is_list(seed) else asked.seeds[0],
             "num_images": num_images,
             "height": asked.height,
             "width": asked.width,
             "eta": eta,
             "first_image": first_image,
+            **({} if latents is None else {"latents": "given"}),
         }
         images = [] if pixels is None else [self._image(asked, settings, i, pixels[i]) for i in range(len(pixels))]
         return Output(np.asarray(final), pixels, settings, images)
@@ -201,7 +202,7 @@ class StableDiffusion:
             shape = (count, height // self.vae.factor, width // self.vae.factor, self.unet.in_channels)
             latents = request.check_latents(latents, shape)
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        many = isinstance(seed, list | tuple | np.ndarray)
+        many = request.is_list(seed)
         return request.Request(
             prompts=tuple(text for text in prompts for _ in range(num_images)),
             negative_prompts=tuple(text for text in negatives for _ in range(num_images)),

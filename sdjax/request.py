@@ -49,9 +49,14 @@ def texts(value: str | Sequence[str], name: str) -> list[str]:
     return listed
 
 
+def is_list(value: Any) -> bool:
+    """Whether `value` is one entry per picture rather than one for all."""
+    return isinstance(value, list | tuple | np.ndarray)
+
+
 def spread(value: Any, count: int, name: str) -> list[Any]:
     """One value for all of `count` pictures, or a list of as many. Raises ValueError where the lengths differ."""
-    if not isinstance(value, list | tuple | np.ndarray):
+    if not is_list(value):
         return [value] * count
     if len(value) == 1:
         return list(value) * count
@@ -92,6 +97,8 @@ def check_scales(value: Any, count: int) -> np.ndarray:
 
 def check_latents(value: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Given starting noise, unit Gaussian `b h w c`. Raises ValueError for another shape or a NaN."""
+    if isinstance(value, str):
+        raise ValueError("these settings are of a picture made from given noise: pass that array as latents=")
     latents = np.asarray(value, np.float32)
     if latents.shape != shape:
         raise ValueError(

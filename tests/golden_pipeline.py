@@ -31,6 +31,8 @@ def run_errors(sd: sdjax.StableDiffusion, expected: Mapping[str, np.ndarray], no
     """Relative errors of the 20-step guided latents, by sampler."""
     errors = {}
     for sampler in SAMPLERS:
-        out = sd.generate(PROMPTS, NEGATIVES, steps=20, sampler=sampler, guidance_scale=7.5, latents=noise, decode=False)
+        out = sd.generate(
+            PROMPTS, NEGATIVES, steps=20, sampler=sampler, guidance_scale=7.5, latents=noise, decode=False
+        )
         errors[sampler] = relative(out.latents, expected[sampler])
     return errors

@@ -75,6 +75,15 @@ def test_settings_make_the_same_pictures(sd, tmp_path):
     assert np.abs(alone.pixels[0].astype(int) - out.pixels[3]).max() <= 1
 
 
+def test_settings_of_given_noise_ask_for_it(sd):
+    noise = np.zeros((1, 8, 8, 4), np.float32)
+    out = sd.generate("a red circle", steps=1, latents=noise)
+    with pytest.raises(ValueError, match="made from given noise"):
+        sd.generate(**out.settings)
+    with pytest.raises(ValueError, match="made from given noise"):
+        sd.generate(**sdjax.read_settings(out.images[0]))
+
+
 def test_guidance_off_is_the_plain_prediction(sd):
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((1, 8, 8, 4)).astype(np.float32)

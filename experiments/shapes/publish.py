@@ -1,6 +1,6 @@
 """Stage 4 of the shapes model: the trained parameters as a checkpoint in the diffusers layout, float16.
 
-    python -m experiments.shapes.publish --latents=runs/latents --unet=runs/unet --out=sdjax/assets/shapes
+python -m experiments.shapes.publish --latents=runs/latents --unet=runs/unet --out=sdjax/assets/shapes
 """
 
 import json

@@ -18,7 +18,7 @@ from experiments.shapes import world
 from experiments.shapes.score import score, wilson
 
 SEED = 1_000_003  # of the captions: no training stage draws from it
-KINDS = {
+KINDS: dict[str, tuple[int, world.Pairs]] = {
     "one object, seen pairs": (1, "seen"),
     "two objects, seen pairs": (2, "seen"),
     "one object, unseen pair": (1, "unseen"),
@@ -28,9 +28,7 @@ KINDS = {
 
 def captions(count: int, things: int, pairs: world.Pairs) -> list[str]:
     """`count` random captions of one kind."""
-    scenes = (
-        world.sample_scene(np.random.default_rng([SEED, i]), things=things, pairs=pairs) for i in range(count)
-    )
+    scenes = (world.sample_scene(np.random.default_rng([SEED, i]), things=things, pairs=pairs) for i in range(count))
     return [scene.caption() for scene in scenes]
 
 
@@ -48,6 +46,7 @@ def pictures(sd: sdjax.StableDiffusion, prompts: list[str]) -> np.ndarray:
             seed=FLAGS.seed,
             first_image=start,
         )
+        assert out.pixels is not None
         made.append(out.pixels[: len(group)])
     return np.concatenate(made)
 

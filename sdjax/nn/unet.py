@@ -61,7 +61,7 @@ class UNet(nn.Module):
         for i in range(config.levels):
             count = config.layers_per_block[-1 - i] + 1
             skips, used = skips[:-count], skips[-count:]
-            size = skips[-1].shape[1:3] if skips else None
+            size = (skips[-1].shape[1], skips[-1].shape[2]) if skips else None
             x = UpBlock(config, i, self.dtype, name=f"up_blocks.{i}")(x, used, time, context, size)
         x = GroupNorm(config.norm_num_groups, config.norm_eps, self.dtype, name="conv_norm_out")(x)
         x = Conv(config.out_channels, self.dtype, name="conv_out")(ACTIVATIONS[config.act_fn](x))
@@ -78,7 +78,7 @@ class UNet(nn.Module):
         time = TimestepMlp(width, self.dtype, name="time_embedding")(sinusoids, guidance)
         if config.class_embed_type is not None or config.num_class_embeds is not None:
             time = time + self._embed_class(class_labels, width)
-        if config.addition_embed_type == "text_time":
+        if config.addition_time_embed_dim is not None and config.addition_embed_type == "text_time":
             if added is None:
                 raise ValueError("this U-Net is conditioned on pooled text and sizes (SDXL): give added=Added(...)")
             ids = self._sinusoids(added.time_ids.reshape(-1), config.addition_time_embed_dim)
@@ -94,7 +94,7 @@ class UNet(nn.Module):
         config = self.config
         if labels is None:
             raise ValueError("this U-Net is conditioned on a class (or noise level): give class_labels=")
-        if config.class_embed_type is None:
+        if config.class_embed_type is None and config.num_class_embeds is not None:
             return nn.Embed(config.num_class_embeds, width, dtype=self.dtype, name="class_embedding")(labels)
         if config.class_embed_type == "timestep":
             labels = self._sinusoids(labels, config.block_out_channels[0])

@@ -184,7 +184,10 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make the file under another name, flush it to the disk, and only then give it its own."""
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
+        unfinished.touch()  # with the mode that a new file has here: safetensors makes its own for the owner alone
+        mode = unfinished.stat().st_mode
         write(unfinished)
+        unfinished.chmod(mode)
         with open(unfinished, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
