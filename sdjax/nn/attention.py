@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from sdjax.nn.convolution import on_cpu
 from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm, gelu
 
 # Either the text's hidden states [b, l, d], or the keys and values already made from them, by module path.
@@ -59,8 +60,7 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, upcast: bool
 def _attend_in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, upcast: bool) -> jax.Array:
     """q `b k l d`, k and v `b k m d` (k heads) -> `b k l d`, a block of queries at a time."""
     flat = tuple(part.reshape(-1, *part.shape[2:]) for part in (q, k, v))
-    on_cpu = jax.default_backend() == "cpu"
-    most = CPU_SCORES if on_cpu else SCORES // len(flat[0])
+    most = CPU_SCORES if on_cpu() else SCORES // len(flat[0])
     block = _block_length(q.shape[2], most // k.shape[2])
 
     def head(parts: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
@@ -69,7 +69,7 @@ def _attend_in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, upcast: bool) ->
         return out.reshape(q.shape)
 
     # A product of two matrices runs two to five times faster on a CPU than the same one with batch dimensions.
-    out = jax.lax.map(head, flat) if on_cpu else jax.vmap(head)(flat)
+    out = jax.lax.map(head, flat) if on_cpu() else jax.vmap(head)(flat)
     return out.reshape(q.shape)
 
 

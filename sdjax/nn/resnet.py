@@ -5,10 +5,9 @@ Names follow the checkpoint: `norm1 conv1 time_emb_proj norm2 conv2 conv_shortcu
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdjax.nn.layers import Conv, Dense, GroupNorm
+from sdjax.nn.layers import Conv, Dense, GroupNorm, nearest
 
 
 class ResnetBlock(nn.Module):
@@ -61,17 +60,7 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
-        return Conv(self.features, self.dtype, name="conv")(nearest(x, size or (2 * x.shape[1], 2 * x.shape[2])))
-
-
-def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Resizes `b h w c` to `size` as torch's "nearest" does: output pixel i reads input pixel floor(i * in / out).
-
-    `jax.image.resize(method="nearest")` reads pixel centres instead and differs wherever the ratio is not 2 upwards.
-    """
-    b, h, w, c = x.shape
-    if size == (2 * h, 2 * w):
-        return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-    rows = jnp.arange(size[0]) * h // size[0]
-    columns = jnp.arange(size[1]) * w // size[1]
-    return x[:, rows][:, :, columns]
+        doubled = size is None or size == (2 * x.shape[1], 2 * x.shape[2])
+        if not doubled:
+            x = nearest(x, size)
+        return Conv(self.features, self.dtype, doubled=doubled, name="conv")(x)

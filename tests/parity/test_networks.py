@@ -67,19 +67,13 @@ def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     return module.eval()
 
 
+SMALL = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4)
+DEEP = dict(hidden_size=24, intermediate_size=48, num_hidden_layers=6, num_attention_heads=2)
+WIDE = dict(hidden_size=96, intermediate_size=200, num_hidden_layers=1, num_attention_heads=12)
 CLIP = {
-    "sd1": dict(
-        hidden_act="quick_gelu", hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4
-    ),
-    "sd2": dict(hidden_act="gelu", hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=3),
-    "projected": dict(
-        hidden_act="gelu",
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        projection_dim=24,
-    ),
+    **{f"sd1-{i}": dict(hidden_act="quick_gelu", **sizes) for i, sizes in enumerate((SMALL, DEEP, WIDE))},
+    **{f"sd2-{i}": dict(hidden_act="gelu", **sizes) for i, sizes in enumerate((SMALL, DEEP, WIDE))},
+    **{f"projected-{i}": dict(hidden_act="gelu", projection_dim=20, **sizes) for i, sizes in enumerate((SMALL, DEEP))},
 }
 
 
@@ -87,7 +81,7 @@ CLIP = {
 def test_text_encoder(name):
     torch.manual_seed(0)
     theirs_config = transformers.CLIPTextConfig(vocab_size=100, max_position_embeddings=16, **CLIP[name])
-    projects = name == "projected"
+    projects = name.startswith("projected")
     kind = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
     theirs = randomise(kind(theirs_config), 1)
     config = ClipTextConfig.from_dict(theirs_config.to_dict() | {"architectures": [kind.__name__]})
@@ -107,8 +101,13 @@ CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 UP_CROSS, UP_PLAIN = "CrossAttnUpBlock2D", "UpBlock2D"
 UNETS = {
     "sd1": dict(attention_head_dim=4),
+    "sd1-deep": dict(attention_head_dim=8, layers_per_block=[3, 1]),
     "sd1-odd": dict(attention_head_dim=4, in_channels=9, layers_per_block=1),
     "sd2": dict(attention_head_dim=[2, 4], use_linear_projection=True, upcast_attention=True),
+    "sd2-one-head": dict(attention_head_dim=[1, 2], use_linear_projection=True, layers_per_block=1),
+    "sd2-no-upcast": dict(
+        attention_head_dim=[4, 8], use_linear_projection=True, layers_per_block=3, norm_num_groups=32
+    ),
     "upscaler": dict(attention_head_dim=4, in_channels=7, num_class_embeds=10, only_cross_attention=[True, False]),
     "class-projection": dict(
         attention_head_dim=4, class_embed_type="projection", projection_class_embeddings_input_dim=20
@@ -128,14 +127,14 @@ UNETS = {
 @pytest.mark.parametrize("name", UNETS)
 def test_unet(name):
     torch.manual_seed(0)
-    extra = {"layers_per_block": 2} | UNETS[name]
+    sd2 = name.startswith("sd2")
+    extra = {"layers_per_block": 2, "norm_num_groups": 8} | UNETS[name]
     theirs = diffusers.UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(32, 64),
-        norm_num_groups=8,
         cross_attention_dim=24,
-        down_block_types=(CROSS, PLAIN) if name != "sd2" else (PLAIN, CROSS),
-        up_block_types=(UP_PLAIN, UP_CROSS) if name != "sd2" else (UP_CROSS, UP_PLAIN),
+        down_block_types=(CROSS, PLAIN) if not sd2 else (PLAIN, CROSS),
+        up_block_types=(UP_PLAIN, UP_CROSS) if not sd2 else (UP_CROSS, UP_PLAIN),
         **extra,
     )
     randomise(theirs, 1)

@@ -1,0 +1,63 @@
+"""The shipped model: small enough, and it draws what it is asked (the full measurement is experiments.shapes.report)."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sdjax
+from experiments.shapes import report, world
+from experiments.shapes.score import score
+
+ROOT = Path(__file__).parent.parent
+ASSETS = ROOT / "sdjax" / "assets" / "shapes"
+
+
+@pytest.fixture(scope="module")
+def sd():
+    return sdjax.load(compilation_cache=False)
+
+
+def accepted(images: np.ndarray, captions: list[str]) -> float:
+    return float(np.mean([score(image, caption).ok for image, caption in zip(images, captions, strict=True)]))
+
+
+def test_size_on_disk():
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 24_000_000
+
+
+def test_parameters_are_float16(sd):
+    import jax
+
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(sd.params)} == {"float16"}
+
+
+def test_the_autoencoder_keeps_pictures(sd):
+    pictures, captions = world.dataset(report.SEED, 0, 40, "any")
+    made = np.asarray(sd.decode(sd.encode(pictures / 127.5 - 1.0)))
+    assert accepted(np.rint((made + 1) * 127.5).astype(np.uint8), captions) >= 0.9
+
+
+def test_one_object_captions(sd):
+    captions = report.captions(40, 1, "seen")
+    assert accepted(sd.generate(captions).pixels, captions) >= 0.75
+
+
+def test_the_readmes_prompt_works(sd):
+    (prompt,) = set(re.findall(r'--prompt="([^"]+)"', (ROOT / "README.md").read_text()))
+    assert score(sd.generate(prompt).pixels[0], prompt).ok
+
+
+def test_a_picture_does_not_depend_on_its_batch(sd):
+    prompts = report.captions(4, 2, "seen")
+    together = sd.generate(prompts, seed=3, decode=False).latents
+    for i, prompt in enumerate(prompts):
+        alone = sd.generate(prompt, seed=3, first_image=i, decode=False).latents[0]
+        np.testing.assert_allclose(alone, together[i], atol=1e-5)
+
+
+def test_other_sizes(sd):
+    assert sd.generate("a red circle", height=72, width=136, steps=2).pixels.shape == (1, 72, 136, 3)
+    with pytest.raises(ValueError, match="height must be a multiple of 8, not 100; the nearest are 96 and 104"):
+        sd.generate("a red circle", height=100)
