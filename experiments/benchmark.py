@@ -1,6 +1,6 @@
 """sdjax against diffusers on this machine: ratios of time, taken in turns in one run.
 
-    python -m experiments.benchmark                                        # SD 1.5 at 512 x 512, about 6 minutes on 2 cores
+    python -m experiments.benchmark            # SD 1.5 at 512 x 512, about 4 minutes on 2 cores
     python -m experiments.benchmark --family=sd21 --size=768 --rows=unet_step --out=sd21.json
 
 Each side runs in a process of its own, so that its peak memory is its own, and waits for its turn, so that only one
@@ -97,7 +97,7 @@ def theirs(row: str, family: str, size: int, batch: int, layout: str) -> Call:
 
     torch.set_grad_enabled(False)
     configs, cuda = CONFIGS[family], torch.cuda.is_available()
-    where = {"device": "cuda", "dtype": torch.bfloat16} if cuda else {"dtype": torch.float32}
+    where: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16} if cuda else {"dtype": torch.float32}
 
     def ready(module: Any) -> Any:
         module = module.eval().to(**where).to(memory_format=getattr(torch, layout))
@@ -137,8 +137,8 @@ def theirs(row: str, family: str, size: int, batch: int, layout: str) -> Call:
 
 def work(values: Any) -> None:
     """A worker: one timed call for each line read, seconds out; the peak memory in bytes at the end of the input."""
-    make = ours if values.worker == "sdjax" else lambda *args: theirs(*args, values.worker)
-    call = make(values.rows[0], values.family, values.size, values.batch)
+    asked = (values.rows[0], values.family, values.size, values.batch)
+    call = ours(*asked) if values.worker == "sdjax" else theirs(*asked, layout=values.worker)
     print("ready", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()

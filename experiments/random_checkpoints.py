@@ -20,7 +20,7 @@ from absl import flags
 from experiments import _cli
 from sdjax.text import write_word_tokenizer
 
-WORDS = "a an small large red green blue circle square above below on background photo of castle".split()
+WORDS = ["a", "an", "photo", "of", "red", "blue", "circle", "castle", "blurred"]
 CROSS_GAIN, PREDICTION_STD, PIXEL_STD = 4.0, 1.0, 0.25
 
 _UNET: dict[str, Any] = {
@@ -101,7 +101,7 @@ def make(family: str, folder: Path, seed: int = 0) -> Path:
     with tempfile.TemporaryDirectory() as words, torch.no_grad():
         write_word_tokenizer(words, WORDS, 77)
         text = transformers.CLIPTextModel(transformers.CLIPTextConfig(**configs["text_encoder"]))
-        pipeline = diffusers.StableDiffusionPipeline(
+        pipeline: Any = diffusers.StableDiffusionPipeline(
             vae=_vae(diffusers.AutoencoderKL.from_config(configs["vae"])),
             text_encoder=_perturbed(text),
             tokenizer=transformers.CLIPTokenizer.from_pretrained(words),

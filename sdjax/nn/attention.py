@@ -59,8 +59,8 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, upcast: bool
 
 def _attend_in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, upcast: bool) -> jax.Array:
     """q `b k l d`, k and v `b k m d` (k heads) -> `b k l d`, a block of queries at a time."""
-    flat = tuple(part.reshape(-1, *part.shape[2:]) for part in (q, k, v))
-    most = CPU_SCORES if on_cpu() else SCORES // len(flat[0])
+    shape, pairs = q.shape, q.shape[0] * q.shape[1]
+    most = CPU_SCORES if on_cpu() else SCORES // pairs
     block = _block_length(q.shape[2], most // k.shape[2])
 
     def head(parts: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
@@ -69,8 +69,9 @@ def _attend_in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, upcast: bool) ->
         return out.reshape(q.shape)
 
     # A product of two matrices runs two to five times faster on a CPU than the same one with batch dimensions.
-    out = jax.lax.map(head, flat) if on_cpu() else jax.vmap(head)(flat)
-    return out.reshape(q.shape)
+    q, k, v = (part.reshape(pairs, *part.shape[2:]) for part in (q, k, v))
+    out = jax.lax.map(head, (q, k, v)) if on_cpu() else jax.vmap(head)((q, k, v))
+    return out.reshape(shape)
 
 
 def _block_length(queries: int, most: int) -> int:

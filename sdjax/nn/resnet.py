@@ -60,7 +60,6 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
-        doubled = size is None or size == (2 * x.shape[1], 2 * x.shape[2])
-        if not doubled:
-            x = nearest(x, size)
-        return Conv(self.features, self.dtype, doubled=doubled, name="conv")(x)
+        if size is not None and size != (2 * x.shape[1], 2 * x.shape[2]):
+            return Conv(self.features, self.dtype, name="conv")(nearest(x, size))
+        return Conv(self.features, self.dtype, doubled=True, name="conv")(x)

@@ -26,7 +26,7 @@ SAMPLERS = {
 }
 PROMPTS, NEGATIVES = ["a red circle", "a blue square above a red ring"], ["blue", ""]
 STEPS, GUIDANCE = 20, 7.5
-WORDS = "a an red blue circle square ring above".split()
+WORDS = ["a", "an", "red", "blue", "circle", "square", "ring", "above"]
 MAX_LENGTH = 12
 
 CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
