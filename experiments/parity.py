@@ -1,12 +1,12 @@
 """sdjax against diffusers at full size: one checkpoint, the same inputs, float32.
 
     python -m experiments.random_checkpoints --family=sd15 --out=/tmp/sd15
-    python -m experiments.parity --checkpoint=/tmp/sd15 --out=parity.json       # about 6 minutes on 2 cores
+    python -m experiments.parity --checkpoint=/tmp/sd15 --out=parity.json       # 20 minutes on 2 busy cores
 
 Any checkpoint in the diffusers layout will do; weights need not be random. One network's evaluation and the VAE run at
 --size (default: the checkpoint's own), the guided pictures of --steps steps at --sampled_size, since 20 steps of four
 samplers at full size would take two programs an hour. Prompts go through each side's own tokenizer. First diffusers
-runs and is put away, then sdjax, so that one model is in memory at a time (14 GiB).
+runs and is put away, then sdjax, so that one model is in memory at a time (6 GiB at 512 x 512).
 
 Expected, as largest difference over largest value: networks <= 1e-4, 20-step latents <= 1e-3.
 """

@@ -1,4 +1,4 @@
-"""The shipped model: small enough, and it draws what it is asked (the full measurement is experiments.shapes.report)."""
+"""The shipped model: small, and it draws what it is asked (experiments.shapes.report measures how often)."""
 
 import re
 from pathlib import Path
