@@ -107,8 +107,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("vae", "runs/vae", "Folder of the VAE's run.")
     flags.DEFINE_string("out", "runs/latents", "Folder for the latents, the VAE and the tokenizer.")
     flags.DEFINE_string("optimiser", "muon", "The optimiser of the VAE's run.")
-    flags.DEFINE_integer("single", 24000, "Pictures of one object.")
-    flags.DEFINE_integer("double", 24000, "Pictures of two.")
-    flags.DEFINE_integer("score", 500, "Reconstructions to score.")
+    flags.DEFINE_integer("single", 20000, "Pictures of one object.")
+    flags.DEFINE_integer("double", 16000, "Pictures of two.")
+    flags.DEFINE_integer("score", 300, "Reconstructions to score.")
     FLAGS = flags.FLAGS
     app.run(main)

@@ -107,7 +107,7 @@ def main(_: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("latents", "runs/latents", "Folder that stage 2 wrote.")
     flags.DEFINE_string("out", "runs/unet", "Folder of the run; started again, it goes on where it was.")
-    flags.DEFINE_integer("steps", 6000, "Optimiser steps.")
+    flags.DEFINE_integer("steps", 2000, "Optimiser steps.")
     flags.DEFINE_integer("batch", 64, "Pictures per step.")
     flags.DEFINE_string("optimiser", "muon", "adamw or muon.")
     flags.DEFINE_float("learning_rate", 0.01, "Peak rate of the kernels.")

@@ -20,7 +20,7 @@ from sdjax.train.loop import fit
 from sdjax.train.state import TrainState, make_optimiser, make_step
 
 flags.DEFINE_string("out", "runs/vae", "Folder of the run; started again, it goes on where it was.")
-flags.DEFINE_integer("steps", 6000, "Optimiser steps.")
+flags.DEFINE_integer("steps", 3500, "Optimiser steps.")
 flags.DEFINE_integer("batch", 16, "Crops per step.")
 flags.DEFINE_integer("crop", 64, "Height and width of a crop, pixels.")
 flags.DEFINE_float("whole", 0.15, "Part of the steps, at the end, on whole pictures (a quarter as many per step).")

@@ -1,0 +1,54 @@
+"""The cheaper forms of a convolution against XLA's own, values and gradients; attention in blocks against all at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdjax.nn import attention, convolution
+from sdjax.nn.layers import nearest
+
+
+def draw(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
+
+
+def plain(x: jax.Array, kernel: jax.Array, padding: convolution.Padding) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def assert_same(one, other, *args: jax.Array) -> None:
+    """Equal results, and equal gradients of a nonlinear function of them."""
+    np.testing.assert_allclose(one(*args), other(*args), rtol=1e-4, atol=1e-4)
+    every = tuple(range(len(args)))
+    gradients = [jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a))), every)(*args) for f in (one, other)]
+    for mine, want in zip(*gradients, strict=True):
+        np.testing.assert_allclose(mine, want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("padding", [((1, 1), (1, 1)), ((0, 1), (0, 1)), ((0, 0), (2, 1))])
+def test_few_pixels_under_a_large_kernel(padding):
+    x, kernel = draw(2, 3, 4, 5), draw(3, 3, 5, 96)
+    assert kernel.size // 5 > convolution.KERNEL_TO_PICTURE * 2 * 3 * 4
+    assert_same(lambda *a: convolution.convolve(*a, 1, padding), lambda *a: plain(*a, padding), x, kernel)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 1, 1, 5), (1, 16, 9, 5)])
+def test_a_doubled_picture(shape):
+    def enlarged(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return plain(nearest(x, (2 * x.shape[1], 2 * x.shape[2])), kernel, ((1, 1), (1, 1)))
+
+    assert_same(convolution.convolve_doubled, enlarged, draw(*shape), draw(3, 3, 5, 6))
+
+
+@pytest.mark.parametrize("queries", [12, 13])
+def test_attention_in_blocks(monkeypatch, queries):
+    q, k, v = draw(2, queries, 3, 4), draw(2, 7, 3, 4), draw(2, 7, 3, 4)
+    monkeypatch.setattr(attention, "FEW_SCORES", 0)
+    monkeypatch.setattr(attention, "CPU_SCORES", 5 * 7)
+
+    def at_once(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        weights = jax.nn.softmax(jnp.einsum("blkd,bmkd->bklm", q, k) / 2, axis=-1)
+        return jnp.einsum("bklm,bmkd->blkd", weights, v)
+
+    assert_same(attention.attention, at_once, q, k, v)
