@@ -18,8 +18,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from experiments import _cli
 from experiments.shapes import models, world
 from experiments.shapes.score import score, wilson
 from sdjax.nn.vae import Autoencoder
@@ -27,6 +28,8 @@ from sdjax.text.tokens import Tokenizer, write_word_tokenizer
 from sdjax.train.loop import restore
 from sdjax.train.state import TrainState, make_optimiser
 from sdjax.weights.save import default_layout, save_component
+
+FLAGS = flags.FLAGS
 
 SEED = 7  # of the pictures encoded here; the VAE's own were drawn from another
 
@@ -81,7 +84,7 @@ def reconstruction_score(autoencode: Callable[[np.ndarray], jax.Array], count: i
     return f"{right}/{count} = {right / count:.1%} (95 %: {low:.1%} to {high:.1%})\n  " + "\n  ".join(missed[:8])
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     out, model = Path(FLAGS.out), Autoencoder(models.VAE)
     params = trained_params(FLAGS.vae, FLAGS.optimiser)
     encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode").mean)
@@ -110,5 +113,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("single", 20000, "Pictures of one object.")
     flags.DEFINE_integer("double", 16000, "Pictures of two.")
     flags.DEFINE_integer("score", 300, "Reconstructions to score.")
-    FLAGS = flags.FLAGS
-    app.run(main)
+    _cli.run(main)

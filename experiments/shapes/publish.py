@@ -8,8 +8,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from experiments import _cli
 from experiments.shapes import models
 from experiments.shapes.train_unet import init_params
 from sdjax import programs
@@ -18,8 +19,10 @@ from sdjax.train.loop import restore
 from sdjax.train.state import TrainState, make_optimiser
 from sdjax.weights import default_layout, read_component, save_folder
 
+FLAGS = flags.FLAGS
 
-def main(_: list[str]) -> None:
+
+def main() -> None:
     latents = Path(FLAGS.latents)
     tokenizer = Tokenizer.load(latents / "tokenizer")
     state = TrainState.create(init_params(tokenizer.size, 0), make_optimiser(FLAGS.optimiser, 0.0, 1000))
@@ -49,5 +52,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", "sdjax/assets/shapes", "Where the checkpoint goes.")
     flags.DEFINE_string("optimiser", "muon", "The optimiser of stage 3's run.")
     flags.DEFINE_float("guidance_scale", 3.0, "The model's default guidance scale.")
-    FLAGS = flags.FLAGS
-    app.run(main)
+    _cli.run(main)

@@ -10,12 +10,15 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
 import sdjax
+from experiments import _cli
 from experiments.shapes import world
 from experiments.shapes.score import score, wilson
+
+FLAGS = flags.FLAGS
 
 SEED = 1_000_003  # of the captions: no training stage draws from it
 KINDS: dict[str, tuple[int, world.Pairs]] = {
@@ -57,7 +60,7 @@ def sheet(images: np.ndarray, columns: int) -> Image.Image:
     return Image.fromarray(np.concatenate([row for row in rows if row.shape == rows[0].shape], axis=0))
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     sd = sdjax.load(FLAGS.model)
     for kind, (things, pairs) in KINDS.items():
         if FLAGS.kind not in kind:
@@ -83,5 +86,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Seed of the pictures.")
     flags.DEFINE_string("kind", "", "Only the kinds whose name holds this.")
     flags.DEFINE_string("sheets", None, "Folder for contact sheets.")
-    FLAGS = flags.FLAGS
-    app.run(main)
+    _cli.run(main)

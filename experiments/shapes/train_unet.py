@@ -13,8 +13,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from experiments import _cli
 from experiments.shapes import models
 from sdjax.diffusion.noise import Settings, noise_schedule
 from sdjax.nn.clip import ClipTextEncoder
@@ -22,6 +23,8 @@ from sdjax.nn.unet import UNet
 from sdjax.text.tokens import Tokenizer
 from sdjax.train.loop import fit
 from sdjax.train.state import TrainState, make_optimiser, make_step
+
+FLAGS = flags.FLAGS
 
 EMPTY = 0.1  # part of the captions replaced by ""
 GAMMA = 5.0  # min-SNR
@@ -82,7 +85,7 @@ class Pictures:
         return {name: values[chosen] for name, values in pool.items()}
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     folder = Path(FLAGS.latents)
     tokenizer = Tokenizer.load(folder / "tokenizer")
     params = init_params(tokenizer.size, FLAGS.seed)
@@ -113,5 +116,4 @@ if __name__ == "__main__":
     flags.DEFINE_float("learning_rate", 0.01, "Peak rate of the kernels.")
     flags.DEFINE_float("ema", 0.998, "Decay of the averaged parameters.")
     flags.DEFINE_integer("seed", 0, "Seed of the data, the parameters and the noise.")
-    FLAGS = flags.FLAGS
-    app.run(main)
+    _cli.run(main)

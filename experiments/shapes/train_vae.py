@@ -12,21 +12,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from experiments import _cli
 from experiments.shapes import models, world
 from sdjax.nn.vae import Autoencoder
 from sdjax.train.loop import fit
 from sdjax.train.state import TrainState, make_optimiser, make_step
 
-flags.DEFINE_string("out", "runs/vae", "Folder of the run; started again, it goes on where it was.")
-flags.DEFINE_integer("steps", 3500, "Optimiser steps.")
-flags.DEFINE_integer("batch", 16, "Crops per step.")
-flags.DEFINE_integer("crop", 64, "Height and width of a crop, pixels.")
-flags.DEFINE_float("whole", 0.15, "Part of the steps, at the end, on whole pictures (a quarter as many per step).")
-flags.DEFINE_string("optimiser", "muon", "adamw or muon.")
-flags.DEFINE_float("learning_rate", 0.01, "Peak rate of the kernels.")
-flags.DEFINE_integer("seed", 0, "Seed of the data, the parameters and the noise.")
 FLAGS = flags.FLAGS
 
 
@@ -60,7 +53,7 @@ def loss(
     return jnp.mean(jnp.abs(error)) + jnp.mean(jnp.square(error)) + 0.5 * edges + kl_weight * kl
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     model = Autoencoder(models.VAE)
     params = jax.jit(model.init)(jax.random.key(FLAGS.seed), jnp.zeros((1, 64, 64, 3)))["params"]
     optimiser = make_optimiser(FLAGS.optimiser, FLAGS.learning_rate, FLAGS.steps)
@@ -88,4 +81,12 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_string("out", "runs/vae", "Folder of the run; started again, it goes on where it was.")
+    flags.DEFINE_integer("steps", 3500, "Optimiser steps.")
+    flags.DEFINE_integer("batch", 16, "Crops per step.")
+    flags.DEFINE_integer("crop", 64, "Height and width of a crop, pixels.")
+    flags.DEFINE_float("whole", 0.15, "Part of the steps, at the end, on whole pictures (a quarter as many per step).")
+    flags.DEFINE_string("optimiser", "muon", "adamw or muon.")
+    flags.DEFINE_float("learning_rate", 0.01, "Peak rate of the kernels.")
+    flags.DEFINE_integer("seed", 0, "Seed of the data, the parameters and the noise.")
+    _cli.run(main)
