@@ -10,7 +10,7 @@ torch.compile in its slowest-to-compile mode. Weights are random, of the publish
 
 Rows: `unet_step`, one sampling step with guidance, the network on 2 x batch latents; `vae_decode`; `text_encoder`,
 2 x batch prompts. `first` is the first call, with our compilation (cold: no cache) or theirs; `peak` the process.
-Expected on 2 cores of an AMD EPYC (Zen 5): unet_step ratio about 0.75, peak memory 4.7 GiB against 5.1.
+Expected on 2 idle cores of an AMD EPYC (Zen 5): unet_step 5.5 s against 8.0, ratio 0.68; peak 4.6 GiB against 4.2.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The cheaper forms of a convolution against XLA's own, values and gradients; attention in blocks against all at once."""
+"""The cheaper forms of a convolution against XLA's own, and attention in blocks against attention at once."""
 
 import jax
 import jax.numpy as jnp

@@ -51,5 +51,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("unet", "runs/unet", "Folder of stage 3's run.")
     flags.DEFINE_string("out", "sdjax/assets/shapes", "Where the checkpoint goes.")
     flags.DEFINE_string("optimiser", "muon", "The optimiser of stage 3's run.")
-    flags.DEFINE_float("guidance_scale", 3.0, "The model's default guidance scale.")
+    flags.DEFINE_float("guidance_scale", 5.0, "The model's default guidance scale.")
     _cli.run(main)
