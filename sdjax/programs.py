@@ -18,6 +18,7 @@ from sdjax.diffusion.guidance import classifier_free
 from sdjax.diffusion.table import Table
 from sdjax.nn.attention import Context, cross_keys_values
 from sdjax.nn.clip import ClipTextEncoder
+from sdjax.nn.convolution import on_cpu
 from sdjax.nn.unet import UNet
 from sdjax.nn.vae import Autoencoder
 
@@ -96,10 +97,19 @@ def advance(
     guidance_scale: jax.Array | None,
 ) -> scan.Carry:
     """Runs rows of the table: one `lax.scan`. With guidance, context is doubled ([uncond, cond]) and the scale `b`."""
-    unet = UNet(config, dtype)
+    unet, halves = UNet(config, dtype), 1 if guidance_scale is None else 2
+
+    def network(inputs: tuple[jax.Array, jax.Array, Context]) -> jax.Array:
+        return unet.apply({"params": params}, *inputs)
 
     def model(x: jax.Array, t: jax.Array) -> jax.Array:
-        return unet.apply({"params": params}, x, jnp.broadcast_to(t, x.shape[:1]), context)
+        inputs = (x, jnp.broadcast_to(t, x.shape[:1]), context)
+        if not on_cpu():
+            return network(inputs)
+        # A CPU's matrix products round otherwise for another number of rows, so there each picture goes alone (with
+        # its unguided half): the same latents to the last bits in any batch, and no slower at Stable Diffusion's size.
+        alone = jax.lax.map(network, jax.tree.map(lambda a: _by_picture(a, halves), inputs))
+        return alone.swapaxes(0, 1).reshape(x.shape[0], *alone.shape[2:])
 
     return scan.advance(carry, rows, model if guidance_scale is None else classifier_free(model, guidance_scale))
 
@@ -128,6 +138,11 @@ def encode(config: VaeConfig, dtype: DTypeLike, params: Params, pixels: jax.Arra
         return config.scaling_factor * z[0]
 
     return _in_groups(one, (pixels, keys), PIXELS_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
+
+
+def _by_picture(array: jax.Array, halves: int) -> jax.Array:
+    """`(halves b) ... -> b halves ...`."""
+    return array.reshape(halves, -1, *array.shape[1:]).swapaxes(0, 1)
 
 
 def _in_groups(one: Any, batch: Any, at_once: int) -> jax.Array:
