@@ -259,12 +259,8 @@ class StableDiffusion:
     @cached_property
     def _ready(self) -> dict[str, Any]:
         """The parameters in the dtype they are used in: cast once here and not at every step."""
-
-        def cast(tree: Any, dtype: DTypeLike) -> Any:
-            return jax.tree.map(lambda p: jnp.asarray(p, dtype), tree)
-
         dtypes = {"vae": self._vae_dtype}
-        return {name: cast(tree, dtypes.get(name, self.dtype)) for name, tree in self.params.items()}
+        return {name: programs.cast(dtypes.get(name, self.dtype), tree) for name, tree in self.params.items()}
 
     @property
     def _vae_dtype(self) -> DTypeLike:

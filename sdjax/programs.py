@@ -44,6 +44,19 @@ def expected_params(text: ClipTextConfig, unet: UNetConfig, vae: VaeConfig) -> d
     return {name: tree["params"] for name, tree in shapes.items()}
 
 
+def cast(dtype: DTypeLike, params: Params) -> Params:
+    """Parameters in `dtype`; those that are in it already are not copied."""
+    leaves, structure = jax.tree.flatten(params)
+    others = iter(_cast(dtype, [leaf for leaf in leaves if leaf.dtype != dtype]))
+    return jax.tree.unflatten(structure, [leaf if leaf.dtype == dtype else next(others) for leaf in leaves])
+
+
+@partial(jax.jit, static_argnums=0)
+def _cast(dtype: DTypeLike, arrays: list[jax.Array]) -> list[jax.Array]:
+    """One program for all: hundreds of casts on their own would each be compiled."""
+    return [array.astype(dtype) for array in arrays]
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def encode_text(config: ClipTextConfig, dtype: DTypeLike, params: Params, ids: jax.Array) -> jax.Array:
     """Token ids `b l` -> the hidden states that the U-Net attends to, `b l d`, float32.

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -154,6 +155,13 @@ def test_save_writes_back_what_was_loaded(sd, tiny_checkpoint, tmp_path):
     assert files == sorted(p.relative_to(tmp_path / "copy") for p in (tmp_path / "copy").rglob("*") if p.is_file())
     for path in files:
         assert (tmp_path / "copy" / path).read_bytes() == (tiny_checkpoint / path).read_bytes()
+
+
+def test_casting_copies_only_what_it_must():
+    params = {"a": jnp.ones(5), "b": {"c": jnp.ones(3, jnp.float16)}}
+    made = programs.cast(jnp.dtype("float32"), params)
+    assert made["a"] is params["a"]
+    assert made["b"]["c"].dtype == jnp.float32
 
 
 def test_parameters_can_be_replaced(sd):
