@@ -8,7 +8,7 @@ shapes that comes with sdjax; --model takes a folder in the diffusers layout or 
     python -m experiments.generate --model=stable-diffusion-v1-5/stable-diffusion-v1-5 --variant=fp16 \
         --prompt="an astronaut on a horse" --steps=25 --num_images=4
 
-Run time, the whole process on 2 CPU cores: about 10 s the first time, when the programs are compiled, and 6 s
+Run time, the whole process on 2 CPU cores: about 9 s the first time, when the programs are compiled, and 4 s
 after that. What to expect: a picture of what was asked, 128 x 128 pixels with the shapes model.
 """
 
