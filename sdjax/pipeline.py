@@ -30,7 +30,7 @@ from sdjax.weights import Layout, read_component, read_index, read_json, resolve
 
 SHAPES = Path(__file__).parent / "assets" / "shapes"
 
-# Rows of the table that run between two updates of the progress bar. An update is a call of its own: on a CPU it costs a
+# Rows of the table between two updates of the progress bar. An update is a call of its own: on a CPU it costs a
 # millisecond beside 80 of a small model's rows, and 0.3 s of fresh scratch memory beside 40 s of SD 1.5's.
 SEGMENT_ROWS = 8
 
