@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from sdjax.text import write_word_tokenizer
+from tests.golden_pipeline import NEGATIVES, PROMPTS
 
 HERE = Path(__file__).parent
 SAMPLERS = {
@@ -24,7 +25,7 @@ SAMPLERS = {
     "euler": diffusers.EulerDiscreteScheduler,
     "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
 }
-PROMPTS, NEGATIVES = ["a red circle", "a blue square above a red ring"], ["blue", ""]
+
 STEPS, GUIDANCE = 20, 7.5
 WORDS = ["a", "an", "red", "blue", "circle", "square", "ring", "above"]
 MAX_LENGTH = 12
