@@ -70,7 +70,6 @@ def test_class_defaults_and_ignored_keys():
         ({"beta_end": 1.5}, "betas must lie"),
         ({"beta_end": float("nan")}, "betas must lie"),
         ({"num_train_timesteps": 0}, "num_train_timesteps"),
-        ({"thresholding": True}, "thresholding"),
         ({"use_flow_sigmas": True}, "use_flow_sigmas"),
         ({"use_beta_sigmas": True}, "schedule='karras'"),
         ({"final_sigmas_type": "one"}, "final_sigmas_type"),

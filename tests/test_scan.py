@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdjax.diffusion import scan
+from sdjax.diffusion import brownian, scan
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.plan import plan
-from sdjax.diffusion.solvers import Sampler, ddim, dpmpp_2m, euler
+from sdjax.diffusion.samplers import Sampler
+from sdjax.diffusion.solvers import ddim, dpmpp_2m, euler
 from sdjax.diffusion.spacing import Schedule
 from tests import reference
 from tests.reference import SD, SHAPE, ZERO_SNR, draws, toy
@@ -185,7 +186,7 @@ def test_given_noise_equals_the_keys_own():
     p, x = plan("ddim", 6, SD, eta=0.7), jnp.asarray(X_T, jnp.float32)
     keys = scan.keys_per_image(jax.random.key(9), 2)
     noise = jnp.stack(
-        [jax.vmap(lambda k, n=n: jax.random.normal(jax.random.fold_in(k, n), SHAPE[1:]))(keys) for n in range(6)]
+        [jax.vmap(lambda k, a, b: brownian.increment(k, a, b, x[0]), (0, None, None))(keys, *s) for s in p.spans]
     )
     np.testing.assert_allclose(
         scan.sample(p, model, x, noise=noise), scan.sample(p, model, x, key=keys), rtol=1e-5, atol=1e-5
@@ -248,7 +249,7 @@ def fine_levels(settings, steps, exploding):
     """Levels from ve = 10 to 0.05, told as ve itself; `exploding`: whether the result stays on that scale."""
     levels = [Level.from_ve(float(s), float(s)) for s in reference.karras(0.05, 10.0, steps + 1)]
     end = Level(1.0, levels[-1].ve, 0.0) if exploding else levels[-1]
-    return Schedule(tuple(zip(levels[:-1], levels[1:], strict=True)), levels[0].sigma, end)
+    return Schedule(tuple(zip(levels[:-1], levels[1:], strict=True)), levels[0].sigma, end, lambda ve: ve)
 
 
 SECOND = functools.partial(dpmpp_2m, lower_order_final=False)

@@ -80,7 +80,7 @@ def test_two_draws_between_evaluations_take_a_row_of_their_own():
     first, second = tape.draw(), tape.draw()
     rows = tape.finish(denoised + 0.1 * first + 0.2 * second, Level(1.0, 0.0, 0.0))
     assert [row.evaluate for row in rows] == [True, False, False]
-    assert [row.draw for row in rows] == [-1, 0, 1]
+    assert [row.draw.number for row in rows] == [-1, 0, 1]
     assert tape.columns == ["x", "D", "n", "D", "n"]
 
 

@@ -65,6 +65,8 @@ class Settings:
     clip_sample: bool = False
     clip_sample_range: float = 1.0
     thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
     use_karras_sigmas: bool = False
     use_exponential_sigmas: bool = False
     use_beta_sigmas: bool = False
@@ -80,6 +82,16 @@ class Settings:
     solver_type: str = "midpoint"
     lower_order_final: bool = True
     euler_at_final: bool = False
+    solver_order: int = 2
+    algorithm_type: str = "dpmsolver++"
+    predict_x0: bool = True
+    disable_corrector: tuple[int, ...] = ()
+    predictor_order: int = 2
+    corrector_order: int = 2
+    variance_type: str = "fixed_small"
+    skip_prk_steps: bool = False
+    original_inference_steps: int = 50
+    timestep_scaling: float = 10.0
 
     @classmethod
     def read(cls, config: Mapping[str, Any], reads: frozenset[str], defaults: Mapping[str, Any]) -> "Settings":
@@ -103,8 +115,6 @@ class Settings:
             raise ValueError(
                 f"scheduler config: final_sigmas_type is 'zero' or 'sigma_min', not {self.final_sigmas_type!r}"
             )
-        if self.thresholding:
-            raise ValueError("scheduler config: thresholding=true is no linear operation; set it to false")
         for flag in ("use_flow_sigmas", "use_dynamic_shifting"):
             if getattr(self, flag):
                 raise ValueError(f"scheduler config: {flag}=true belongs to flow-matching models, not supported")
@@ -113,11 +123,6 @@ class Settings:
                 raise ValueError(f"scheduler config: {flag}=true is not supported; pass schedule='karras' or another")
         if self.interpolation_type != "linear" or self.timestep_type != "discrete":
             raise ValueError("scheduler config: interpolation_type must be 'linear' and timestep_type 'discrete'")
-
-    @property
-    def clip(self) -> float:
-        """Bound on the predicted clean latents; infinite where the config does not clip."""
-        return float(self.clip_sample_range) if self.clip_sample else math.inf
 
 
 @dataclass(frozen=True)

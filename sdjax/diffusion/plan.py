@@ -19,10 +19,10 @@ import numpy as np
 
 from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.prediction import check_prediction
-from sdjax.diffusion.solvers import Sampler
-from sdjax.diffusion.solvers import sampler as find_sampler
+from sdjax.diffusion.samplers import Sampler
+from sdjax.diffusion.samplers import sampler as find_sampler
 from sdjax.diffusion.spacing import SPACINGS, check_schedule
-from sdjax.diffusion.table import Linear, Row, Table, Tape
+from sdjax.diffusion.table import FREE, NONE, Bound, Linear, Row, Table, Tape
 
 TOLERANCE = 1e-9  # of equation 1; float64 sums of up to 1000 terms stay below 1e-11
 
@@ -40,9 +40,10 @@ class Plan:
       row_timesteps: [n], what the network is told; `timesteps` leaves out rows without an evaluation.
       c_skip, c_out: [n], D_i = c_skip_i x_i + c_out_i raw_i.
       alpha, sigma: [n + 1], the level of x_i: x_i = alpha_i x0 + sigma_i e.
-      clip: [n], bound on D_i, infinite where there is none.
+      clip: [n], bound on D_i, infinite where there is none. ratio: [n], the quantile of dynamic thresholding, or 0.
       evaluate: bool [n], whether the network runs.
       draw: int [n + 1], number of the draw that comes in with the row, or -1.
+      spans: int [draws, 2], leaves of the Brownian path (see `brownian`) each draw lies between, or -1.
       sampler, schedule: their names. steps: what was asked for.
       inexact: why equation 1 of this module does not hold, or "" where it was checked.
     """
@@ -54,8 +55,10 @@ class Plan:
     alpha: np.ndarray
     sigma: np.ndarray
     clip: np.ndarray
+    ratio: np.ndarray
     evaluate: np.ndarray
     draw: np.ndarray
+    spans: np.ndarray
     sampler: str
     schedule: str
     steps: int
@@ -104,6 +107,8 @@ class Plan:
         n_weights = np.zeros_like(d_weights)
         n_weights[:, np.flatnonzero(self.draw >= 0)] = self.weights[last, n + 1 :]
         network = np.arange(length + 1) < n
+        draw = np.where(real, self.draw[last], -1)
+        spans = np.concatenate([self.spans, [[-1, -1]]])  # the last for rows without a draw
         return Table(
             slot=np.arange(length + 1, dtype=np.int32),
             timestep=self.row_timesteps[before].astype(dtype),
@@ -113,8 +118,11 @@ class Plan:
             c_skip=np.where(network, self.c_skip[before], 0.0).astype(dtype),
             c_out=np.where(network, self.c_out[before], 0.0).astype(dtype),
             clip=np.where(network, self.clip[before], np.inf).astype(dtype),
+            ratio=np.where(network, self.ratio[before], 0.0).astype(dtype),
             evaluate=network & self.evaluate[before],
-            draw=np.where(real, self.draw[last], -1).astype(np.int32),
+            draw=draw.astype(np.int32),
+            start=spans[draw, 0].astype(np.int32),
+            stop=spans[draw, 1].astype(np.int32),
         )
 
     def _check_shapes(self) -> None:
@@ -123,6 +131,7 @@ class Plan:
             "c_skip": n,
             "c_out": n,
             "clip": n,
+            "ratio": n,
             "evaluate": n,
             "alpha": n + 1,
             "sigma": n + 1,
@@ -175,36 +184,53 @@ def plan(
     steps: int,
     scheduler: Mapping[str, Any],
     schedule: str | None = None,
-    *,
-    eta: float = 0.0,
+    **options: Any,
 ) -> Plan:
     """The plan that diffusers' scheduler of that name, made from the same config, would follow.
 
     Args:
-      sampler: a name in `solvers.SAMPLERS`, a `Sampler`, or a function (tape, schedule) -> latents.
-      steps: 1 .. num_train_timesteps. `pndm` evaluates the network steps + 1 times, for steps >= 2.
+      sampler: a name in `samplers.SAMPLERS`, a `Sampler`, or a function (tape, schedule) -> latents.
+      steps: 1 .. num_train_timesteps. `plan(...).evaluations` tells how often the network then runs.
       scheduler: a checkpoint's scheduler_config.json as a dict. Missing keys take the defaults of the
         diffusers class of that sampler's name: note that for ddim these clip the predicted latents to [-1, 1]
         unless clip_sample is false.
-      schedule: "leading", "trailing", "linspace" or "karras" in place of the config's own; None leaves it.
-      eta: share of fresh noise, 0 .. 1, for samplers that take it (ddim).
+      schedule: one of `spacing.SCHEDULES` in place of the config's own; None leaves it.
+      options: what the sampler's function takes by keyword (eta, solver_order, s_churn, ..); None is its default, or
+        what the config says.
 
     Raises:
-      ValueError: an unknown name (the nearest are given), steps or eta out of range, or a config that has no
-        such plan.
+      ValueError: an unknown name (the nearest are given), a number out of range, or a config that has no such plan.
     """
     name, record = find_sampler(sampler)
     settings = _settings(record, scheduler, schedule)
     if isinstance(steps, bool) or int(steps) != steps or not 1 <= steps <= settings.num_train_timesteps:
         raise ValueError(f"steps must be a whole number in 1 .. {settings.num_train_timesteps}, not {steps!r}")
-    if not 0.0 <= eta <= 1.0 or (eta and "eta" not in record.options):
-        raise ValueError(f"eta must be 0 for sampler {name}, or in 0 .. 1 for ddim; it is {eta!r}")
     levels = record.schedule(settings, int(steps))
-    tape = Tape(settings.prediction_type, levels.init, inexact=levels.gap)
-    options = {key: eta if key == "eta" else getattr(settings, key) for key in record.options}
-    rows = tape.finish(record.solve(tape, levels, **options), levels.end)
+    tape = Tape(settings.prediction_type, levels.init, inexact=levels.gap, bound=_bound(settings))
+    rows = tape.finish(record.solve(tape, levels, **_options(name, record, settings, options)), levels.end)
     label = "karras" if settings.use_karras_sigmas else settings.timestep_spacing
     return _plan(tape, rows, sampler=name, schedule=label, steps=int(steps))
+
+
+def _options(name: str, record: Sampler, settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of the solver: the caller's over the config's over its own."""
+    known = record.options
+    options = {key: getattr(settings, key) for key in known if key in record.reads}
+    for key, value in given.items():
+        if value is None or (key == "eta" and value == 0 and key not in known):  # no noise is what the others have
+            continue
+        if key not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes no options"
+            raise ValueError(f"sampler {name} has no option {key!r}; {takes}")
+        options[key] = value
+    return options
+
+
+def _bound(settings: Settings) -> Bound:
+    """How the config bounds predicted clean latents. diffusers' classes let thresholding go before clipping."""
+    if settings.thresholding:
+        return Bound(float(settings.sample_max_value), float(settings.dynamic_thresholding_ratio))
+    return Bound(float(settings.clip_sample_range)) if settings.clip_sample else FREE
 
 
 def _settings(record: Sampler, scheduler: Mapping[str, Any], schedule: str | None) -> Settings:
@@ -227,7 +253,7 @@ def _plan(tape: Tape, rows: list[Row], **names: Any) -> Plan:
     weights = np.zeros((len(rows), len(order)))
     for i, row in enumerate(rows):
         weights[i, : len(row.form.weights)] = row.form.weights
-    before = rows[:-1]
+    before, draws = rows[:-1], [row.draw for row in rows]
     return Plan(
         weights=weights[:, order],
         row_timesteps=np.array([row.level.t for row in before], np.float64),
@@ -235,9 +261,11 @@ def _plan(tape: Tape, rows: list[Row], **names: Any) -> Plan:
         c_out=np.array([row.c_out for row in before], np.float64),
         alpha=np.array([row.level.alpha for row in rows], np.float64),
         sigma=np.array([row.level.sigma for row in rows], np.float64),
-        clip=np.array([row.clip for row in before], np.float64),
+        clip=np.array([row.bound.limit for row in before], np.float64),
+        ratio=np.array([row.bound.ratio for row in before], np.float64),
         evaluate=np.array([row.evaluate for row in before], bool),
-        draw=np.array([row.draw for row in rows], np.int64),
+        draw=np.array([draw.number for draw in draws], np.int64),
+        spans=np.array([(draw.start, draw.stop) for draw in draws if draw is not NONE], np.int64).reshape(-1, 2),
         inexact=tape.inexact,
         **names,
     )

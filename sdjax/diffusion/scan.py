@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sdjax.diffusion import brownian
 from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.table import Table
 
@@ -53,8 +54,9 @@ def sample(
       model: (x [b, ...], t) -> raw prediction [b, ...], with x at the network's own scale and t the timestep,
         a scalar.
       x_T: unit Gaussian [b, ...]; the plan scales it.
-      key: for plans with draws: one key (image i then uses fold_in(key, i)) or b keys, one per image. Draw k
-        of an image is normal(fold_in(its key, k)), so it depends on no neighbour.
+      key: for plans with draws: one key (image i then uses fold_in(key, i)) or b keys, one per image, so that
+        no draw depends on a neighbour. Noise renewed between two levels is a piece of the image's Brownian path
+        (see `brownian`), the same path for any steps; other draws are normal(fold_in(its key, their number)).
       noise: the draws themselves, [draws, b, ...], in place of a key.
 
     Returns:
@@ -129,12 +131,7 @@ def _row(carry: Carry, row: Table, model: Model) -> Carry:
     draws = carry.draws
     if carry.keys is not None:
         drawn = lax.cond(
-            jnp.any(row.draw >= 0),
-            _draw,
-            lambda keys, draw, x: jnp.zeros_like(x),
-            carry.keys,
-            row.draw,
-            carry.x,
+            jnp.any(row.draw >= 0), _draw, lambda keys, row, x: jnp.zeros_like(x), carry.keys, row, carry.x
         )
         draws = lax.dynamic_update_index_in_dim(draws, drawn, row.slot, 0)
     x = _beside(row.x_weight, carry.x_T) * carry.x_T + _weigh(row.d_weights, carry.predictions)
@@ -147,16 +144,38 @@ def _row(carry: Carry, row: Table, model: Model) -> Carry:
         row.timestep,
     )
     denoised = _beside(row.c_skip, x) * x + _beside(row.c_out, x) * raw
-    bound = _beside(row.clip, x)
-    denoised = jnp.clip(denoised, -bound, bound)
+    denoised = lax.cond(jnp.any(row.clip < jnp.inf), _held, lambda d, row: d, denoised, row)
     predictions = lax.dynamic_update_index_in_dim(carry.predictions, denoised, row.slot, 0)
     return replace(carry, x=x, predictions=predictions, draws=draws)
 
 
-def _draw(keys: jax.Array, draw: jax.Array, x: jax.Array) -> jax.Array:
-    """Draw number `draw` (a scalar, or [b]) of every image, in x's shape and dtype."""
-    draw = jnp.broadcast_to(draw, keys.shape)
-    return jax.vmap(lambda key, k: jax.random.normal(jax.random.fold_in(key, k), x.shape[1:], x.dtype))(keys, draw)
+def _draw(keys: jax.Array, row: Table, x: jax.Array) -> jax.Array:
+    """The row's draw for every image, in x's shape and dtype: fresh by its number, or a piece of the image's path."""
+    number, start, stop = (jnp.broadcast_to(a, keys.shape) for a in (row.draw, row.start, row.stop))
+
+    def fresh(key: jax.Array, k: jax.Array, like: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(key, k), like.shape, like.dtype)
+
+    path = lax.cond(
+        jnp.any(start >= 0),
+        lambda: jax.vmap(brownian.increment)(keys, jnp.maximum(start, 0), jnp.maximum(stop, 1), x),
+        lambda: jnp.zeros_like(x),
+    )
+    other = lax.cond(jnp.any(start < 0), lambda: jax.vmap(fresh)(keys, number, x), lambda: jnp.zeros_like(x))
+    return jnp.where(_beside(start >= 0, x), path, other)
+
+
+def _held(denoised: jax.Array, row: Table) -> jax.Array:
+    """`denoised` within the row's bound; see `table.Bound`."""
+    limit, ratio = (jnp.broadcast_to(a, denoised.shape[:1]) for a in (row.clip, row.ratio))
+
+    def threshold(d: jax.Array) -> jax.Array:
+        s = jax.vmap(lambda one, q: jnp.quantile(jnp.abs(one), q))(d.reshape(len(d), -1), ratio)
+        return jnp.where(ratio > 0, jnp.clip(s, 1.0, limit), 1.0)
+
+    scale = lax.cond(jnp.any(ratio > 0), threshold, lambda d: jnp.ones_like(limit), denoised)
+    bound = _beside(jnp.where(ratio > 0, scale, limit), denoised)
+    return jnp.clip(denoised, -bound, bound) / _beside(scale, denoised)
 
 
 def _weigh(weights: jax.Array, history: jax.Array) -> jax.Array:

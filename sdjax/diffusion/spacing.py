@@ -15,8 +15,9 @@ timesteps).
 """
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -32,12 +33,18 @@ class Schedule:
     """The steps of a run. `steps`: (level it starts from, level it goes to), noisiest first.
 
     `init`: scale of the unit Gaussian x_T at the network's own scale on the first level. `end`: the level of
-    the result, whose alpha is 1 where the result is left on the variance-exploding scale.
+    the result, whose alpha is 1 where the result is left on the variance-exploding scale. `timestep`: what the
+    network is told at noise `ve` between levels, for solvers that evaluate there.
     """
 
     steps: tuple[tuple[Level, Level], ...]
     init: float
     end: Level
+    timestep: Callable[[Any], Any]
+
+    def level(self, ve: float) -> Level:
+        """The level of variance-exploding noise `ve`, anywhere between those visited."""
+        return Level.from_ve(ve, float(self.timestep(ve)))
 
     @property
     def gap(self) -> str:
@@ -63,11 +70,11 @@ def ddim_schedule(settings: Settings, steps: int) -> Schedule:
     """
     if settings.use_karras_sigmas:
         levels = _full_karras(settings, steps)
-        return Schedule(_chain([*levels, CLEAN]), 1.0, CLEAN)
+        return Schedule(_chain([*levels, CLEAN]), 1.0, CLEAN, _sigma_noise(settings).timestep)
     noise, stride = noise_schedule(settings), settings.num_train_timesteps // steps
     timesteps = _rounded_timesteps(settings, steps)
     pairs = tuple((noise.level(t), _at(noise, settings, t - stride)) for t in timesteps)
-    return Schedule(pairs, 1.0, pairs[-1][1])
+    return Schedule(pairs, 1.0, pairs[-1][1], noise.timestep)
 
 
 def pndm_schedule(settings: Settings, steps: int) -> Schedule:
@@ -76,15 +83,16 @@ def pndm_schedule(settings: Settings, steps: int) -> Schedule:
     N + 1 steps for N >= 2. diffusers takes that second step from T // N above its end, which on "linspace"
     and uneven "trailing" is not quite where x stands.
     """
-    plain = ddim_schedule(settings, steps).steps
+    whole = ddim_schedule(settings, steps)
+    plain = whole.steps
     if steps == 1:
-        return Schedule(plain, 1.0, plain[-1][1])
+        return whole
     if settings.use_karras_sigmas:
         extra = plain[0]
     else:
         noise, t = noise_schedule(settings), int(plain[1][0].t)
         extra = (noise.level(t + settings.num_train_timesteps // steps), noise.level(t))
-    return Schedule((plain[0], extra, *plain[1:]), 1.0, plain[-1][1])
+    return replace(whole, steps=(plain[0], extra, *plain[1:]))
 
 
 def euler_schedule(settings: Settings, steps: int) -> Schedule:
@@ -102,7 +110,7 @@ def euler_schedule(settings: Settings, steps: int) -> Schedule:
     last = float(noise.ve[0]) if settings.final_sigmas_type == "sigma_min" else 0.0
     levels = [Level.from_ve(s, t) for s, t in zip(_decreasing(ve), timesteps, strict=True)]
     init = 1.0 if settings.timestep_spacing == "leading" else levels[0].sigma
-    return Schedule(_chain([*levels, Level.from_ve(last, 0.0)]), init, Level(1.0, last, 0.0))
+    return Schedule(_chain([*levels, Level.from_ve(last, 0.0)]), init, Level(1.0, last, 0.0), noise.timestep)
 
 
 def dpm_schedule(settings: Settings, steps: int) -> Schedule:
@@ -116,7 +124,7 @@ def dpm_schedule(settings: Settings, steps: int) -> Schedule:
         levels = [Level.from_ve(s, t) for s, t in zip(ve, timesteps, strict=True)]
     last = float(noise.ve[0]) if settings.final_sigmas_type == "sigma_min" else 0.0
     end = Level.from_ve(last, 0.0)
-    return Schedule(_chain([*levels, end]), 1.0, end)
+    return Schedule(_chain([*levels, end]), 1.0, end, noise.timestep)
 
 
 def _chain(levels: Sequence[Level]) -> tuple[tuple[Level, Level], ...]:

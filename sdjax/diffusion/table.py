@@ -9,8 +9,8 @@ vectors. Each time the solver asks for a prediction, the tape writes down a row:
 and hands back a new form that is one unit of D_i. The last row of W is the result. The device runs (1) and
 (2) and never learns which solver it was.
 
-A row may also bring nothing from the network: it then fills column j with clip(x_i), the one thing here that
-is not linear, or with nothing, where a solver needs two draws between two evaluations.
+A row may also bring nothing from the network: it then fills column j with x_i held within a bound, the one thing
+here that is not linear, or with nothing, where a solver needs two draws between two evaluations.
 """
 
 import math
@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from sdjax.diffusion import brownian
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.prediction import check_prediction, coefficients
 
@@ -82,16 +83,45 @@ def _padded(weights: np.ndarray, size: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """How predicted clean latents are held within limits; by default not at all.
+
+    Attributes:
+      limit: every element lies within [-limit, limit].
+      ratio: 0, or for dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3) the share of an
+        image's elements, 0 .. 1, that lie within [-s, s], 1 <= s <= limit; then s becomes the new 1.
+    """
+
+    limit: float = math.inf
+    ratio: float = 0.0
+
+
+FREE = Bound()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A Gaussian draw, by its number. start, stop: leaves of the image's Brownian path, or -1 if it is not of it."""
+
+    number: int = -1
+    start: int = -1
+    stop: int = -1
+
+
+NONE = Draw()
+
+
+@dataclass(frozen=True)
 class Row:
-    """One row. `level`: where x is, says the solver. `draw`: the draw that comes in with it, or -1."""
+    """One row. `level`: where x is, says the solver. `draw`: the draw that comes in with it."""
 
     form: Linear
     level: Level
     c_skip: float = 0.0
     c_out: float = 0.0
     evaluate: bool = False
-    clip: float = math.inf
-    draw: int = -1
+    bound: Bound = FREE
+    draw: Draw = NONE
 
 
 class Tape:
@@ -102,16 +132,19 @@ class Tape:
       prediction: the network's prediction type.
       rows: one `Row` per denoise or clip so far.
       columns: "x", "D" or "n" per column.
+      bound: what `clip` holds its argument within.
       inexact: why this solver does not reproduce a constant prediction, or "": then the plan asserts that it
         does.
     """
 
-    def __init__(self, prediction: str, init: float = 1.0, inexact: str = "") -> None:
+    def __init__(self, prediction: str, init: float = 1.0, inexact: str = "", bound: Bound = FREE) -> None:
         self.prediction = check_prediction(prediction)
         self.rows: list[Row] = []
         self.columns = ["x"]
         self.inexact = inexact
-        self._pending = -1
+        self.bound = bound
+        self._pending = NONE
+        self._used = 0  # leaf up to which the Brownian path has been drawn
         self.x_T = Linear(np.array([float(init)]))
 
     def denoise(self, x: Linear, level: Level) -> Linear:
@@ -124,18 +157,29 @@ class Tape:
         c_skip, c_out = coefficients(self.prediction, level)
         return (denoised - c_skip * x) / c_out
 
-    def draw(self) -> Linear:
-        """A fresh unit Gaussian, independent of everything before."""
-        if self._pending >= 0:  # each row brings in one draw, so a second one needs a row of its own
+    def draw(self, here: Level | None = None, there: Level | None = None) -> Linear:
+        """A unit Gaussian, independent of all before.
+
+        Between two levels: the noise that a step from `here` to the cleaner `there` renews, a piece of the image's
+        Brownian path, so that another step count sees the same path. Fresh without levels, and where the path has
+        been used up to `there` already (a level visited twice).
+        """
+        if self._pending is not NONE:  # each row brings in one draw, so a second one needs a row of its own
             self._row(Row(Linear(np.zeros(1)), self.rows[-1].level if self.rows else Level(1.0, 0.0, 0.0)))
-        self._pending = self.columns.count("n")
+        start = stop = -1
+        if here is not None and there is not None:
+            begin, end = brownian.span(here, there)
+            if max(begin, self._used) < end:
+                start, stop = max(begin, self._used), end
+                self._used = end
+        self._pending = Draw(self.columns.count("n"), start, stop)
         return self._column("n")
 
-    def clip(self, x: Linear, limit: float) -> Linear:
-        """`x` with every element held within [-limit, limit]; `x` itself where limit is infinite."""
-        if math.isinf(limit):
+    def clip(self, x: Linear) -> Linear:
+        """`x` held within the tape's bound; `x` itself where there is none."""
+        if self.bound == FREE:
             return x
-        return self._row(Row(x, self.rows[-1].level, c_skip=1.0, clip=float(limit)))
+        return self._row(Row(x, self.rows[-1].level, c_skip=1.0, bound=self.bound))
 
     def finish(self, x: Linear, level: Level) -> list[Row]:
         """All rows, the result `x` at `level` last."""
@@ -147,7 +191,7 @@ class Tape:
         if not isinstance(row.form, Linear):
             raise ValueError(f"a solver must pass the network a linear form, not {type(row.form).__name__}")
         self.rows.append(Row(**{**vars(row), "draw": self._pending}))
-        self._pending = -1
+        self._pending = NONE
         return self._column("D")
 
     def _column(self, kind: str) -> Linear:
@@ -173,8 +217,11 @@ class Table:
     c_skip: Array  # [r], equation 2
     c_out: Array  # [r], equation 2
     clip: Array  # [r], bound on D, infinite where there is none
+    ratio: Array  # [r], quantile of dynamic thresholding, 0 where there is none
     evaluate: Array  # bool [r], whether the network runs
     draw: Array  # int32 [r], number of the Gaussian draw that comes in with the row, or -1
+    start: Array  # int32 [r], leaves of the Brownian path between which that draw lies; -1 for a fresh one
+    stop: Array  # int32 [r]
 
     def rows(self, start: int, stop: int) -> "Table":
         """Rows start .. stop - 1 of the table."""
