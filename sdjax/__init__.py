@@ -3,11 +3,12 @@
     sd = sdjax.load()
     sd.generate("a red circle above a blue square").images[0].save("picture.png")
 
-`load` opens a checkpoint, `plan` turns a sampler on a schedule into a matrix, `sample` runs it in one `lax.scan`,
-`read_settings` gives back what made a picture.
+`load` opens a checkpoint, `plan` turns a sampler on a schedule into a matrix, `stack_plans` gives every image of a
+batch its own, `sample` runs them in one `lax.scan`, `read_settings` gives back what made a picture.
 """
 
 from sdjax.config import ConfigError as ConfigError
+from sdjax.diffusion.lanes import stack_plans as stack_plans
 from sdjax.diffusion.plan import Plan as Plan
 from sdjax.diffusion.plan import plan as plan
 from sdjax.diffusion.scan import sample as sample

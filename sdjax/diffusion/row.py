@@ -1,0 +1,83 @@
+"""One row of a table on the device: draw, combine, evaluate.
+
+    x_i = W[i, 0] x_T + sum_j W[i, 1 + j] D_j + sum_k W[i, 1 + n + k] n_k                                       (1)
+    D_i = c_skip_i x_i + c_out_i model(x_i, t_i)                                                               (2)
+What a row does not need it skips (`lax.cond`): the network, the draws, the bound. In all functions `row` is one row
+of a `Table`, its fields scalars, or [b] where every image has a plan of its own; histories are [r, b, ...] by slot.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sdjax.diffusion import brownian
+from sdjax.diffusion.table import Table
+
+
+def draw(keys: jax.Array, row: Table, like: jax.Array) -> jax.Array:
+    """The row's Gaussian draw for every image, of the shape and dtype of `like` [b, ...]; zero where it has none.
+
+    Fresh, from fold_in(the image's key, the draw's number), or a piece of the image's Brownian path.
+    """
+    number, start, stop = (jnp.broadcast_to(a, keys.shape) for a in (row.draw, row.start, row.stop))
+
+    def fresh(key: jax.Array, k: jax.Array, like: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(key, k), like.shape, like.dtype)
+
+    path = lax.cond(
+        jnp.any(start >= 0),
+        lambda: jax.vmap(brownian.increment)(keys, jnp.maximum(start, 0), jnp.maximum(stop, 1), like),
+        lambda: jnp.zeros_like(like),
+    )
+    other = lax.cond(
+        jnp.any((number >= 0) & (start < 0)),
+        lambda: jax.vmap(fresh)(keys, jnp.maximum(number, 0), like),
+        lambda: jnp.zeros_like(like),
+    )
+    return jnp.where(beside(start >= 0, like), path, jnp.where(beside(number >= 0, like), other, 0))
+
+
+def combine(row: Table, x_T: jax.Array, predictions: jax.Array, draws: jax.Array) -> jax.Array:
+    """x_i of equation 1, [b, ...]."""
+    x = beside(row.x_weight, x_T) * x_T + _weigh(row.d_weights, predictions)
+    return x + lax.cond(jnp.any(row.n_weights != 0), _weigh, lambda w, draws: jnp.zeros_like(x), row.n_weights, draws)
+
+
+def evaluate(row: Table, x: jax.Array, model: Callable[..., jax.Array], *extra: jax.Array) -> jax.Array:
+    """D_i of equation 2, [b, ...], within the row's bound. `model`: (x, t, *extra) -> raw prediction [b, ...]."""
+    raw = lax.cond(
+        jnp.any(row.evaluate),
+        lambda x, t, *extra: model(x, t, *extra).astype(x.dtype),
+        lambda x, *_: jnp.zeros_like(x),
+        x,
+        row.timestep,
+        *extra,
+    )
+    denoised = beside(row.c_skip, x) * x + beside(row.c_out, x) * raw
+    return lax.cond(jnp.any(row.clip < jnp.inf), _held, lambda d, row: d, denoised, row)
+
+
+def beside(value: jax.Array, x: jax.Array) -> jax.Array:
+    """`value` (a scalar, or one per entry of x's first axes) with axes added so that it multiplies x."""
+    return value.reshape(value.shape + (1,) * (x.ndim - value.ndim)) if value.ndim else value
+
+
+def _held(denoised: jax.Array, row: Table) -> jax.Array:
+    """`denoised` within the row's bound; see `table.Bound`."""
+    limit, ratio = (jnp.broadcast_to(a, denoised.shape[:1]) for a in (row.clip, row.ratio))
+
+    def threshold(d: jax.Array) -> jax.Array:
+        s = jax.vmap(lambda one, q: jnp.quantile(jnp.abs(one), q))(d.reshape(len(d), -1), ratio)
+        return jnp.where(ratio > 0, jnp.clip(s, 1.0, limit), 1.0)
+
+    scale = lax.cond(jnp.any(ratio > 0), threshold, lambda d: jnp.ones_like(limit), denoised)
+    bound = beside(jnp.where(ratio > 0, scale, limit), denoised)
+    return jnp.clip(denoised, -bound, bound) / beside(scale, denoised)
+
+
+def _weigh(weights: jax.Array, history: jax.Array) -> jax.Array:
+    """sum_r weights[r] history[r]; history [r, b, ...], weights [r], or [r, b] for a plan per image."""
+    spec = "r,rb...->b..." if weights.ndim == 1 else "rb,rb...->b..."
+    return jnp.einsum(spec, weights, history, precision=lax.Precision.HIGHEST)
