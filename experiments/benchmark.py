@@ -53,6 +53,7 @@ def ours(row: str, family: str, size: int, batch: int) -> Call:
     import jax.numpy as jnp
 
     from sdjax import config, programs
+    from sdjax.diffusion.guidance import Guidance
     from sdjax.diffusion.plan import plan
 
     configs = CONFIGS[family]
@@ -75,13 +76,13 @@ def ours(row: str, family: str, size: int, batch: int) -> Call:
         return lambda: programs.decode(vae, dtype, params, latents).block_until_ready()
     prompts = jnp.asarray(rng.standard_normal((2 * batch, 77, unet.cross_attention_dim), np.float32))
     context = programs.hoist(dtype, params, prompts)
-    table, scale = plan("dpmpp_2m", 50, configs["scheduler"]).table(), jnp.full(batch, 7.5)
-    rows = table.rows(0, 1)
+    table = plan("dpmpp_2m", 50, configs["scheduler"]).table()
+    rows, guidance = table.rows(0, 1), Guidance(jnp.full((1, batch), 7.5), jnp.zeros((1, batch)))
 
     def step() -> Any:
         # Every call is the first row of a run: the state is donated, so each has one of its own.
         carry = programs.begin_from(latents, jax.random.split(jax.random.key(0), batch), table)
-        return programs.advance(unet, dtype, carry, rows, params, context, scale).x.block_until_ready()
+        return programs.advance(unet, dtype, carry, rows, params, context, guidance).x.block_until_ready()
 
     return step
 

@@ -6,12 +6,13 @@ writes out/00000.png, with its settings inside, and prints where it is. The mode
 shapes that comes with sdjax; --model takes a folder in the diffusers layout or a Hub id:
 
     python -m experiments.generate --model=stable-diffusion-v1-5/stable-diffusion-v1-5 --variant=fp16 \
-        --prompt="an astronaut on a horse" --steps=25 --num_images=4
+        --prompt="an astronaut on a horse" --steps=25 --num_images=4 --guidance_schedule=noise_interval:0.28:5.42
 
 Run time, the whole process on 2 CPU cores: about 9 s the first time, when the programs are compiled, and 4 s
 after that. What to expect: a picture of what was asked, 128 x 128 pixels with the shapes model.
 """
 
+import json
 from typing import Any
 
 from absl import flags
@@ -28,9 +29,17 @@ def define_flags() -> None:
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "What the networks compute in.")
     flags.DEFINE_integer("steps", 20, "Steps of the sampler.", lower_bound=1)
     flags.DEFINE_string("sampler", "dpmpp_2m", "By name: ddim, pndm, euler, dpmpp_2m ...")
-    flags.DEFINE_string("schedule", None, "By name: leading, trailing, linspace, karras; default: the model's own.")
+    flags.DEFINE_string("schedule", None, "By name: leading, trailing, karras, ays ...; default: the model's own.")
+    flags.DEFINE_string("preset", None, "Whose noise levels where programs differ: diffusers (default), a1111, comfy.")
+    flags.DEFINE_float("eta", None, "Share of fresh noise; default: the sampler's own.", lower_bound=0.0)
+    flags.DEFINE_multi_string("sampler_option", [], "name=value, as s_churn=20; several times for several.")
     flags.DEFINE_float("guidance_scale", None, "Pull of the prompt, 1 for none; default: the model's own.")
-    flags.DEFINE_float("eta", 0.0, "Fresh noise of ddim, 0 to 1.", lower_bound=0.0, upper_bound=1.0)
+    flags.DEFINE_string(
+        "guidance_schedule", None, "Where it pulls, as interval:0.2:0.8, noise_interval:0.28:5.42, linear, cosine."
+    )
+    flags.DEFINE_float(
+        "guidance_rescale", 0.0, "How much of the contrast it adds is taken back.", lower_bound=0.0, upper_bound=1.0
+    )
     flags.DEFINE_integer("seed", 0, "Picture i is the i-th of this seed.", lower_bound=0)
     flags.DEFINE_integer("num_images", 1, "Pictures of each prompt.", lower_bound=1)
     flags.DEFINE_integer("height", None, "Pixels; default: the model's own.", lower_bound=1)
@@ -42,9 +51,23 @@ def define_flags() -> None:
 
 # Flags that go to `generate` as they are.
 ARGUMENTS = (
-    "negative_prompt", "steps", "sampler", "schedule", "guidance_scale", "eta", "seed", "num_images",
-    "height", "width", "progress",
+    "negative_prompt", "steps", "sampler", "schedule", "preset", "eta", "guidance_scale", "guidance_schedule",
+    "guidance_rescale", "seed", "num_images", "height", "width", "progress",
 )  # fmt: skip
+
+
+def sampler_options(given: list[str]) -> dict[str, Any] | None:
+    """["s_churn=20", "solver_type=heun"] as a mapping, values read as JSON where they are. Raises ValueError."""
+    options: dict[str, Any] = {}
+    for one in given:
+        name, sign, value = one.partition("=")
+        if not sign:
+            raise ValueError(f"--sampler_option={one}: write name=value, as s_churn=20")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options or None
 
 
 def main(values: Any) -> None:
@@ -53,10 +76,11 @@ def main(values: Any) -> None:
     from sdjax import picture
 
     picture.check_writable(values.out)
+    options = sampler_options(values.sampler_option)
     cache = {"on": True, "off": False}.get(values.compilation_cache, values.compilation_cache)
     sd = sdjax.load(values.model, dtype=values.dtype, variant=values.variant, compilation_cache=cache)
     arguments: dict[str, Any] = {name: getattr(values, name) for name in ARGUMENTS}
-    made = sd.generate(values.prompt, **arguments)
+    made = sd.generate(values.prompt, sampler_options=options, **arguments)
     for path in picture.save_all(made.images, values.out):
         print(path)
 

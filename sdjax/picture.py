@@ -2,19 +2,12 @@
 
 A PNG holds any number of named texts. Ours hold two:
 
-    parameters   the form that AUTOMATIC1111's web UI began and that galleries and other tools read [1]:
-
-                     a red circle
-                     Negative prompt: blurry
-                     Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 0, ...
-
+    parameters   the form that AUTOMATIC1111's web UI began and that galleries and other tools read; see `infotext`
     sdjax        JSON, {"model": name, "settings": {...}}: exactly the keyword arguments of `generate`
 
 The first is ambiguous (a prompt may itself hold a line "Negative prompt: ...") and knows no `first_image`, so
 `read_settings` prefers the second. Both are data from strangers: they are measured, parsed as JSON or by a
 pattern, and checked by type; nothing of them is ever run.
-
-[1] https://github.com/AUTOMATIC1111/stable-diffusion-webui, modules/infotext_utils.py
 """
 
 import io
@@ -24,25 +17,17 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-import sdjax
+from sdjax import infotext
 
 TEXTS = ("parameters", "sdjax")
 LONGEST = 100_000  # characters of a text worth parsing; the longest honest ones have a few thousand
-
-# Our word: theirs.
-SAMPLERS = {"ddim": "DDIM", "pndm": "PLMS", "euler": "Euler", "dpmpp_2m": "DPM++ 2M"}
-SCHEDULES = {"karras": "Karras", "linspace": "Uniform", "trailing": "SGM Uniform", "leading": "DDIM"}
-
-# `word: value` or `word: "quoted, value"` between commas. The bound keeps the search linear in the text.
-_FIELD = re.compile(r'(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
-_FEWEST_FIELDS = 3  # a last line with less is part of the prompt
 
 
 class Picture(Image.Image):
@@ -58,6 +43,16 @@ class Picture(Image.Image):
         super().save(fp, format, **{"pnginfo": texts, **params})
 
 
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+    """Pixels in [-1, 1] as uint8, rounded; what lies outside is clipped."""
+    return np.clip(np.rint((pixels + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def from_uint8(pixels: np.ndarray) -> np.ndarray:
+    """uint8 pixels as float32 in [-1, 1]."""
+    return pixels.astype(np.float32) / 127.5 - 1
+
+
 def make(pixels: np.ndarray, settings: Mapping[str, Any], *, model: str) -> Image.Image:
     """The picture of uint8 `pixels` [H, W, 3], carrying the `settings` of this one and the model's name.
 
@@ -65,28 +60,9 @@ def make(pixels: np.ndarray, settings: Mapping[str, Any], *, model: str) -> Imag
     """
     image = Image.fromarray(pixels)
     image.__class__ = Picture  # PIL's constructors make plain images only
-    image.info["parameters"] = parameters_text(settings, model)
+    image.info["parameters"] = infotext.write(settings, model)
     image.info["sdjax"] = json.dumps({"model": model, "settings": dict(settings)}, default=_plain)
     return image
-
-
-def parameters_text(settings: Mapping[str, Any], model: str) -> str:
-    """Settings as the text of other tools: prompt, negative prompt unless empty, one line of fields."""
-    fields = {
-        "Steps": settings["steps"],
-        "Sampler": SAMPLERS.get(settings["sampler"], settings["sampler"]),
-        "Schedule type": SCHEDULES.get(settings["schedule"], settings["schedule"]),
-        "CFG scale": _short(settings["guidance_scale"]),
-        "Seed": settings["seed"],
-        "Size": f"{settings['width']}x{settings['height']}",
-        "Model": model,
-        "Eta DDIM": _short(settings["eta"]) if settings["eta"] else None,
-        "Version": f"sdjax {sdjax.__version__}",
-    }
-    line = ", ".join(f"{name}: {_quoted(str(value))}" for name, value in fields.items() if value is not None)
-    negative = [f"Negative prompt: {settings['negative_prompt']}"] if settings["negative_prompt"] else []
-    text = "\n".join([settings["prompt"], *negative, line])
-    return text.encode("utf-8", "replace").decode()  # a shell hands on bytes that are no UTF-8 as lone surrogates
 
 
 def read_settings(source: str | os.PathLike[str] | Image.Image) -> dict[str, Any]:
@@ -109,7 +85,7 @@ def read_settings(source: str | os.PathLike[str] | Image.Image) -> dict[str, Any
     if max(map(len, texts.values())) > LONGEST:
         raise ValueError(f"{where}: a text of over {LONGEST:,} characters cannot be a picture's settings")
     try:
-        return _from_json(texts["sdjax"]) if "sdjax" in texts else _from_parameters(texts["parameters"])
+        return _from_json(texts["sdjax"]) if "sdjax" in texts else infotext.read(texts["parameters"])
     except ValueError as error:
         raise ValueError(f"{where}: broken settings: {error}") from None
 
@@ -197,8 +173,10 @@ def _info(source: str | os.PathLike[str] | Image.Image) -> tuple[Mapping[Any, An
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("prompt", "negative_prompt", "sampler"), (str,)),
     **dict.fromkeys(("steps", "seed", "num_images", "first_image", "height", "width"), (int,)),
-    **dict.fromkeys(("guidance_scale", "eta"), (float, int)),
-    "schedule": (str, type(None)),
+    **dict.fromkeys(("guidance_scale", "guidance_rescale"), (float, int)),
+    "eta": (float, int, type(None)),
+    **dict.fromkeys(("schedule", "preset", "guidance_schedule"), (str, type(None))),
+    "sampler_options": (dict, type(None)),
     "latents": (str,),  # only ever "given", which `generate` refuses with the remedy
 }
 
@@ -218,80 +196,11 @@ def _from_json(text: str) -> dict[str, Any]:
         if type(value) not in _TYPES[name] or (isinstance(value, float) and not math.isfinite(value)):
             wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in _TYPES[name])
             raise ValueError(f"{name} must be {wanted}, not {str(value)[:40]!r}")
+    for name, value in (settings.get("sampler_options") or {}).items():
+        listed = value if isinstance(value, list) else [value]
+        if not all(isinstance(one, str | int | float | None) for one in listed):
+            raise ValueError(f"sampler_options: {name[:40]!r} must be a number, a string or a list of them")
     return settings
-
-
-def _from_parameters(text: str) -> dict[str, Any]:
-    """The text of another tool. Raises ValueError."""
-    *lines, last = text.strip().split("\n")
-    fields = {name: _unquoted(value.strip()) for name, value in _FIELD.findall(last)}
-    if len(fields) < _FEWEST_FIELDS:
-        lines, fields = [*lines, last], {}
-    starts = [i for i, line in enumerate(lines) if line.startswith("Negative prompt:")]
-    cut = starts[0] if starts else len(lines)
-    settings: dict[str, Any] = {"prompt": "\n".join(lines[:cut]).strip()}
-    if negative := "\n".join(lines[cut:]).removeprefix("Negative prompt:").strip():
-        settings["negative_prompt"] = negative
-    for name, read in _READERS.items():
-        if name in fields:
-            try:
-                settings |= read(fields[name])
-            except ValueError:
-                raise ValueError(f"{name}: {fields[name][:40]!r} cannot be understood") from None
-    return settings
-
-
-def _sampler(text: str) -> dict[str, Any]:
-    """Before version 1.9 the schedule was part of the sampler's name: "DPM++ 2M Karras"."""
-    for ours, theirs in SCHEDULES.items():
-        if text.endswith(f" {theirs}"):
-            return {**_sampler(text.removesuffix(f" {theirs}")), "schedule": ours}
-    return {"sampler": _ours(SAMPLERS, text)}
-
-
-def _size(text: str) -> dict[str, Any]:
-    width, height = text.split("x")
-    return {"width": int(width), "height": int(height)}
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError
-    return value
-
-
-_READERS: dict[str, Callable[[str], dict[str, Any]]] = {
-    "Steps": lambda text: {"steps": int(text)},
-    "Sampler": _sampler,
-    "Schedule type": lambda text: {} if text == "Automatic" else {"schedule": _ours(SCHEDULES, text)},
-    "CFG scale": lambda text: {"guidance_scale": _finite(text)},
-    "Seed": lambda text: {"seed": int(text)},
-    "Size": _size,
-    "Eta DDIM": lambda text: {"eta": _finite(text)},
-}
-
-
-def _ours(words: Mapping[str, str], theirs: str) -> str:
-    return next((ours for ours, other in words.items() if other == theirs), theirs)
-
-
-def _quoted(value: str) -> str:
-    """A1111's rule: as JSON where the value would be taken for more than one field."""
-    return json.dumps(value, ensure_ascii=False) if any(sign in value for sign in ",:\n") else value
-
-
-def _unquoted(value: str) -> str:
-    if not value.startswith('"'):
-        return value
-    try:
-        return str(json.loads(value))
-    except ValueError:
-        return value
-
-
-def _short(number: float) -> str:
-    """7.0 as 7, as people write it, and the float32 nearest to 7.3 as 7.3."""
-    return str(np.float32(number)).removesuffix(".0")
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ Everything that computes is a pure function in `programs`; this file checks what
 keeps the record that lets the same picture be made again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +22,16 @@ from tqdm import tqdm
 from sdjax import cache, picture, programs, request
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
 from sdjax.diffusion import scan
+from sdjax.diffusion.guidance import GuidanceSchedule
 from sdjax.diffusion.plan import Plan, padded_length
 from sdjax.diffusion.plan import plan as make_plan
-from sdjax.diffusion.table import Table
+from sdjax.diffusion.samplers import Sampler
+from sdjax.diffusion.table import Linear, Table
 from sdjax.text.tokens import Tokenizer
 from sdjax.weights import Layout, read_component, read_index, read_json, resolve, save_folder, side_files
+
+SamplerLike = str | Sampler | Callable[..., Linear]
+Options = Mapping[str, Any]
 
 SHAPES = Path(__file__).parent / "assets" / "shapes"
 
@@ -105,13 +110,14 @@ class StableDiffusion:
         keys = None if key is None else scan.keys_per_image(key, pixels.shape[0])
         return programs.encode(self.vae, self._vae_dtype, self._ready["vae"], pixels, keys)
 
-    def plan(self, sampler: str, steps: int, schedule: str | None = None, *, eta: float = 0.0) -> Plan:
+    def plan(self, sampler: SamplerLike, steps: int | None, schedule: str | None = None, **options: Any) -> Plan:
         """The sampler's plan under this checkpoint's scheduler config, as diffusers' pipelines would run it.
 
-        They overrule a config in two places: latents are never clipped, and steps_offset is 1.
+        They overrule a config in two places: latents are never clipped, and steps_offset is 1. options: see
+        `sdjax.plan`.
         """
         config = {**self.scheduler, "clip_sample": False, "steps_offset": 1}
-        return make_plan(sampler, steps, config, schedule, eta=eta)
+        return make_plan(sampler, steps, config, schedule, **options)
 
     def save(self, folder: str | Path) -> None:
         """Writes the checkpoint to `folder` in the diffusers layout: tensor for tensor what was loaded.
@@ -128,16 +134,20 @@ class StableDiffusion:
         prompt: str | Sequence[str],
         negative_prompt: str | Sequence[str] = "",
         *,
-        steps: int = 20,
-        sampler: str = "dpmpp_2m",
-        schedule: str | None = None,
+        steps: int | None | Sequence[int | None] = 20,
+        sampler: SamplerLike | Sequence[SamplerLike] = "dpmpp_2m",
+        schedule: str | None | Sequence[str | None] = None,
         guidance_scale: float | Sequence[float] | None = None,
+        guidance_schedule: str | None | Sequence[str | None] = None,
+        guidance_rescale: float | Sequence[float] = 0.0,
         seed: int | Sequence[int] = 0,
         num_images: int = 1,
         height: int | None = None,
         width: int | None = None,
         latents: Any = None,
-        eta: float = 0.0,
+        eta: float | None | Sequence[float | None] = None,
+        preset: str | None | Sequence[str | None] = None,
+        sampler_options: Options | None | Sequence[Options | None] = None,
         first_image: int = 0,
         decode: bool = True,
         progress: bool | None = None,
@@ -146,37 +156,45 @@ class StableDiffusion:
 
         Args:
           prompt: one, or a list. negative_prompt: what to steer away from; one, or one per prompt.
-          steps: 1 to the scheduler's training steps. sampler, schedule: by name; None is the checkpoint's schedule.
-          guidance_scale: one, or one per picture; 1 or less is no guidance, None the checkpoint's default.
+          steps: 1 to the scheduler's training steps; None where `sampler_options` hold the levels.
+          sampler, schedule: by name; None is the checkpoint's schedule. A solver of your own may be given as a
+            function; the settings then hold no more than its name.
+          guidance_scale: 1 or less is no guidance, None the checkpoint's default.
+          guidance_schedule: where it acts, as "interval:0.2:0.8", "noise_interval:0.28:5.42", "linear", "cosine"; None
+            is everywhere. See `guidance.GuidanceSchedule`.
+          guidance_rescale: 0 to 1, how much of the spread that guidance adds is taken back (Lin et al. 2023).
           seed: one (picture i then has number first_image + i under it), or one per picture (each number first_image).
           num_images: pictures of each prompt.
           height, width: pixels, multiples of the VAE's factor (8); default the checkpoint's own size.
           latents: starting noise, unit Gaussian [b, h/8, w/8, c], in place of the seeds' own.
-          eta: fresh noise, 0 to 1, for ddim.
+          eta: share of fresh noise, for samplers that have it; None is the sampler's default.
+          preset, sampler_options: further arguments of `sdjax.plan`: whose conventions, and {name: value}.
           decode: False leaves the pictures in latent space.
           progress: a bar; None shows one where standard error is a terminal.
+          All of the sampler's and the guidance's arguments may be lists with one entry per picture.
 
         Raises:
           ValueError: anything out of range, named with its remedy, before anything is compiled.
         """
+        planning: dict[str, Any] = {"sampler": sampler, "steps": steps, "schedule": schedule, "preset": preset}
+        planning |= {"eta": eta, "sampler_options": sampler_options}
+        guidance = (guidance_scale, guidance_schedule, guidance_rescale)
         asked = self._request(
-            prompt, negative_prompt, steps, sampler, schedule, guidance_scale, seed, num_images, height, width,
-            latents, eta, first_image,
-        )  # fmt: skip
+            prompt, negative_prompt, planning, guidance, seed, num_images, height, width, latents, first_image
+        )
         final = self._sample(asked, progress)
-        pixels = np.asarray(_to_uint8(self.decode(final))) if decode else None
+        pixels = picture.to_uint8(np.asarray(self.decode(final))) if decode else None
         settings = {
             "prompt": list(asked.prompts[::num_images]),
             "negative_prompt": list(asked.negative_prompts[::num_images]),
-            "steps": steps,
-            "sampler": sampler,
-            "schedule": schedule,
-            "guidance_scale": asked.guidance_scales.tolist(),
-            "seed": list(asked.seeds) if request.is_list(seed) else asked.seeds[0],
+            **request.planning_settings(planning, asked.plans),
+            "guidance_scale": request.as_given(guidance_scale, asked.guidance_scales.tolist()),
+            "guidance_schedule": request.as_given(guidance_schedule, [str(one) for one in asked.guidance_schedules]),
+            "guidance_rescale": request.as_given(guidance_rescale, asked.guidance_rescales.tolist()),
+            "seed": request.as_given(seed, list(asked.seeds)),
             "num_images": num_images,
             "height": asked.height,
             "width": asked.width,
-            "eta": eta,
             "first_image": first_image,
             **({} if latents is None else {"latents": "given"}),
         }
@@ -184,14 +202,12 @@ class StableDiffusion:
         return Output(np.asarray(final), pixels, settings, images)
 
     def _request(
-        self, prompt: Any, negative_prompt: Any, steps: int, sampler: str, schedule: str | None, guidance_scale: Any,
-        seed: Any, num_images: int, height: Any, width: Any, latents: Any, eta: float, first_image: int,
+        self, prompt: Any, negative_prompt: Any, planning: Mapping[str, Any], guidance: tuple[Any, Any, Any], seed: Any,
+        num_images: int, height: Any, width: Any, latents: Any, first_image: int,
     ) -> request.Request:  # fmt: skip
         prompts = request.texts(prompt, "prompt")
-        if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
-            raise ValueError(f"num_images must be a whole number >= 1, not {num_images!r}")
-        if isinstance(first_image, bool) or not isinstance(first_image, int) or first_image < 0:
-            raise ValueError(f"first_image must be a whole number >= 0, not {first_image!r}")
+        request.check_count(num_images, 1, "num_images")
+        request.check_count(first_image, 0, "first_image")
         negatives = request.spread(request.texts(negative_prompt, "negative_prompt"), len(prompts), "negative_prompt")
         count = len(prompts) * num_images
         native = self.unet.sample_size * self.vae.factor
@@ -200,7 +216,8 @@ class StableDiffusion:
         if latents is not None:
             shape = (count, height // self.vae.factor, width // self.vae.factor, self.unet.in_channels)
             latents = request.check_latents(latents, shape)
-        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        scale, schedule, rescale = guidance
+        scale = self.guidance_scale if scale is None else scale
         many = request.is_list(seed)
         return request.Request(
             prompts=tuple(text for text in prompts for _ in range(num_images)),
@@ -208,9 +225,11 @@ class StableDiffusion:
             seeds=tuple(request.check_seeds(seed, count)),
             numbers=tuple(first_image if many else first_image + i for i in range(count)),
             guidance_scales=request.check_scales(scale, count),
+            guidance_schedules=tuple(map(GuidanceSchedule.read, request.spread(schedule, count, "guidance_schedule"))),
+            guidance_rescales=request.check_rescales(rescale, count),
             height=height,
             width=width,
-            plan=self.plan(sampler, steps, schedule, eta=eta),
+            plans=request.check_plans(self.plan, planning, count),
             latents=latents,
         )
 
@@ -227,31 +246,24 @@ class StableDiffusion:
             carry = programs.begin_from(asked.latents, asked.keys(), table)
         prompts = (*asked.negative_prompts, *asked.prompts) if asked.guided else asked.prompts
         context = programs.hoist(self.dtype, self._ready["unet"], self.encode_prompt(prompts))
-        scales = jnp.asarray(asked.guidance_scales) if asked.guided else None
-        bar = tqdm(total=asked.plan.evaluations, disable=None if progress is None else not progress, leave=False)
+        guidance = asked.guidance(rows - 1)
+        bar = tqdm(total=_evaluations(table), disable=None if progress is None else not progress, leave=False)
         with bar:
             segment = rows if bar.disable else SEGMENT_ROWS
             for start in range(0, asked.plan.rows, segment):
                 part = table.rows(start, start + segment)
-                carry = programs.advance(self.unet, self.dtype, carry, part, self._ready["unet"], context, scales)
+                guided = None if guidance is None else guidance.rows(start, start + segment)
+                carry = programs.advance(self.unet, self.dtype, carry, part, self._ready["unet"], context, guided)
                 self._show(bar, carry, part)
         return scan.result(carry)
 
     def _show(self, bar: tqdm, carry: scan.Carry, part: Table) -> None:
         if not bar.disable:
             jax.block_until_ready(carry.x)
-            bar.update(int(part.evaluate.sum()))
+            bar.update(_evaluations(part))
 
     def _image(self, asked: request.Request, settings: dict[str, Any], i: int, pixels: np.ndarray) -> Image.Image:
-        own = {
-            "prompt": asked.prompts[i],
-            "negative_prompt": asked.negative_prompts[i],
-            "guidance_scale": float(asked.guidance_scales[i]),
-            "seed": asked.seeds[i],
-            "first_image": asked.numbers[i],
-            "num_images": 1,
-        }
-        return picture.make(pixels, {**settings, **own}, model=self.name)
+        return picture.make(pixels, asked.alone(settings, i), model=self.name)
 
     # ------------------------------------------------------------------ what follows from the parameters
 
@@ -267,9 +279,9 @@ class StableDiffusion:
         return jnp.float32 if self.vae.force_upcast and self.dtype == jnp.float16 else self.dtype
 
 
-@jax.jit
-def _to_uint8(pixels: jax.Array) -> jax.Array:
-    return jnp.rint((pixels * 0.5 + 0.5) * 255).astype(jnp.uint8)
+def _evaluations(table: Table) -> int:
+    """Rows in which the network runs, for one picture or more."""
+    return int(np.reshape(table.evaluate, (len(table), -1)).any(1).sum())
 
 
 def load(

@@ -2,7 +2,7 @@
 
 Each is a pure function of (static config, parameters, data). Static are the model's config, the compute dtype and,
 through the arrays' shapes, the picture's size, the batch and whether there is guidance. Everything a researcher
-varies between runs (prompt, seed, sampler, schedule, steps, guidance scale) is data, so it never compiles again.
+varies between runs (prompt, seed, sampler, schedule, steps, guidance) is data, so it never compiles again.
 """
 
 from functools import partial
@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
 from sdjax.diffusion import scan
-from sdjax.diffusion.guidance import classifier_free
+from sdjax.diffusion.guidance import Guidance, classifier_free
 from sdjax.diffusion.table import Table
 from sdjax.nn.attention import Context, cross_keys_values
 from sdjax.nn.clip import ClipTextEncoder
@@ -107,24 +107,41 @@ def advance(
     rows: Table,
     params: Params,
     context: Context,
-    guidance_scale: jax.Array | None,
+    guidance: Guidance | None,
 ) -> scan.Carry:
-    """Runs rows of the table: one `lax.scan`. With guidance, context is doubled ([uncond, cond]) and the scale `b`."""
-    unet, halves = UNet(config, dtype), 1 if guidance_scale is None else 2
+    """Runs rows of the table: one `lax.scan`. With guidance for those rows, context is doubled ([uncond, cond])."""
+    unet, halves = UNet(config, dtype), 1 if guidance is None else 2
 
     def network(inputs: tuple[jax.Array, jax.Array, Context]) -> jax.Array:
         return unet.apply({"params": params}, *inputs)
 
-    def model(x: jax.Array, t: jax.Array) -> jax.Array:
-        inputs = (x, jnp.broadcast_to(t, x.shape[:1]), context)
-        if not on_cpu():
-            return network(inputs)
-        # A CPU's matrix products round otherwise for another number of rows, so there each picture goes alone (with
-        # its unguided half): the same latents to the last bits in any batch, and no slower at Stable Diffusion's size.
-        alone = jax.lax.map(network, jax.tree.map(lambda a: _by_picture(a, halves), inputs))
-        return alone.swapaxes(0, 1).reshape(x.shape[0], *alone.shape[2:])
+    def model(x: jax.Array, t: jax.Array, row: tuple[jax.Array, Guidance | None]) -> jax.Array:
+        needed, guided = row
 
-    return scan.advance(carry, rows, model if guidance_scale is None else classifier_free(model, guidance_scale))
+        def answer(x: jax.Array, t: jax.Array) -> jax.Array:
+            inputs = (x, jnp.broadcast_to(t, x.shape[:1]), context)
+            return _one_by_one(network, inputs, needed, halves) if on_cpu() else network(inputs)
+
+        return answer(x, t) if guided is None else classifier_free(answer, guided.scale, guided.rescale)(x, t)
+
+    return scan.advance(carry, rows, model, (rows.evaluate, guidance))
+
+
+def _one_by_one(network: Any, inputs: Any, needed: jax.Array, halves: int) -> jax.Array:
+    """`network` on each picture alone (with its unguided half): `(halves b) ...` -> `(halves b) ...`, float32.
+
+    A CPU's matrix products round otherwise for another number of rows; so the latents are the same to the last bits
+    in any batch, and it is no slower at Stable Diffusion's size. needed: bool, or [b] where every picture has a plan
+    of its own; the network then runs for those pictures only.
+    """
+    pictures = jax.tree.map(lambda a: _by_picture(a, halves), inputs)
+    if needed.ndim == 0:
+        answers = jax.lax.map(network, pictures)
+    else:
+        like = jax.eval_shape(network, jax.tree.map(lambda a: a[0], pictures))
+        skip = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+        answers = jax.lax.map(lambda one: jax.lax.cond(one[0], network, lambda _: skip, one[1]), (needed, pictures))
+    return answers.swapaxes(0, 1).reshape(-1, *answers.shape[2:])
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -1,13 +1,22 @@
 """What a call of `generate` asks for, checked and brought to one form before anything is compiled or run."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
 import numpy as np
 
+from sdjax.diffusion.guidance import Guidance, GuidanceSchedule
+from sdjax.diffusion.lanes import Lanes, stack_plans
 from sdjax.diffusion.plan import Plan
+
+# What makes a plan: the arguments that may be one value, or a list with one per picture.
+PLANNING = ("sampler", "steps", "schedule", "preset", "eta", "sampler_options")
+# No names for an entry of `sampler_options`: these have an argument of their own.
+TAKEN = ("self", "scheduler", "sampler", "steps", "schedule", "preset", "eta")
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,21 +28,47 @@ class Request:
     seeds: tuple[int, ...]
     numbers: tuple[int, ...]  # each picture's number under its seed
     guidance_scales: np.ndarray  # float32 [b]
+    guidance_schedules: tuple[GuidanceSchedule, ...]
+    guidance_rescales: np.ndarray  # float32 [b]
     height: int
     width: int
-    plan: Plan
+    plans: tuple[Plan, ...]  # the same object for pictures with the same settings
     latents: np.ndarray | None  # float32 [b, h, w, c], given starting noise
+
+    @cached_property
+    def plan(self) -> Plan | Lanes:
+        """One plan for all pictures, or one for each."""
+        return self.plans[0] if len(set(map(id, self.plans))) == 1 else stack_plans(self.plans)
 
     @property
     def guided(self) -> bool:
         """Whether any picture needs the network's answer without its prompt (a guidance scale above 1)."""
         return bool((self.guidance_scales > 1).any())
 
+    def guidance(self, length: int) -> Guidance | None:
+        """Guidance along the plan's table of that length; None where no picture has any."""
+        if not self.guided:
+            return None
+        # A scale below 1 is no guidance, whatever the neighbours have.
+        scales = np.maximum(self.guidance_scales, 1)
+        return Guidance.along(self.plan, scales, self.guidance_schedules, self.guidance_rescales, length)
+
     def keys(self) -> jax.Array:
         """One key per picture: fold_in(key(seed), number)."""
         return jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(
             np.asarray(self.seeds, np.uint32), np.asarray(self.numbers, np.uint32)
         )
+
+    def alone(self, settings: Mapping[str, Any], i: int) -> dict[str, Any]:
+        """Of the settings of all pictures, those that make picture i alone."""
+        own = {
+            "prompt": self.prompts[i],
+            "negative_prompt": self.negative_prompts[i],
+            "seed": self.seeds[i],
+            "first_image": self.numbers[i],
+            "num_images": 1,
+        }
+        return {name: value[i] if is_list(value) else value for name, value in {**settings, **own}.items()}
 
 
 def texts(value: str | Sequence[str], name: str) -> list[str]:
@@ -65,6 +100,18 @@ def spread(value: Any, count: int, name: str) -> list[Any]:
     return list(value)
 
 
+def as_given(value: Any, column: list[Any]) -> Any:
+    """The checked `column`, an entry per picture, as `value` came: a list, or one for all."""
+    return column if is_list(value) else column[0]
+
+
+def check_count(value: Any, least: int, name: str) -> int:
+    """A whole number >= least. Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number >= {least}, not {value!r}")
+    return value
+
+
 def check_size(value: int | None, default: int, multiple: int, name: str) -> int:
     """Pixels along one side. Raises ValueError with the nearest sizes that do."""
     if value is None:
@@ -89,10 +136,65 @@ def check_seeds(value: Any, count: int) -> list[int]:
 
 def check_scales(value: Any, count: int) -> np.ndarray:
     """Guidance scales float32 [b]. Raises ValueError for one that is no finite number or below 0."""
-    scales = np.asarray(spread(value, count, "guidance_scale"), np.float32)
-    if scales.shape != (count,) or not np.isfinite(scales).all() or (scales < 0).any():
+    scales = _numbers(value, count, "guidance_scale")
+    if not np.isfinite(scales).all() or (scales < 0).any():
         raise ValueError(f"guidance_scale must be a finite number >= 0 (1 turns guidance off), not {value!r}")
     return scales
+
+
+def check_rescales(value: Any, count: int) -> np.ndarray:
+    """Guidance rescales float32 [b]. Raises ValueError for one outside 0 to 1."""
+    rescales = _numbers(value, count, "guidance_rescale")
+    if not ((rescales >= 0) & (rescales <= 1)).all():
+        raise ValueError(f"guidance_rescale must be a number from 0 (off) to 1, not {value!r}")
+    return rescales
+
+
+def _numbers(value: Any, count: int, name: str) -> np.ndarray:
+    """float32 [count]; NaN where an entry is no number."""
+    listed = spread(value, count, name)
+    usable = [isinstance(one, int | float | np.number) and not isinstance(one, bool) for one in listed]
+    return np.array([one if ok else np.nan for one, ok in zip(listed, usable, strict=True)], np.float32)
+
+
+def check_plans(make: Callable[..., Plan], arguments: Mapping[str, Any], count: int) -> tuple[Plan, ...]:
+    """A plan per picture: make(sampler, steps, schedule, **options), called once for equal settings.
+
+    arguments: those named in `PLANNING`, each one value or a list. Raises ValueError.
+    """
+    columns = [spread(arguments[name], count, name) for name in PLANNING]
+    made: dict[str, Plan] = {}
+    plans = []
+    for sampler, steps, schedule, preset, eta, given in zip(*columns, strict=True):
+        options = {**check_options(given), **{k: v for k, v in (("preset", preset), ("eta", eta)) if v is not None}}
+        key = repr((sampler, steps, schedule, sorted(options.items())))
+        if key not in made:
+            made[key] = make(sampler, steps, schedule, **options)
+        plans.append(made[key])
+    return tuple(plans)
+
+
+def planning_settings(arguments: Mapping[str, Any], plans: Sequence[Plan]) -> dict[str, Any]:
+    """The arguments of `check_plans` as settings: a list where a list was given, one value where not."""
+    columns = {name: spread(arguments[name], len(plans), name) for name in PLANNING}
+    columns |= {"sampler": [plan.sampler for plan in plans], "steps": [plan.steps for plan in plans]}
+    columns["sampler_options"] = [check_options(given) or None for given in columns["sampler_options"]]
+    return {name: as_given(arguments[name], column) for name, column in columns.items()}
+
+
+def check_options(value: Any) -> dict[str, Any]:
+    """A picture's `sampler_options`, in types that JSON knows. Raises ValueError."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"sampler_options must map options' names to values, as {{'s_churn': 20.0}}, not {value!r}")
+    for name in TAKEN:
+        if name in value:
+            raise ValueError(f"sampler_options holds {name!r}, which is no option of a sampler; see `generate`")
+    try:
+        return json.loads(json.dumps(dict(value), default=lambda array: array.tolist()))
+    except (TypeError, AttributeError):
+        raise ValueError(f"sampler_options must hold numbers, strings and lists of them, not {value!r}") from None
 
 
 def check_latents(value: Any, shape: tuple[int, ...]) -> np.ndarray:

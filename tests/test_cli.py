@@ -39,6 +39,9 @@ def test_a_prompt_becomes_a_picture(tiny_checkpoint, tmp_path):
         "--width=16",
         "--negative_prompt=green",
         "--guidance_scale=3",
+        "--guidance_schedule=interval:0.2:0.8",
+        "--guidance_rescale=0.5",
+        "--sampler_option=rho=5",
     )
     assert ran.returncode == 0, ran.stderr
     paths = [Path(line) for line in ran.stdout.splitlines()]
@@ -50,13 +53,17 @@ def test_a_prompt_becomes_a_picture(tiny_checkpoint, tmp_path):
         "steps": 2,
         "sampler": "ddim",
         "schedule": None,
+        "preset": None,
+        "eta": 0.5,
+        "sampler_options": {"rho": 5},
         "guidance_scale": 3.0,
+        "guidance_schedule": "interval:0.2:0.8",
+        "guidance_rescale": 0.5,
         "seed": 5,
         "num_images": 1,
         "first_image": 3,
         "height": 8,
         "width": 16,
-        "eta": 0.5,
     }
 
 
@@ -119,8 +126,12 @@ def call(monkeypatch, stub, out, **changed):
         "steps": 4,
         "sampler": "euler",
         "schedule": None,
+        "preset": None,
+        "eta": None,
+        "sampler_option": [],
         "guidance_scale": None,
-        "eta": 0.0,
+        "guidance_schedule": None,
+        "guidance_rescale": 0.0,
         "seed": 0,
         "num_images": 1,
         "height": None,
@@ -147,9 +158,18 @@ def test_flags_go_where_they_belong(monkeypatch, tmp_path, capsys, cache, told):
     )
     assert stub.loaded == [("m", {"dtype": "bfloat16", "variant": "fp16", "compilation_cache": told})]
     [(prompt, arguments)] = stub.asked
-    assert prompt == ["a cat"] and tuple(arguments) == generate.ARGUMENTS and arguments["seed"] == 9
+    assert prompt == ["a cat"] and {*arguments} == {*generate.ARGUMENTS, "sampler_options"} and arguments["seed"] == 9
     assert capsys.readouterr().out == f"{tmp_path / '00000.png'}\n"
     assert json.loads(picture.Image.open(tmp_path / "00000.png").info["sdjax"])["model"] == "stub"
+
+
+def test_sampler_options_are_names_and_values():
+    assert generate.sampler_options([]) is None
+    given = ["s_churn=20", "solver_type=heun", "sigmas=[5.0, 1, 0]", "lower_order_final=false"]
+    want = {"s_churn": 20, "solver_type": "heun", "sigmas": [5.0, 1, 0], "lower_order_final": False}
+    assert generate.sampler_options(given) == want
+    with pytest.raises(ValueError, match="--sampler_option=s_churn: write name=value"):
+        generate.sampler_options(["s_churn"])
 
 
 def failing(monkeypatch, capsys, stub, out, status) -> str:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sdjax.diffusion.noise import Level, Settings, noise_schedule
+from sdjax.diffusion.noise import Level, Settings, float32_ve, noise_schedule
 from sdjax.diffusion.prediction import coefficients
 from tests.reference import SD, alphas_cumprod
 
@@ -35,6 +35,29 @@ def test_timestep_inverts_ve():
     np.testing.assert_allclose(noise.timestep(noise.ve[[0, 17, 999]]), [0, 17, 999], atol=1e-9)
     assert 17 < noise.timestep(np.array([math.sqrt(noise.ve[17] * noise.ve[18])]))[0] < 18
     np.testing.assert_array_equal(noise.timestep(np.array([1e-3, 1e3])), [0, 999])
+
+
+def test_at_inverts_timestep():
+    noise = noise_schedule(settings())
+    t = np.array([0.0, 0.25, 17.5, 998.99, 999.0])
+    np.testing.assert_allclose(noise.timestep(noise.at(t)), t, atol=1e-9)
+
+
+def test_nearest_training_level():
+    """In log ve: just below and just above the geometric mean of two levels, and beyond both ends."""
+    noise = noise_schedule(settings())
+    middle = math.sqrt(noise.ve[17] * noise.ve[18])
+    np.testing.assert_array_equal(noise.nearest(np.array([0.999 * middle, 1.001 * middle])), [17, 18])
+    np.testing.assert_array_equal(noise.nearest(np.array([1e-3, 1e3])), [0, 999])
+    assert noise.nearest(middle * 0.999) == 17
+
+
+@pytest.mark.parametrize("changes", [{}, {"beta_schedule": "linear"}, {"beta_schedule": "squaredcos_cap_v2"}])
+def test_float32_tables(changes):
+    """They are the float64 ones to float32's accuracy, which at t = 0 is that of 1 - alpha^2."""
+    exact = noise_schedule(settings(**changes))
+    rounding = 2.0**-22 / (1 - exact.alphas_cumprod) + 2.0**-16
+    assert (abs(float32_ve(settings(**changes)) / exact.ve - 1) < rounding).all()
 
 
 def test_level_scales():
@@ -71,7 +94,8 @@ def test_class_defaults_and_ignored_keys():
         ({"beta_end": float("nan")}, "betas must lie"),
         ({"num_train_timesteps": 0}, "num_train_timesteps"),
         ({"use_flow_sigmas": True}, "use_flow_sigmas"),
-        ({"use_beta_sigmas": True}, "schedule='karras'"),
+        ({"use_beta_sigmas": True, "use_karras_sigmas": True}, "only one of use_karras_sigmas and use_beta_sigmas"),
+        ({"sigma_min": 0.0}, "sigma_min must be a number > 0"),
         ({"final_sigmas_type": "one"}, "final_sigmas_type"),
     ],
 )

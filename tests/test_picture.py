@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 import sdjax
-from sdjax import picture
+from sdjax import infotext, picture
+from sdjax.diffusion import spacing
+from sdjax.diffusion.samplers import SAMPLERS
 
 PIXELS = np.arange(8 * 16 * 3, dtype=np.uint8).reshape(8, 16, 3)
 SETTINGS = {
@@ -26,13 +28,17 @@ SETTINGS = {
     "steps": 20,
     "sampler": "dpmpp_2m",
     "schedule": "karras",
+    "preset": None,
+    "eta": None,
+    "sampler_options": None,
     "guidance_scale": 7.5,
+    "guidance_schedule": "constant",
+    "guidance_rescale": 0.0,
     "seed": 3,
     "num_images": 1,
     "first_image": 2,
     "height": 8,
     "width": 16,
-    "eta": 0.0,
 }
 
 
@@ -72,6 +78,17 @@ def test_a_png_holds_the_text_that_other_tools_read(tmp_path):
         ({"sampler": "mine"}, "Sampler: mine, ", "DPM"),
         ({"guidance_scale": float(np.float32(7.3))}, "CFG scale: 7.3, ", "7.30"),
         ({"guidance_scale": 7.0}, "CFG scale: 7, ", "7.0"),
+        ({"sampler": "euler_ancestral", "eta": 0.0}, "Sampler: Euler a, Schedule type: Karras", "Eta DDIM"),
+        ({"sampler": "euler_ancestral", "eta": 0.0}, "Eta: 0, ", "Eta DDIM"),
+        ({"sampler": "dpmpp_2m_sde"}, "Sampler: DPM++ 2M SDE, ", "Heun"),
+        (
+            {"sampler": "dpmpp_2m_sde", "sampler_options": {"solver_type": "heun"}},
+            "Sampler: DPM++ 2M SDE Heun, Schedule type: Karras, ",
+            "solver",
+        ),
+        ({"sampler_options": {"s_churn": 20.0, "rho": 5}}, "Sigma churn: 20.0, ", "rho"),
+        ({"guidance_rescale": float(np.float32(0.7))}, "CFG rescale: 0.7, ", "Guidance schedule"),
+        ({"guidance_schedule": "interval:0.2:0.8"}, 'Guidance schedule: "interval:0.2:0.8", ', "CFG rescale"),
         ({"prompt": "caf\udce9"}, "caf?", "\udce9"),
     ],
 )
@@ -153,12 +170,30 @@ def test_the_text_of_another_tool(tmp_path):
     "fields,found",
     [
         ("Sampler: DPM++ 2M Karras", {"sampler": "dpmpp_2m", "schedule": "karras"}),
+        ("Sampler: DPM++ 2M SDE Exponential", {"sampler": "dpmpp_2m_sde", "schedule": "exponential"}),
+        ("Sampler: DPM2 a Karras", {"sampler": "dpm2_ancestral", "schedule": "karras"}),
         ("Sampler: Euler, Schedule type: Automatic", {"sampler": "euler"}),
-        ("Sampler: PLMS, Schedule type: Uniform", {"sampler": "pndm", "schedule": "linspace"}),
+        ("Sampler: Euler a, Schedule type: Uniform", {"sampler": "euler_ancestral", "schedule": "normal"}),
+        ("Sampler: DPM++ SDE, Schedule type: Turbo", {"sampler": "dpmpp_sde", "schedule": "trailing"}),
         ("Sampler: DDIM", {"sampler": "ddim"}),
+        ("Sampler: DDIM, Eta DDIM: 0.5", {"sampler": "ddim", "eta": 0.5}),
+        ("Sampler: DPM2 a, Eta: 0.5", {"sampler": "dpm2_ancestral", "eta": 0.5}),
+        ("Sampler: Mine Karras, Schedule type: Theirs", {"sampler": "Mine Karras", "schedule": "Theirs"}),
         (
-            "Sampler: Restart, Schedule type: Polyexponential",
-            {"sampler": "Restart", "schedule": "Polyexponential"},
+            "Sampler: Heun, Sigma churn: 20, Sigma tmax: 5.5",
+            {"sampler": "heun", "sampler_options": {"s_churn": 20.0, "s_tmax": 5.5}},
+        ),
+        (
+            "Sampler: DPM++ 2M SDE Heun Karras, Sigma noise: 1.003",
+            {
+                "sampler": "dpmpp_2m_sde",
+                "schedule": "karras",
+                "sampler_options": {"solver_type": "heun", "s_noise": 1.003},
+            },
+        ),
+        (
+            'CFG rescale: 0.7, Guidance schedule: "linear:0.0:1.0"',
+            {"guidance_rescale": 0.7, "guidance_schedule": "linear:0.0:1.0"},
         ),
     ],
 )
@@ -168,11 +203,44 @@ def test_samplers_of_another_tool(tmp_path, fields, found):
     assert picture.read_settings(png(tmp_path / "x.png", parameters=text)) == want
 
 
+# A1111's own lists, of modules/sd_samplers_kdiffusion.py, _timesteps.py, _lcm.py and sd_schedulers.py of version 1.10.
+A1111_SAMPLERS = (
+    "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a", "Euler",
+    "LMS", "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM adaptive", "Restart", "DDIM", "PLMS", "UniPC", "LCM",
+)  # fmt: skip
+A1111_SCHEDULES = (
+    "Karras", "Exponential", "Polyexponential", "SGM Uniform", "KL Optimal", "Align Your Steps", "Simple", "Normal",
+    "DDIM", "Beta",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", A1111_SAMPLERS)
+def test_every_sampler_and_schedule_of_theirs_comes_back(name):
+    for schedule in A1111_SCHEDULES:
+        image = Image.fromarray(PIXELS)
+        image.info["parameters"] = f"a\nSteps: 5, Seed: 1, Sampler: {name}, Schedule type: {schedule}"
+        found = picture.read_settings(image)
+        assert found["schedule"] in spacing.SCHEDULES and found["sampler"] in {*SAMPLERS, "dpm_adaptive"}
+        assert f"Sampler: {name}, Schedule type: {schedule}, " in made(**found).info["parameters"]
+        image.info["parameters"] = f"a\nSteps: 5, Seed: 1, Sampler: {name} {schedule}"
+        assert picture.read_settings(image) == found
+
+
+def test_names_are_ours():
+    """Every word of ours is a sampler's or a schedule's, and no two share a name of theirs."""
+    assert set(infotext.SAMPLERS) <= {*SAMPLERS, "dpm_adaptive"} and set(infotext.SCHEDULES) <= set(spacing.SCHEDULES)
+    for words in (infotext.SAMPLERS, infotext.SCHEDULES):
+        assert len(set(words.values())) == len(words)
+
+
 def test_our_own_text_read_as_another_tool_s():
-    image = made(first_image=0)
+    changed = {"guidance_schedule": "cosine:0.0:1.0", "guidance_rescale": 0.5, "eta": 0.5, "first_image": 0}
+    image = made(**changed)
     del image.info["sdjax"]
     read = picture.read_settings(image)
-    assert read.items() <= SETTINGS.items() and SETTINGS.keys() - read == {"num_images", "first_image", "eta"}
+    asked = SETTINGS | changed
+    assert read == {name: asked[name] for name in read}
+    assert asked.keys() - read == {"num_images", "first_image", "preset", "sampler_options"}
 
 
 def test_a_prompt_alone_is_a_prompt(tmp_path):
@@ -206,6 +274,10 @@ def ours(**changed) -> str:
         ({"sdjax": ours(steps=True)}, "steps must be int"),
         ({"sdjax": ours(guidance_scale=float("nan"))}, "guidance_scale must be float or int"),
         ({"sdjax": ours(schedule=1)}, "schedule must be str or null"),
+        ({"sdjax": ours(eta="a")}, "eta must be float or int or null"),
+        ({"sdjax": ours(guidance_schedule=1)}, "guidance_schedule must be str or null"),
+        ({"sdjax": ours(sampler_options=[1])}, "sampler_options must be dict or null"),
+        ({"sdjax": ours(sampler_options={"x": {"y": 1}})}, "sampler_options: 'x' must be a number, a string or a list"),
     ],
 )  # fmt: skip
 def test_broken_settings_are_one_error(tmp_path, texts, message):
@@ -244,6 +316,17 @@ def test_a_compressed_bomb_is_one_error(tmp_path):
     (tmp_path / "x.png").write_bytes(whole[:33] + bomb + whole[33:])
     with pytest.raises(ValueError, match="x.png"):
         picture.read_settings(tmp_path / "x.png")
+
+
+# Pixels ------------------------------------------------------
+
+
+def test_uint8_there_and_back():
+    every = np.arange(256, dtype=np.uint8)
+    there = picture.from_uint8(every)
+    assert there.dtype == np.float32 and there[0] == -1 and there[255] == 1
+    np.testing.assert_array_equal(picture.to_uint8(there), every)
+    np.testing.assert_array_equal(picture.to_uint8(np.array([-1.2, -0.0001, 1.2])), [0, 127, 255])
 
 
 # Saving many ------------------------------------------------------

@@ -35,11 +35,111 @@ def test_one_compilation_for_all_settings(sd):
             schedule=schedule,
             steps=steps,
             guidance_scale=[2.0 + i, 1.5],
+            guidance_schedule=(None, "linear", "interval:0.2:0.8", ["cosine:1:0", "noise_interval:0.3:5.4"])[i % 4],
+            guidance_rescale=(0.0, 0.7, [0.0, 0.3])[i % 3],
             seed=i,
             decode=i % 9 == 0,
         )
     sd.generate(["a circle", "a square"], steps=64, sampler="ddim", eta=1.0)
     assert compilations() == before
+
+
+def test_one_compilation_for_all_lanes(sd):
+    """Two pictures with samplers, schedules, steps and guidance of their own are one program, too."""
+    samplers = ("ddim", "pndm", "euler", "dpmpp_2m")
+    sd.generate(["a", "b"], sampler=["euler", "ddim"], steps=3, decode=False)
+    before = compilations()
+    for i, one in enumerate(samplers):
+        sd.generate(
+            ["an ant", "a circle"],
+            sampler=[one, "euler"],
+            steps=[1 + 20 * i, 5],
+            schedule=["karras", None],
+            eta=[1.0 if one == "ddim" else None, None],
+            guidance_scale=[2.0 + i, 1.0],
+            guidance_schedule=["linear", None],
+            guidance_rescale=[0.0, 0.5],
+            seed=i,
+            decode=False,
+        )
+    assert compilations() == before
+
+
+LANES = {
+    "sampler": ["dpmpp_2m", "ddim", "euler", "pndm"],
+    "steps": [20, 9, 5, 12],
+    "schedule": [None, "trailing", "karras", None],
+    "eta": [None, 1.0, None, None],
+    "sampler_options": [{"solver_type": "heun"}, None, {"s_churn": 2.0}, None],
+    "guidance_scale": [7.5, 2.0, 0.5, 3.0],
+    "guidance_schedule": ["linear", None, None, "interval:0.2:0.8"],
+    "guidance_rescale": [0.0, 0.7, 0.0, 0.0],
+}
+
+
+def test_a_lane_does_not_depend_on_its_neighbours(sd):
+    """Nor do its settings: each picture's PNG makes it again, alone."""
+    prompts = ["a red circle", "a blue square", "an ant", "a small green circle"]
+    together = sd.generate(prompts, seed=7, **LANES)
+    assert {name: together.settings[name] for name in LANES} == {
+        **LANES,
+        "guidance_schedule": ["linear:0.0:1.0", "constant", "constant", "interval:0.2:0.8"],
+        "guidance_rescale": [0.0, float(np.float32(0.7)), 0.0, 0.0],
+    }
+    for i, image in enumerate(together.images):
+        settings = sdjax.read_settings(image)
+        assert settings["sampler"] == LANES["sampler"][i] and settings["steps"] == LANES["steps"][i]
+        alone = sd.generate(**settings).latents[0]
+        assert np.abs(alone - together.latents[i]).max() <= 1e-5 * np.abs(alone).max()
+
+
+def test_a_lane_that_is_done_costs_nothing():
+    """On a CPU the network runs only for the pictures that need it; the others get zeros that nobody uses."""
+    seen = []
+
+    def network(inputs):
+        jax.debug.callback(lambda x: seen.append(float(x[0, 0])), inputs[0])
+        return 2.0 * inputs[0]
+
+    x = jnp.arange(6.0)[:, None]
+    run = jax.jit(lambda needed: programs._one_by_one(network, (x,), needed, 2))
+    made = run(jnp.array([True, False, True]))
+    jax.effects_barrier()
+    assert made[:, 0].tolist() == [0, 0, 4, 6, 0, 10] and sorted(seen) == [0, 2]
+    np.testing.assert_array_equal(run(jnp.array(True)), 2 * x)
+
+
+def test_no_guidance_next_to_guidance(sd):
+    """A scale below 1 is none, whatever the neighbour has; nor is a guided picture outside its interval."""
+    prompts, kwargs = ["a red circle"] * 3, dict(seed=[1] * 3, steps=5, sampler="euler", decode=False)
+    schedule = [None, "noise_interval:100:200", None]
+    made = sd.generate(prompts, guidance_scale=[0.5, 4.0, 4.0], guidance_schedule=schedule, **kwargs).latents
+    alone = sd.generate("a red circle", guidance_scale=1.0, **{**kwargs, "seed": 1}).latents[0]
+    np.testing.assert_array_equal(made[0], made[1])
+    assert np.abs(made[0] - alone).max() <= 1e-4 * np.abs(alone).max()
+    assert np.abs(made[2] - alone).max() >= 1e-2 * np.abs(alone).max()
+
+
+def test_a_solver_of_one_s_own(sd):
+    def half_way(tape, schedule):
+        x = tape.x_T
+        for here, there in schedule.steps:
+            clean = tape.denoise(x, here)
+            x = there.alpha * clean + there.sigma / here.sigma * (x - here.alpha * clean)
+        return x
+
+    out = sd.generate("a red circle", sampler=half_way, steps=3, schedule="leading")
+    assert out.settings["sampler"] == sdjax.read_settings(out.images[0])["sampler"] == "half_way"
+    assert np.isfinite(out.latents).all()
+    with pytest.raises(ValueError, match="'half_way' is unknown"):
+        sd.generate(**out.settings)
+
+
+def test_levels_of_one_s_own(sd):
+    sigmas = np.array([12.0, 3.0, 0.5, 0.0])
+    out = sd.generate("a red circle", sampler="euler", steps=None, sampler_options={"sigmas": sigmas}, decode=False)
+    assert out.settings["steps"] == 3 and out.settings["sampler_options"] == {"sigmas": sigmas.tolist()}
+    np.testing.assert_array_equal(sd.generate(**out.settings, decode=False).latents, out.latents)
 
 
 def test_a_picture_does_not_depend_on_its_batch(sd):
@@ -135,6 +235,18 @@ def test_half_precision_stays_near_float32(tiny_checkpoint, sd):
         ({"latents": np.zeros((1, 4, 8, 8))}, r"latents must be \[1, 8, 8, 4\]"),
         ({"latents": np.full((1, 8, 8, 4), np.nan)}, "latents hold NaN"),
         ({"eta": 2.0, "sampler": "ddim"}, "eta must be"),
+        ({"guidance_scale": "7"}, "guidance_scale must be"),
+        ({"guidance_rescale": 1.5}, "guidance_rescale must be a number from 0"),
+        ({"guidance_rescale": None}, "guidance_rescale must be a number from 0"),
+        ({"guidance_schedule": "lineal"}, "'lineal' is unknown; nearest: 'linear'"),
+        ({"guidance_schedule": ["linear", "cosine"]}, "guidance_schedule has 2 entries for 1 pictures"),
+        ({"sampler": ["ddim", "euler"]}, "sampler has 2 entries for 1 pictures"),
+        ({"steps": [1, 2, 3]}, "steps has 3 entries for 1 pictures"),
+        ({"preset": "a1112"}, "preset 'a1112' is unknown; nearest: 'a1111'"),
+        ({"sampler_options": {"s_chrun": 1.0}, "sampler": "euler"}, "sampler euler has no option 's_chrun'"),
+        ({"sampler_options": [1]}, "sampler_options must map options' names to values"),
+        ({"sampler_options": {"steps": 3}}, "sampler_options holds 'steps', which is no option"),
+        ({"sampler_options": {"sigmas": object()}}, "sampler_options must hold numbers"),
     ],
 )
 def test_bad_input_is_named_before_anything_compiles(sd, arguments, message):

@@ -1,10 +1,26 @@
 """The levels a run visits, against golden values taken from diffusers 0.42.1."""
 
+import itertools
+
 import numpy as np
 import pytest
 
+from sdjax.diffusion.noise import Settings
+from sdjax.diffusion.peers import NAMES, OWN_TIMESTEPS
 from sdjax.diffusion.plan import plan
-from sdjax.diffusion.spacing import SCHEDULES, check_schedule
+from sdjax.diffusion.samplers import SAMPLERS
+from sdjax.diffusion.sigmas import SIGMA_SCHEDULES
+from sdjax.diffusion.spacing import (
+    FLAGS,
+    SCHEDULES,
+    check_schedule,
+    dpm_schedule,
+    euler_schedule,
+    kdpm2_schedule,
+    lms_schedule,
+    singlestep_schedule,
+    unipc_schedule,
+)
 from tests.reference import SD, ZERO_SNR
 
 
@@ -88,11 +104,100 @@ def test_a_step_of_ddim_goes_back_a_fixed_stride():
 
 
 @pytest.mark.parametrize(
+    ("schedule", "timesteps", "sigmas"),
+    [
+        ("lu", {0: 999, 1: 943, 2: 882}, {0: 14.61465, -1: 0.02917}),
+        ("exponential", {0: 998, 1: 942, 2: 881}, {0: 14.61465, -1: 0.02917}),
+        ("beta", {0: 998, 1: 996, 2: 991}, {0: 14.61465, -1: 0.02917}),
+    ],
+)
+def test_dpmpp_2m_in_whole_timesteps(schedule, timesteps, sigmas):
+    """lu is rounded; exponential and beta are cut, from float32 tables in which the noisiest level is 998.99."""
+    p = plan("dpmpp_2m", 20, SD, schedule)
+    np.testing.assert_array_equal(p.timesteps[list(timesteps)], list(timesteps.values()))
+    np.testing.assert_allclose(ve(p)[list(sigmas)], list(sigmas.values()), rtol=1e-6, atol=6e-6)
+
+
+@pytest.mark.parametrize("schedule", ["karras", "exponential", "beta"])
+def test_range(schedule):
+    """Euler's spans the spaced levels (leading: 951 .. 1), the DPM family's all; a config's own goes before both."""
+    own = {**SD, "sigma_min": 0.1, "sigma_max": 10.0}
+    for name, config, ends in (
+        ("euler", SD, [11.02834, 0.0413143]),
+        ("dpmpp_2m", SD, [14.61465, 0.0291675]),
+        ("euler", own, [10.0, 0.1]),
+        ("dpmpp_2m", own, [10.0, 0.1]),
+    ):
+        np.testing.assert_allclose(ve(plan(name, 20, config, schedule))[[0, -1]], ends, rtol=2e-5)
+
+
+@pytest.mark.parametrize("schedule", SIGMA_SCHEDULES)
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "ddim"])
+def test_every_schedule_on_every_convention(name, schedule):
+    """As many falling levels as steps, and a plan that reproduces a constant prediction; its name is kept."""
+    for steps in (1, 2, 7, 40):
+        p = plan(name, steps, {**SD, "clip_sample": False}, schedule)
+        assert p.evaluations == steps and p.schedule == schedule and p.inexact == ""
+        assert (np.diff(ve(p)) < 0).all() and p.sigma[-1] == 0.0
+        assert p.timesteps.min() >= 0 and p.timesteps.max() <= 999
+
+
+@pytest.mark.parametrize("flag", [*FLAGS.items()])
+def test_config_selects_a_schedule(flag):
+    """By the flag of a scheduler_config.json, for the classes that read it; `schedule=` goes before it."""
+    schedule, key = flag
+    config = {**SD, key: True}
+    assert plan("dpmpp_2m", 8, config).schedule == schedule
+    np.testing.assert_array_equal(plan("dpmpp_2m", 8, config).weights, plan("dpmpp_2m", 8, SD, schedule).weights)
+    assert plan("ddim", 8, config).schedule == "leading"
+    assert plan("dpmpp_2m", 8, config, "normal").schedule == "normal"
+
+
+def test_lu_goes_before_exponential():
+    """As in diffusers, which does not count use_lu_lambdas among the flags that exclude each other."""
+    assert plan("dpmpp_2m", 8, {**SD, "use_lu_lambdas": True, "use_exponential_sigmas": True}).schedule == "lu"
+
+
+def settings(**changes):
+    return Settings(**{k: v for k, v in {**SD, **changes}.items() if k in vars(Settings())})
+
+
+def test_conventions_of_the_other_classes():
+    """KDPM2 rounds karras; LMS knows no range for it; UniPC ends where its last level stands."""
+    asked = settings(schedule="karras", sigma_min=0.1, sigma_max=10.0, final_sigmas_type="sigma_min")
+    euler, kdpm2 = euler_schedule(asked, 5), kdpm2_schedule(asked, 5)
+    assert [here.t for here, _ in kdpm2.steps] == [round(here.t) for here, _ in euler.steps]
+    assert [here.ve for here, _ in kdpm2.steps] == [here.ve for here, _ in euler.steps]
+    assert kdpm2.level(1.0).t % 1 > 0.01  # between levels it is not
+    np.testing.assert_allclose([here.ve for here, _ in lms_schedule(asked, 5).steps][-1], 0.0413143, rtol=2e-5)
+    assert dpm_schedule(asked, 5).end.ve == pytest.approx(0.0291675, rel=2e-5)
+    here, there = unipc_schedule(asked, 5).steps[-1]
+    assert here.ve == pytest.approx(0.1) and there.ve == pytest.approx(0.1)
+    cosine = settings(schedule="karras", beta_schedule="squaredcos_cap_v2")
+    cut, rounded = (make(cosine, 9).steps for make in (dpm_schedule, singlestep_schedule))
+    difference = [there.t - here.t for (here, _), (there, _) in zip(cut, rounded, strict=True)]
+    assert set(difference) == {0.0, 1.0}
+
+
+def test_final_sigma():
+    """At the smallest training level, where the last level of karras already is: a step that goes nowhere."""
+    config = {**SD, "final_sigmas_type": "sigma_min"}
+    for name in ("euler", "dpmpp_2m"):
+        p = plan(name, 12, config, "sgm_uniform")
+        assert p.sigma[-1] / p.alpha[-1] == pytest.approx(0.0291675, rel=2e-5)
+    here, there = dpm_schedule(settings(schedule="karras", final_sigmas_type="sigma_min"), 12).steps[-1]
+    assert here.ve == there.ve
+
+
+@pytest.mark.parametrize(
     ("name", "steps", "schedule", "message"),
     [
         ("ddim", 1000, "leading", "steps_offset"),
         ("dpmpp_2m", 1000, "linspace", "too many"),
+        ("euler", 150, "beta_timesteps", "150 steps are too many for schedule 'beta_timesteps'"),
+        ("ddim", 600, "laplace", "too many"),
         ("dpmpp_2m", 20, "kerras", "nearest: 'karras'"),
+        ("dpmpp_2m", 20, "custom", "known: leading"),
     ],
 )
 def test_impossible_schedules(name, steps, schedule, message):
@@ -100,7 +205,58 @@ def test_impossible_schedules(name, steps, schedule, message):
         plan(name, steps, SD, schedule)
 
 
+def test_impossible_ranges():
+    with pytest.raises(ValueError, match="sigma_min 20 must be less"):
+        plan("euler", 10, {**SD, "sigma_min": 20.0}, "karras")
+    with pytest.raises(ValueError, match="1000 training levels, and this model has 500"):
+        plan("euler", 10, {**SD, "num_train_timesteps": 500}, "ays")
+
+
 def test_known_schedules():
-    assert [check_schedule(name) for name in SCHEDULES] == ["leading", "trailing", "linspace", "karras"]
+    assert [check_schedule(name) for name in SCHEDULES][:4] == ["leading", "trailing", "linspace", "karras"]
     with pytest.raises(ValueError, match="timestep_spacing 'even'"):
         plan("ddim", 20, {**SD, "timestep_spacing": "even"})
+
+
+@pytest.mark.parametrize(
+    ("name", "timesteps", "end"),
+    [
+        ("unipc", {0: 941, 1: 894, 2: 847, -2: 95, -1: 48}, 0.0),
+        ("deis", {0: 941, 1: 894, 2: 847, -2: 95, -1: 48}, 0.0291675),
+        ("sa_solver", {0: 941, 1: 894, 2: 847, -2: 95, -1: 48}, 0.0291675),
+        ("dpmpp_2s", {0: 999, 1: 949, -2: 100, -1: 50}, 0.0),  # its class knows linspace alone
+        ("heun", {0: 951, 1: 901, 2: 901, 3: 851, 38: 1}, 0.0),
+        ("dpm2", {0: 951, 1: 926.451, 2: 901, 3: 876.449, 37: 9.75, 38: 1}, 0.0),
+        ("dpm2_ancestral", {0: 951, 1: 901, 2: 901, 3: 851, 38: 1}, 0.0),
+        ("lms", {0: 951, 1: 901, -2: 51, -1: 1}, 0.0),
+        ("euler_ancestral", {0: 951, 1: 901, -2: 51, -1: 1}, 0.0),
+    ],
+)
+def test_other_samplers_on_the_config_of_stable_diffusion(name, timesteps, end):
+    """20 steps; golden values of diffusers. DEIS and SA-Solver end at the smallest training level."""
+    p = plan(name, 20, SD)
+    np.testing.assert_allclose(p.timesteps[list(timesteps)], list(timesteps.values()), atol=1e-3)
+    assert p.sigma[-1] / p.alpha[-1] == pytest.approx(end, rel=2e-5)
+
+
+def test_all_samplers_on_all_schedules():
+    """Every pair of the two makes a plan (a Plan checks itself)."""
+    config = {**SD, "clip_sample": False}
+    for name, schedule in itertools.product(SAMPLERS, SCHEDULES):
+        p = plan(name, 6, config, schedule)
+        assert p.schedule == schedule and np.isfinite(p.weights).all()
+
+
+@pytest.mark.parametrize("preset", ["a1111", "comfy"])
+def test_all_samplers_under_a_preset(preset):
+    """Every sampler and schedule that the peer has makes a plan; none of A1111's own timesteps are pretended."""
+    config, refused = {**SD, "clip_sample": False}, set()
+    for name, schedule in itertools.product(SAMPLERS, (None, *NAMES[preset])):
+        try:
+            plan(name, 6, config, schedule, preset=preset)
+        except ValueError as error:
+            assert "on sigmas" in str(error) or "end them with 0" in str(error)
+            refused.add((name, schedule if "end them" in str(error) else None))
+    own = {(name, None) for name in OWN_TIMESTEPS}
+    noisy = {(name, "laplace") for name in OWN_TIMESTEPS if name != "unipc"}
+    assert refused == (own if preset == "a1111" else noisy)

@@ -24,6 +24,7 @@ from experiments import _cli
 from experiments.shapes import models, world
 from experiments.shapes.score import score, wilson
 from sdjax.nn.vae import Autoencoder
+from sdjax.picture import from_uint8, to_uint8
 from sdjax.text.tokens import Tokenizer, write_word_tokenizer
 from sdjax.train.loop import restore
 from sdjax.train.state import TrainState, make_optimiser
@@ -39,11 +40,6 @@ def trained_params(folder: str, optimiser: str) -> dict:
     params = jax.jit(Autoencoder(models.VAE).init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
     state = TrainState.create(params, make_optimiser(optimiser, 0.0, 1000))
     return jax.device_get(restore(folder, state).average)
-
-
-def pixels(pictures: np.ndarray) -> np.ndarray:
-    """uint8 to float32 in [-1, 1]."""
-    return pictures.astype(np.float32) / 127.5 - 1
 
 
 def fold(params: dict, mean: np.ndarray, spread: np.ndarray) -> dict:
@@ -64,7 +60,7 @@ def encode_all(encode: Callable[[np.ndarray], jax.Array], count: int, things: in
     latents, captions = [], []
     for start in range(0, count, 64):
         pictures, texts = world.dataset(SEED, start, min(64, count - start), things=things)
-        latents.append(np.asarray(encode(pixels(pictures)), np.float16))
+        latents.append(np.asarray(encode(from_uint8(pictures)), np.float16))
         captions += texts
     return np.concatenate(latents), captions
 
@@ -74,8 +70,7 @@ def reconstruction_score(autoencode: Callable[[np.ndarray], jax.Array], count: i
     right, missed = 0, []
     for start in range(0, count, 50):
         pictures, captions = world.dataset(SEED + 1, start, 50, "any")
-        made = np.asarray(autoencode(pixels(pictures)))
-        made = np.clip(np.rint((made + 1) * 127.5), 0, 255).astype(np.uint8)
+        made = to_uint8(np.asarray(autoencode(from_uint8(pictures))))
         for picture, caption in zip(made, captions, strict=True):
             verdict = score(picture, caption)
             right += verdict.ok
@@ -89,7 +84,7 @@ def main() -> None:
     params = trained_params(FLAGS.vae, FLAGS.optimiser)
     encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode").mean)
     some = np.concatenate(
-        [np.asarray(encode(params, pixels(world.dataset(SEED, n, 64)[0]))) for n in range(0, 1024, 64)]
+        [np.asarray(encode(params, from_uint8(world.dataset(SEED, n, 64)[0]))) for n in range(0, 1024, 64)]
     )
     mean, spread = some.mean((0, 1, 2)), some.std((0, 1, 2))
     print("channel means", mean.round(3), "spreads", spread.round(3))

@@ -17,6 +17,7 @@ from absl import flags
 from experiments import _cli
 from experiments.shapes import models, world
 from sdjax.nn.vae import Autoencoder
+from sdjax.picture import from_uint8
 from sdjax.train.loop import fit
 from sdjax.train.state import TrainState, make_optimiser, make_step
 
@@ -32,7 +33,7 @@ def crops(n: int, count: int, size: int, seed: int) -> np.ndarray:
         inside = np.argwhere((picture != picture[0, 0]).any(-1))
         middle = inside[rng.integers(len(inside))] + rng.integers(-size // 4, size // 4 + 1, 2)
         y, x = np.clip(middle - size // 2, 0, picture.shape[0] - size)
-        out[i] = picture[y : y + size, x : x + size] / 127.5 - 1
+        out[i] = from_uint8(picture[y : y + size, x : x + size])
     return out
 
 
@@ -64,7 +65,7 @@ def main() -> None:
         if n < whole_from:
             return crops(n, FLAGS.batch, FLAGS.crop, FLAGS.seed)
         pictures, _ = world.dataset(FLAGS.seed, n * FLAGS.batch, FLAGS.batch // 4)
-        return pictures.astype(np.float32) / 127.5 - 1
+        return from_uint8(pictures)
 
     settings = {
         name: FLAGS[name].value for name in ("steps", "batch", "crop", "whole", "optimiser", "learning_rate", "seed")

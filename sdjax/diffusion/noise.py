@@ -50,7 +50,17 @@ class Level:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a checkpoint's scheduler_config.json says, with the defaults most diffusers schedulers share."""
+    """What a checkpoint's scheduler_config.json says, with the defaults most diffusers schedulers share.
+
+    The fields before `num_train_timesteps` are no keys of that file: they are what the caller of `plan` chose.
+    """
+
+    schedule: str | None = None  # None: what the keys say
+    preset: str = "diffusers"
+    rho: float | None = None
+    sigmas: tuple[float, ...] | None = None
+    timesteps: tuple[float, ...] | None = None
+    discard_penultimate_sigma: bool = False
 
     num_train_timesteps: int = 1000
     beta_start: float = 1e-4
@@ -118,9 +128,13 @@ class Settings:
         for flag in ("use_flow_sigmas", "use_dynamic_shifting"):
             if getattr(self, flag):
                 raise ValueError(f"scheduler config: {flag}=true belongs to flow-matching models, not supported")
-        for flag in ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"):
-            if getattr(self, flag):
-                raise ValueError(f"scheduler config: {flag}=true is not supported; pass schedule='karras' or another")
+        flags = [f for f in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if getattr(self, f)]
+        if len(flags) > 1:
+            raise ValueError(f"scheduler config: only one of {' and '.join(flags)} can be true; pass schedule=...")
+        for key in ("sigma_min", "sigma_max"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"scheduler config: {key} must be a number > 0, not {value!r}")
         if self.interpolation_type != "linear" or self.timestep_type != "discrete":
             raise ValueError("scheduler config: interpolation_type must be 'linear' and timestep_type 'discrete'")
 
@@ -158,10 +172,18 @@ class NoiseSchedule:
         """The fractional timestep of noise `ve`: linear in log(ve) between levels, held at both ends."""
         return np.interp(np.log(ve), np.log(self.ve), np.arange(self.total))
 
-    def without_zero_snr(self) -> "NoiseSchedule":
+    def at(self, timestep: np.ndarray) -> np.ndarray:
+        """`ve` at fractional timesteps, the inverse of `timestep`."""
+        return np.exp(np.interp(timestep, np.arange(self.total), np.log(self.ve)))
+
+    def nearest(self, ve: np.ndarray) -> np.ndarray:
+        """The whole timestep whose noise is nearest to `ve` in log(ve)."""
+        return np.abs(np.log(ve)[..., None] - np.log(self.ve)).argmin(-1).astype(np.float64)
+
+    def without_zero_snr(self, alpha_bar: float = TERMINAL_ALPHA_BAR) -> "NoiseSchedule":
         """The same levels with a last trace of signal kept, as diffusers' Euler and DPM-Solver++ do."""
         a = self.alphas_cumprod.copy()
-        a[-1] = TERMINAL_ALPHA_BAR
+        a[-1] = alpha_bar
         return NoiseSchedule(a)
 
 
@@ -176,6 +198,29 @@ def noise_schedule(settings: Settings) -> NoiseSchedule:
         alpha = np.sqrt(alphas_cumprod)
         alphas_cumprod = ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
     return NoiseSchedule(alphas_cumprod)
+
+
+def float32_ve(settings: Settings) -> np.ndarray:
+    """`NoiseSchedule.ve` as diffusers computes it, float32 [T]: for whole timesteps that hang on the last digit."""
+    if settings.rescale_betas_zero_snr:
+        alphas_cumprod = noise_schedule(settings).without_zero_snr().alphas_cumprod.astype(np.float32)
+    else:
+        alphas = np.float32(1) - _float32_betas(settings)
+        alphas_cumprod = np.cumprod(alphas.astype(np.float64)).astype(np.float32)
+    return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
+
+
+def _float32_betas(settings: Settings) -> np.ndarray:
+    """float32 [T]. torch.linspace counts in float32 steps, up to the middle from one end and then from the other."""
+    power = {"linear": 1, "scaled_linear": 2}.get(settings.beta_schedule, 0)
+    if settings.trained_betas is not None or not power:
+        return _betas(settings).astype(np.float32)
+    total = settings.num_train_timesteps
+    ends = np.array([settings.beta_start, settings.beta_end]) ** (1 / power)
+    start, end = ends.astype(np.float32)
+    step, i = np.float64((end - start) / np.float32(max(total - 1, 1))), np.arange(total)
+    ramp = np.where(i < total // 2, start + step * i, end - step * i[::-1])
+    return ramp.astype(np.float32) ** power
 
 
 def _betas(settings: Settings) -> np.ndarray:

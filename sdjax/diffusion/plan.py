@@ -11,17 +11,19 @@ that is, the weights of x_T, D and the draws must add up to alpha_i and (in squa
 convention of diffusers breaks (1), `inexact` says why.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from sdjax.diffusion import plot
+from sdjax.diffusion.choice import choose, count_steps, keys_in_force
 from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.prediction import check_prediction
 from sdjax.diffusion.samplers import Sampler
 from sdjax.diffusion.samplers import sampler as find_sampler
-from sdjax.diffusion.spacing import SPACINGS, check_schedule
+from sdjax.diffusion.spacing import schedule_name
 from sdjax.diffusion.table import FREE, NONE, Bound, Linear, Row, Table, Tape
 
 TOLERANCE = 1e-9  # of equation 1; float64 sums of up to 1000 terms stay below 1e-11
@@ -125,6 +127,10 @@ class Plan:
             stop=spans[draw, 1].astype(np.int32),
         )
 
+    def plot(self) -> Any:
+        """The matrix as a matplotlib figure, which a notebook shows and `savefig` writes. See `plot.draw`."""
+        return plot.draw(self)
+
     def _check_shapes(self) -> None:
         n = len(self.row_timesteps)
         per_row = {
@@ -181,20 +187,33 @@ def padded_length(rows: int) -> int:
 
 def plan(
     sampler: "str | Sampler | Callable[..., Linear]",
-    steps: int,
+    steps: int | None,
     scheduler: Mapping[str, Any],
     schedule: str | None = None,
+    *,
+    preset: str | None = None,
+    rho: float | None = None,
+    sigmas: Sequence[float] | None = None,
+    timesteps: Sequence[float] | None = None,
     **options: Any,
 ) -> Plan:
     """The plan that diffusers' scheduler of that name, made from the same config, would follow.
 
     Args:
       sampler: a name in `samplers.SAMPLERS`, a `Sampler`, or a function (tape, schedule) -> latents.
-      steps: 1 .. num_train_timesteps. `plan(...).evaluations` tells how often the network then runs.
+      steps: 1 .. num_train_timesteps, or None where `sigmas` or `timesteps` tell it. `plan(...).evaluations` tells
+        how often the network then runs.
       scheduler: a checkpoint's scheduler_config.json as a dict. Missing keys take the defaults of the
         diffusers class of that sampler's name: note that for ddim these clip the predicted latents to [-1, 1]
         unless clip_sample is false.
       schedule: one of `spacing.SCHEDULES` in place of the config's own; None leaves it.
+      preset: whose levels these are where programs differ: "diffusers" (the default), "a1111" or "comfy"; see
+        `peers`. The latter two take no spacing from `scheduler`. Where they leave out steps that would fall on one
+        level ("beta" of "comfy"), or add some ("ddim_uniform"), so does the plan.
+      rho: of the schedules karras (default 7) and polyexponential (default 1).
+      sigmas: the levels themselves in place of a schedule: decreasing variance-exploding noise from the first to
+        the last of the run, which is 0 where it is to end clean. N + 1 of them make N steps.
+      timesteps: the levels as decreasing timesteps in 0 .. num_train_timesteps - 1, one for each step.
       options: what the sampler's function takes by keyword (eta, solver_order, s_churn, ..); None is its default, or
         what the config says.
 
@@ -202,14 +221,13 @@ def plan(
       ValueError: an unknown name (the nearest are given), a number out of range, or a config that has no such plan.
     """
     name, record = find_sampler(sampler)
-    settings = _settings(record, scheduler, schedule)
-    if isinstance(steps, bool) or int(steps) != steps or not 1 <= steps <= settings.num_train_timesteps:
-        raise ValueError(f"steps must be a whole number in 1 .. {settings.num_train_timesteps}, not {steps!r}")
-    levels = record.schedule(settings, int(steps))
+    chosen = {"rho": rho, "sigmas": sigmas, "timesteps": timesteps}
+    settings = _settings(name, record, scheduler, schedule, preset or "diffusers", **chosen)
+    count = count_steps(settings, steps)
+    levels = record.schedule(settings, count)
     tape = Tape(settings.prediction_type, levels.init, inexact=levels.gap, bound=_bound(settings))
     rows = tape.finish(record.solve(tape, levels, **_options(name, record, settings, options)), levels.end)
-    label = "karras" if settings.use_karras_sigmas else settings.timestep_spacing
-    return _plan(tape, rows, sampler=name, schedule=label, steps=int(steps))
+    return _plan(tape, rows, sampler=name, schedule=schedule_name(settings), steps=count)
 
 
 def _options(name: str, record: Sampler, settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,18 +251,14 @@ def _bound(settings: Settings) -> Bound:
     return Bound(float(settings.clip_sample_range)) if settings.clip_sample else FREE
 
 
-def _settings(record: Sampler, scheduler: Mapping[str, Any], schedule: str | None) -> Settings:
-    """The config as that sampler's class reads it, with `schedule` over its own."""
-    own_sigmas = {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"}
-    reads = record.reads if schedule is None else record.reads - own_sigmas
-    settings = Settings.read(scheduler, reads, record.defaults)
+def _settings(
+    name: str, record: Sampler, scheduler: Mapping[str, Any], schedule: str | None, preset: str, **chosen: Any
+) -> Settings:
+    """The config as that sampler's class reads it, with what the caller chose over its own."""
+    own = schedule is not None or chosen["sigmas"] is not None or chosen["timesteps"] is not None
+    settings = Settings.read(scheduler, keys_in_force(record.reads, preset, own), record.defaults)
     check_prediction(settings.prediction_type)
-    if schedule is not None and check_schedule(schedule) == "karras":
-        return replace(settings, use_karras_sigmas=True)
-    spacing = schedule or settings.timestep_spacing
-    if spacing not in SPACINGS:
-        raise ValueError(f"timestep_spacing {spacing!r} is unknown; known: {', '.join(SPACINGS)}")
-    return replace(settings, timestep_spacing=spacing)
+    return choose(settings, name, schedule, preset, **chosen)
 
 
 def _plan(tape: Tape, rows: list[Row], **names: Any) -> Plan:

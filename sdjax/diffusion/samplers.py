@@ -3,13 +3,30 @@
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sdjax.diffusion import solvers
-from sdjax.diffusion.noise import Settings
-from sdjax.diffusion.spacing import Schedule, ddim_schedule, dpm_schedule, euler_schedule, pndm_schedule
+from sdjax.diffusion.noise import Level, Settings
+from sdjax.diffusion.spacing import (
+    Schedule,
+    dpm_schedule,
+    euler_schedule,
+    kdpm2_schedule,
+    lms_schedule,
+    singlestep_schedule,
+    unipc_schedule,
+)
 from sdjax.diffusion.table import Linear
+from sdjax.diffusion.timesteps import (
+    ddim_schedule,
+    ddpm_schedule,
+    inverse_schedule,
+    lcm_schedule,
+    pndm_schedule,
+    prk_schedule,
+    tcd_schedule,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +40,7 @@ class Sampler:
         them.
       defaults: that class's own defaults where they differ from `Settings`.
       order: p where the paper claims a global error of O(h^p); for samplers that renew noise, the strong order at
-        their default options.
+        their default options; 0 for those that converge to nothing.
     """
 
     solve: Callable[..., Linear]
@@ -53,6 +70,8 @@ _BETAS = frozenset(
 )
 _THRESHOLDING = frozenset(["thresholding", "dynamic_thresholding_ratio", "sample_max_value"])
 _CLIP = _THRESHOLDING | {"clip_sample", "clip_sample_range"}
+_DISTILLED = _BETAS | {"original_inference_steps", "rescale_betas_zero_snr"}
+_LCM_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _SIGMAS = frozenset(
     [
         "rescale_betas_zero_snr",
@@ -65,6 +84,8 @@ _SIGMAS = frozenset(
     ]
 )
 _EULER = _BETAS | _SIGMAS | {"interpolation_type", "timestep_type"}
+_EDM = _BETAS | (_SIGMAS - {"rescale_betas_zero_snr", "final_sigmas_type"})
+_EDM_BETAS = {"timestep_spacing": "linspace", "beta_start": 0.00085, "beta_end": 0.012}
 _DPM = (
     _BETAS
     | _SIGMAS
@@ -82,6 +103,21 @@ _DPM = (
     )
 )
 
+# DEIS and SA-Solver have no say in where they end: at the smallest training level.
+_NOISY_END = (_SIGMAS - {"rescale_betas_zero_snr", "final_sigmas_type"}) | {"use_flow_sigmas"}
+_UNIPC = frozenset(
+    ["solver_order", "solver_type", "predict_x0", "lower_order_final", "disable_corrector", "use_flow_sigmas"]
+)
+_SA = frozenset(["predictor_order", "corrector_order", "algorithm_type", "lower_order_final", "lambda_min_clipped"])
+
+
+def _noisy_end(settings: Settings, steps: int) -> Schedule:
+    """The Euler convention without its last step: dpm_fast ends at the last level that holds noise."""
+    whole = euler_schedule(settings, steps)
+    last = whole.steps[-1][0]
+    return replace(whole, end=Level(1.0, last.ve, last.t)) if whole.end.sigma == 0.0 else whole
+
+
 SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler(
         solvers.ddim,
@@ -89,14 +125,139 @@ SAMPLERS: dict[str, Sampler] = {
         reads=_BETAS | _CLIP | {"set_alpha_to_one", "rescale_betas_zero_snr"},
         defaults={"clip_sample": True, "set_alpha_to_one": True},
     ),
+    "ddim_inverse": Sampler(
+        solvers.ddim_inverse,
+        inverse_schedule,
+        reads=_BETAS | {"clip_sample", "clip_sample_range", "set_alpha_to_one", "rescale_betas_zero_snr"},
+        defaults={"clip_sample": True, "set_alpha_to_one": True},
+    ),
+    "ddpm": Sampler(
+        solvers.ddpm,
+        ddpm_schedule,
+        reads=_BETAS | _CLIP | {"variance_type", "rescale_betas_zero_snr"},
+        defaults={"clip_sample": True},
+    ),
     "pndm": Sampler(solvers.pndm, pndm_schedule, reads=_BETAS | {"set_alpha_to_one"}, order=2),
+    "pndm_prk": Sampler(solvers.pndm_prk, prk_schedule, reads=_BETAS | {"set_alpha_to_one"}, order=2),
+    "ipndm": Sampler(solvers.ipndm, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}, order=2),
+    "lcm": Sampler(
+        solvers.lcm,
+        lcm_schedule,
+        reads=_DISTILLED | _CLIP | {"timestep_scaling"},
+        defaults=_LCM_BETAS,
+        order=0,
+    ),
+    "tcd": Sampler(solvers.tcd, tcd_schedule, reads=_DISTILLED, defaults=_LCM_BETAS, order=0),
     "euler": Sampler(solvers.euler, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}),
+    "euler_ancestral": Sampler(
+        solvers.euler_ancestral,
+        euler_schedule,
+        reads=_BETAS | {"rescale_betas_zero_snr"},
+        defaults={"timestep_spacing": "linspace"},
+    ),
+    "heun": Sampler(
+        solvers.heun,
+        euler_schedule,
+        reads=_EDM | {"clip_sample", "clip_sample_range"},
+        defaults=_EDM_BETAS,
+        order=2,
+    ),
+    "dpm2": Sampler(
+        solvers.dpm2, kdpm2_schedule, reads=_EDM, defaults=_EDM_BETAS, order=2
+    ),
+    "dpm2_ancestral": Sampler(
+        solvers.dpm2_ancestral, kdpm2_schedule, reads=_EDM, defaults=_EDM_BETAS
+    ),
+    "lms": Sampler(
+        solvers.lms,
+        lms_schedule,
+        reads=_EDM,
+        defaults={"timestep_spacing": "linspace"},
+        order=4,
+    ),
+    "dpm_fast": Sampler(
+        solvers.dpm_fast, _noisy_end, reads=_EULER, defaults={"timestep_spacing": "linspace"}, order=3
+    ),
+    "dpmpp_2s_ancestral": Sampler(
+        solvers.dpmpp_2s_ancestral, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}
+    ),
+    "dpmpp_sde": Sampler(
+        solvers.dpmpp_sde, lms_schedule, reads=_EDM, defaults=_EDM_BETAS
+    ),
+    "dpmpp_3m_sde": Sampler(
+        solvers.dpmpp_3m_sde,
+        dpm_schedule,
+        reads=_BETAS | _SIGMAS | _THRESHOLDING | {"use_lu_lambdas", "lambda_min_clipped"},
+        defaults={"timestep_spacing": "linspace"},
+    ),
+    "gradient_estimation": Sampler(
+        solvers.gradient_estimation, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}
+    ),
+    "restart": Sampler(
+        solvers.restart, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}, order=2
+    ),
     "dpmpp_2m": Sampler(
         solvers.dpmpp_2m,
         dpm_schedule,
         reads=_DPM,
         defaults={"timestep_spacing": "linspace"},
         order=2,
+    ),
+    "dpmpp_3m": Sampler(
+        solvers.dpmpp_3m,
+        dpm_schedule,
+        reads=_DPM,
+        defaults={"timestep_spacing": "linspace"},
+        order=2,
+    ),
+    "dpmpp_2m_sde": Sampler(
+        solvers.dpmpp_2m_sde,
+        dpm_schedule,
+        reads=_DPM,
+        defaults={"timestep_spacing": "linspace"},
+    ),
+    "dpm_solver": Sampler(
+        solvers.dpm_solver,
+        dpm_schedule,
+        reads=_DPM | {"solver_order"},
+        defaults={"timestep_spacing": "linspace", "final_sigmas_type": "sigma_min"},
+        order=2,
+    ),
+    "dpmpp_2s": Sampler(
+        solvers.dpmpp_2s,
+        singlestep_schedule,
+        reads=(_DPM | {"solver_order"})
+        - {"timestep_spacing", "steps_offset", "euler_at_final", "use_lu_lambdas", "rescale_betas_zero_snr"},
+        defaults={"timestep_spacing": "linspace", "lower_order_final": False},
+        order=2,
+    ),
+    "unipc": Sampler(
+        solvers.unipc,
+        unipc_schedule,
+        reads=_BETAS | _SIGMAS | _THRESHOLDING | _UNIPC,
+        defaults={"timestep_spacing": "linspace", "solver_type": "bh2"},
+        order=3,
+    ),
+    "deis": Sampler(
+        solvers.deis,
+        unipc_schedule,
+        reads=_BETAS | _NOISY_END | _THRESHOLDING | {"solver_order", "lower_order_final"},
+        defaults={"timestep_spacing": "linspace", "final_sigmas_type": "sigma_min"},
+        order=2,
+    ),
+    "sa_solver": Sampler(
+        solvers.sa_solver,
+        unipc_schedule,
+        reads=_BETAS | _NOISY_END | _THRESHOLDING | _SA,
+        defaults={
+            "timestep_spacing": "linspace",
+            "final_sigmas_type": "sigma_min",
+            "algorithm_type": "data_prediction",
+        },
+    ),
+    "er_sde": Sampler(solvers.er_sde, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}),
+    "res_multistep": Sampler(
+        solvers.res_multistep, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}, order=2
     ),
 }
 

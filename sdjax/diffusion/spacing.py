@@ -1,58 +1,36 @@
-"""Which noise levels a run of N steps visits, and from which to which each step goes.
+"""Which noise levels a run of N steps visits, as the schedulers of diffusers read a checkpoint's config.
 
-Three conventions exist in diffusers, and a checkpoint's config means something different in each:
-  DDIM, PNDM    whole timesteps; a step goes back T // N timesteps from wherever it stands, whatever the
-                spacing, so on "linspace" and (where N does not divide T) "trailing" it lands beside the next
-                timestep. The last step ends at alpha = 1 or, with set_alpha_to_one false, at the first
-                training level.
-  Euler family  fractional timesteps; noise `ve` is linear between training levels; ends at 0.
-  DPM-Solver++  N + 1 points with the last dropped, whole timesteps; ends at 0.
-"leading", "trailing" and "linspace" are Table 2 of Lin et al. 2023 (arXiv:2305.08891). "karras" is equation 5
-of Karras et al. 2022 (arXiv:2206.00364) with rho = 7:
-    ve_i = (ve_max^(1/rho) + i / (N - 1) (ve_min^(1/rho) - ve_max^(1/rho)))^rho                        (1)
-over the first and last spaced levels (Euler) or all training levels (DPM-Solver++, which also rounds the
-timesteps).
+"leading", "trailing" and "linspace" are Table 2 of Lin et al. 2023 (arXiv:2305.08891); the other schedules are the
+formulas of `sigmas`. Families of classes take both differently:
+  DDIM, PNDM, ..   whole timesteps: `timesteps`.
+  Euler, Heun,     fractional timesteps; noise `ve` is linear between training levels; karras, exponential and
+  LMS, KDPM2       beta span the spaced levels.
+  DPM-Solver++,    N + 1 points with the last dropped; whole timesteps; karras, exponential, beta and lu span all
+  UniPC, DEIS, SA  training levels, and their timesteps are rounded (karras, lu) or cut (exponential, beta).
+Schedules that diffusers lacks span all training levels, and the network is told fractional timesteps, between which
+log(ve) is linear. A1111 and ComfyUI have conventions of their own: `peers`.
 """
 
+import dataclasses
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from sdjax.diffusion.noise import Level, NoiseSchedule, Settings, noise_schedule
+from sdjax.diffusion.noise import Level, NoiseSchedule, Settings, float32_ve, noise_schedule
+from sdjax.diffusion.peers import peer_schedule
+from sdjax.diffusion.schedule import CLEAN as CLEAN
+from sdjax.diffusion.schedule import Schedule as Schedule
+from sdjax.diffusion.schedule import chain, check_decreasing, levels_of
+from sdjax.diffusion.sigmas import RANGED, SIGMA_SCHEDULES, noise_levels
 
 SPACINGS = ("leading", "trailing", "linspace")
-SCHEDULES = (*SPACINGS, "karras")
-CLEAN = Level(1.0, 0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The steps of a run. `steps`: (level it starts from, level it goes to), noisiest first.
-
-    `init`: scale of the unit Gaussian x_T at the network's own scale on the first level. `end`: the level of
-    the result, whose alpha is 1 where the result is left on the variance-exploding scale. `timestep`: what the
-    network is told at noise `ve` between levels, for solvers that evaluate there.
-    """
-
-    steps: tuple[tuple[Level, Level], ...]
-    init: float
-    end: Level
-    timestep: Callable[[Any], Any]
-
-    def level(self, ve: float) -> Level:
-        """The level of variance-exploding noise `ve`, anywhere between those visited."""
-        return Level.from_ve(ve, float(self.timestep(ve)))
-
-    @property
-    def gap(self) -> str:
-        """Why a step starts neither where the last one ended nor where it began (made twice); or ""."""
-        for (begun, there), (here, _) in zip(self.steps, self.steps[1:], strict=False):
-            if here.sigma not in (there.sigma, begun.sigma):
-                return f"a step goes to timestep {there.t:g} and the next starts from {here.t:g}"
-        return ""
+SCHEDULES = (*SPACINGS, *SIGMA_SCHEDULES)
+FLAGS = {
+    "karras": "use_karras_sigmas",
+    "lu": "use_lu_lambdas",
+    "exponential": "use_exponential_sigmas",
+    "beta": "use_beta_sigmas",
+}
 
 
 def check_schedule(name: str) -> str:
@@ -63,87 +41,100 @@ def check_schedule(name: str) -> str:
     raise ValueError(f"schedule {name!r} is unknown; nearest: {near[0]!r}; known: {', '.join(SCHEDULES)}")
 
 
-def ddim_schedule(settings: Settings, steps: int) -> Schedule:
-    """DDIM's convention.
-
-    On "karras", which diffusers' DDIM lacks: all training levels, fractional timesteps, ending clean.
-    """
-    if settings.use_karras_sigmas:
-        levels = _full_karras(settings, steps)
-        return Schedule(_chain([*levels, CLEAN]), 1.0, CLEAN, _sigma_noise(settings).timestep)
-    noise, stride = noise_schedule(settings), settings.num_train_timesteps // steps
-    timesteps = _rounded_timesteps(settings, steps)
-    pairs = tuple((noise.level(t), _at(noise, settings, t - stride)) for t in timesteps)
-    return Schedule(pairs, 1.0, pairs[-1][1], noise.timestep)
-
-
-def pndm_schedule(settings: Settings, steps: int) -> Schedule:
-    """DDIM's convention with PNDM's extra second step: the first again, with a second evaluation at its end.
-
-    N + 1 steps for N >= 2. diffusers takes that second step from T // N above its end, which on "linspace"
-    and uneven "trailing" is not quite where x stands.
-    """
-    whole = ddim_schedule(settings, steps)
-    plain = whole.steps
-    if steps == 1:
-        return whole
-    if settings.use_karras_sigmas:
-        extra = plain[0]
-    else:
-        noise, t = noise_schedule(settings), int(plain[1][0].t)
-        extra = (noise.level(t + settings.num_train_timesteps // steps), noise.level(t))
-    return replace(whole, steps=(plain[0], extra, *plain[1:]))
+def schedule_name(settings: Settings) -> str:
+    """The schedule that the settings ask for: one of `SCHEDULES`, or "custom" for levels that were given."""
+    if settings.sigmas is not None or settings.timesteps is not None:
+        return "custom"
+    flagged = (name for name, flag in FLAGS.items() if getattr(settings, flag))
+    return settings.schedule or next(flagged, settings.timestep_spacing)
 
 
 def euler_schedule(settings: Settings, steps: int) -> Schedule:
-    """The convention of diffusers' Euler family.
+    """The convention of diffusers' Euler, Euler ancestral and Heun.
 
-    x_T is scaled by sqrt(max ve^2 + 1) on "leading", that is by 1 at the network's scale, and by max ve
-    otherwise.
+    x_T is scaled by sqrt(max ve^2 + 1) on "leading", that is by 1 at the network's scale, and by max ve otherwise.
+    KDPM2 and LMS have `kdpm2_schedule` and `lms_schedule`.
     """
-    noise = _sigma_noise(settings)
-    timesteps = _even_timesteps(settings, steps)
-    ve = np.interp(timesteps, np.arange(noise.total), noise.ve)
-    if settings.use_karras_sigmas:
-        ve = _karras(settings, ve[-1], ve[0], steps)
+    if settings.preset != "diffusers":
+        return peer_schedule(settings, steps)
+    noise, name = sigma_noise(settings), schedule_name(settings)
+    ve, timesteps = _given(settings, noise)
+    if name in SPACINGS:
+        ve, timesteps = _spaced(noise, even_timesteps(settings, steps))
+    elif name != "custom":
+        ve = noise_levels(name, noise, steps, settings.rho, _euler_span(settings, noise, steps))
         timesteps = noise.timestep(ve)
-    last = float(noise.ve[0]) if settings.final_sigmas_type == "sigma_min" else 0.0
-    levels = [Level.from_ve(s, t) for s, t in zip(_decreasing(ve), timesteps, strict=True)]
+    levels = levels_of(check_decreasing(ve, name), timesteps)
     init = 1.0 if settings.timestep_spacing == "leading" else levels[0].sigma
-    return Schedule(_chain([*levels, Level.from_ve(last, 0.0)]), init, Level(1.0, last, 0.0), noise.timestep)
+    last = _last(settings, noise, ve)
+    return Schedule(chain([*levels, Level.from_ve(last, 0.0)]), init, Level(1.0, last, 0.0), noise.timestep)
+
+
+def kdpm2_schedule(settings: Settings, steps: int) -> Schedule:
+    """`euler_schedule` as diffusers' KDPM2 and KDPM2 ancestral have it: on karras the timesteps are rounded."""
+    schedule = euler_schedule(settings, steps)
+    if settings.preset != "diffusers" or schedule_name(settings) != "karras":
+        return schedule
+    levels = [*(here for here, _ in schedule.steps), schedule.steps[-1][1]]
+    whole = [Level(level.alpha, level.sigma, float(np.round(level.t))) for level in levels]
+    return Schedule(chain(whole), schedule.init, schedule.end, schedule.timestep)
+
+
+def lms_schedule(settings: Settings, steps: int) -> Schedule:
+    """`euler_schedule` as diffusers' LMS and DPM-Solver SDE have it: karras takes no range from the config."""
+    return euler_schedule(without_range(settings) if schedule_name(settings) == "karras" else settings, steps)
 
 
 def dpm_schedule(settings: Settings, steps: int) -> Schedule:
-    """The convention of diffusers' DPM-Solver++ family. x_T is used as it is."""
-    noise = _sigma_noise(settings)
-    if settings.use_karras_sigmas:
-        levels = _full_karras(settings, steps, whole=settings.beta_schedule != "squaredcos_cap_v2")
-    else:
-        timesteps = _dpm_timesteps(settings, noise, steps)
-        ve = _decreasing(np.interp(timesteps, np.arange(noise.total), noise.ve))
-        levels = [Level.from_ve(s, t) for s, t in zip(ve, timesteps, strict=True)]
-    last = float(noise.ve[0]) if settings.final_sigmas_type == "sigma_min" else 0.0
-    end = Level.from_ve(last, 0.0)
-    return Schedule(_chain([*levels, end]), 1.0, end, noise.timestep)
+    """The convention of diffusers' DPM-Solver++ multistep. x_T is used as it is.
+
+    The single-step class, and UniPC, DEIS and SA have `singlestep_schedule` and `unipc_schedule`.
+    """
+    return _dpm(settings, steps, cuts_cosine=True)
 
 
-def _chain(levels: Sequence[Level]) -> tuple[tuple[Level, Level], ...]:
-    return tuple(zip(levels[:-1], levels[1:], strict=True))
+def singlestep_schedule(settings: Settings, steps: int) -> Schedule:
+    """`dpm_schedule` as diffusers' DPM-Solver++ single-step has it: timesteps of cosine betas, too, are rounded."""
+    return _dpm(settings, steps)
 
 
-def _at(noise: NoiseSchedule, settings: Settings, t: int) -> Level:
-    """The level at `t`; below 0 the one at which a DDIM run ends."""
-    if t >= 0:
-        return noise.level(t)
-    return CLEAN if settings.set_alpha_to_one else noise.level(0)
+def unipc_schedule(settings: Settings, steps: int) -> Schedule:
+    """`singlestep_schedule` as diffusers' UniPC, DEIS and SA-Solver have it.
+
+    A run that ends at the smallest noise (DEIS and SA: every run; as their classes have no key for it, their
+    defaults must say `final_sigmas_type="sigma_min"`) on karras, exponential or beta ends at its own last level, by
+    a step that goes nowhere. That differs from the smallest training level only where the config has a `sigma_min`.
+    """
+    return _dpm(settings, steps, stays=True)
 
 
-def _sigma_noise(settings: Settings) -> NoiseSchedule:
+def full_levels(settings: Settings, steps: int) -> list[Level] | None:
+    """Levels of a sigma schedule over all training levels, with fractional timesteps; the clean end is left out.
+
+    None where the schedule is one of `SPACINGS`, which choose timesteps and not noise levels.
+
+    Raises:
+      ValueError: a schedule that does not end clean.
+    """
+    if settings.preset != "diffusers":
+        schedule = peer_schedule(settings, steps)
+        return _ending_clean([here for here, _ in schedule.steps], schedule.end.sigma)
+    noise, name = sigma_noise(settings), schedule_name(settings)
+    if name in SPACINGS:
+        return None
+    if name == "custom":
+        return _ending_clean(levels_of(*_given(settings, noise)), settings.sigmas[-1] if settings.sigmas else 0.0)
+    ve = noise_levels(name, noise, steps, settings.rho, _span(settings, noise.ve[0], noise.ve[-1]))
+    return levels_of(check_decreasing(ve, name), noise.timestep(ve))
+
+
+def sigma_noise(settings: Settings) -> NoiseSchedule:
+    """The training levels of the classes that divide by alpha, which must not be 0."""
     noise = noise_schedule(settings)
     return noise.without_zero_snr() if settings.rescale_betas_zero_snr else noise
 
 
-def _even_timesteps(settings: Settings, steps: int) -> np.ndarray:
+def even_timesteps(settings: Settings, steps: int) -> np.ndarray:
     """N timesteps of DDIM, PNDM (which round them) and Euler, descending. One "linspace" step is t = 0."""
     total = settings.num_train_timesteps
     if settings.timestep_spacing == "linspace":
@@ -155,8 +146,88 @@ def _even_timesteps(settings: Settings, steps: int) -> np.ndarray:
     return np.arange(total, 0, -total / steps)[:steps].round() - 1
 
 
-def _rounded_timesteps(settings: Settings, steps: int) -> list[int]:
-    return [int(t) for t in _even_timesteps(settings, steps).round()]
+def without_range(settings: Settings) -> Settings:
+    """The settings without the config's own range of noise."""
+    return dataclasses.replace(settings, sigma_min=None, sigma_max=None)
+
+
+def _dpm(settings: Settings, steps: int, cuts_cosine: bool = False, stays: bool = False) -> Schedule:
+    if settings.preset != "diffusers":
+        return peer_schedule(settings, steps)
+    noise, name = sigma_noise(settings), schedule_name(settings)
+    ve, timesteps = _given(settings, noise)
+    if name in SPACINGS:
+        ve, timesteps = _spaced(noise, _dpm_timesteps(settings, noise, steps))
+    elif name != "custom":
+        span = _span(settings, noise.ve[0], noise.ve[-1]) if name != "lu" else None
+        ve = noise_levels(name, noise, steps, settings.rho, span)
+        cut = name in ("exponential", "beta") or (cuts_cosine and settings.beta_schedule == "squaredcos_cap_v2")
+        timesteps = _whole_timesteps(settings, name, steps, cut) if name in FLAGS else noise.timestep(ve)
+    levels = levels_of(check_decreasing(ve, name), timesteps)
+    noisy = settings.final_sigmas_type == "sigma_min"
+    last = float(ve[-1]) if noisy and stays and name in FLAGS else _last(settings, noise, ve)
+    end = Level.from_ve(last, 0.0)
+    return Schedule(chain([*levels, end]), 1.0, end, noise.timestep)
+
+
+def _euler_span(settings: Settings, noise: NoiseSchedule, steps: int) -> tuple[float, float]:
+    """The range of a sigma schedule: the spaced levels where diffusers' Euler has that schedule."""
+    if schedule_name(settings) not in ("karras", "exponential", "beta"):
+        return _span(settings, noise.ve[0], noise.ve[-1])
+    spaced, _ = _spaced(noise, even_timesteps(settings, steps))
+    return _span(settings, spaced[-1], spaced[0])
+
+
+def _given(settings: Settings, noise: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
+    """Noise and timesteps of the levels that the caller gave, a last sigma left out; empty where none were."""
+    if settings.sigmas is not None:
+        ve = np.array(settings.sigmas[:-1], np.float64)
+        return ve, noise.timestep(ve)
+    return _spaced(noise, np.array(settings.timesteps or (), np.float64))
+
+
+def _spaced(noise: NoiseSchedule, timesteps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Noise at these timesteps, linear between training levels, and the timesteps."""
+    return np.interp(timesteps, np.arange(noise.total), noise.ve), timesteps
+
+
+def _span(settings: Settings, low: float, high: float) -> tuple[float, float]:
+    """The config's own range of noise, or this one."""
+    low = float(low) if settings.sigma_min is None else settings.sigma_min
+    high = float(high) if settings.sigma_max is None else settings.sigma_max
+    if low > high:
+        raise ValueError(f"scheduler config: sigma_min {low:g} must be less than sigma_max {high:g}")
+    return low, high
+
+
+def _last(settings: Settings, noise: NoiseSchedule, ve: np.ndarray) -> float:
+    """Where a run ends: the caller's last sigma; else 0 or the smallest training level, but never above `ve`."""
+    if settings.sigmas is not None:
+        return settings.sigmas[-1]
+    low, end = float(noise.ve[0]), float(ve[-1])
+    if settings.final_sigmas_type != "sigma_min":
+        return 0.0
+    return low if low < end * (1 - 1e-9) else end  # a step that goes nowhere must not go by a rounding error
+
+
+def _ending_clean(levels: list[Level], end: float) -> list[Level]:
+    if end:
+        raise ValueError(f"this sampler ends clean, and these levels end at sigma {end:g}: end them with 0")
+    return levels
+
+
+def _whole_timesteps(settings: Settings, name: str, steps: int, cut: bool) -> np.ndarray:
+    """The timesteps of DPM-Solver++ on a schedule of noise: rounded, or `cut` down to whole ones.
+
+    From float32 tables, as in diffusers: the noisiest level of Stable Diffusion is 998.99 there, which is cut to 998.
+    """
+    ve = float32_ve(settings)
+    span = float(ve[0]), float(ve[-1])
+    levels = RANGED[name](
+        *(span if name == "lu" else _span(settings, *span)), steps, *(() if settings.rho is None else (settings.rho,))
+    )
+    timesteps = np.interp(np.log(levels), np.log(ve), np.arange(len(ve)))
+    return np.floor(timesteps) if cut else timesteps.round()
 
 
 def _dpm_timesteps(settings: Settings, noise: NoiseSchedule, steps: int) -> np.ndarray:
@@ -178,27 +249,3 @@ def _in_range(timesteps: np.ndarray, settings: Settings) -> np.ndarray:
             f"{settings.num_train_timesteps - 1}; take fewer steps, or schedule='trailing'"
         )
     return timesteps
-
-
-def _decreasing(ve: np.ndarray) -> np.ndarray:
-    if not np.isfinite(ve).all() or (np.diff(ve) >= 0).any():
-        raise ValueError(
-            f"{len(ve)} steps are too many for this schedule: two of them fall on one noise level; "
-            "take fewer steps, or schedule='karras'"
-        )
-    return ve
-
-
-def _karras(settings: Settings, low: float, high: float, steps: int, rho: float = 7.0) -> np.ndarray:
-    """Equation 1 from `high` to `low`, unless the config names its own range."""
-    low = low if settings.sigma_min is None else settings.sigma_min
-    high = high if settings.sigma_max is None else settings.sigma_max
-    return np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho
-
-
-def _full_karras(settings: Settings, steps: int, whole: bool = False) -> list[Level]:
-    """Equation 1 over all training levels; `whole` rounds the timesteps that the network is told."""
-    noise = _sigma_noise(settings)
-    ve = _decreasing(_karras(settings, noise.ve[0], noise.ve[-1], steps))
-    timesteps = noise.timestep(ve).round() if whole else noise.timestep(ve)
-    return [Level.from_ve(s, t) for s, t in zip(ve, timesteps, strict=True)]

@@ -14,6 +14,7 @@ here that is not linear, or with nothing, where a solver needs two draws between
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -25,6 +26,17 @@ from sdjax.diffusion.noise import Level
 from sdjax.diffusion.prediction import check_prediction, coefficients
 
 Array = Any  # NumPy on the host, a jax.Array inside jit
+
+
+def _refuse(operation: str) -> Callable[..., NoReturn]:
+    """A method that says which operation of a solver is not linear."""
+
+    def refuse(*_: Any) -> NoReturn:
+        raise ValueError(
+            f"a solver must be linear: {operation}; x, predictions and draws may be added, and multiplied by numbers"
+        )
+
+    return refuse
 
 
 class Linear:
@@ -67,11 +79,15 @@ class Linear:
     __radd__ = __add__
     __rmul__ = __mul__
 
-    def _not_linear(self, *_: Any) -> NoReturn:
-        raise ValueError("a solver must be linear: it compares, rounds, divides by or takes a power of a linear form")
 
-    __pow__ = __rpow__ = __rtruediv__ = __abs__ = __float__ = __bool__ = _not_linear
-    __lt__ = __le__ = __gt__ = __ge__ = __round__ = _not_linear
+    __pow__ = _refuse("it takes a power of a linear form")
+    __rpow__ = _refuse("it takes a linear form as an exponent")
+    __rtruediv__ = _refuse("it divides by a linear form")
+    __abs__ = _refuse("it takes the absolute value of a linear form")
+    __float__ = _refuse("it makes a number of a linear form")
+    __bool__ = _refuse("it decides by the value of a linear form")
+    __round__ = _refuse("it rounds a linear form")
+    __lt__ = __le__ = __gt__ = __ge__ = _refuse("it compares linear forms")
 
 
 def _is_number(value: Any) -> bool:

@@ -7,16 +7,14 @@ diffusers computes its betas, products and sigmas in float32; sdjax in float64. 
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
 
 from sdjax.diffusion.plan import plan
-from sdjax.diffusion.scan import run
 from tests import reference
-from tests.reference import SD, SHAPE, ZERO_SNR, draws, toy
+from tests.parity.toy import BOUND, X_T, difference, diffusers_run, sdjax_run, with_schedule
+from tests.reference import SD, ZERO_SNR, draws, toy
 
 CLASSES = {
     "ddim": DDIMScheduler,
@@ -26,44 +24,6 @@ CLASSES = {
 }
 STEPS = (1, 2, 7, 20, 50)
 SPACINGS = ("leading", "trailing", "linspace")
-BOUND = 1e-4
-X_T = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
-
-
-def with_schedule(config, schedule):
-    """The config that diffusers needs for what sdjax calls `schedule`."""
-    if schedule is None:
-        return config
-    return {**config, "use_karras_sigmas": True} if schedule == "karras" else {**config, "timestep_spacing": schedule}
-
-
-def diffusers_run(name, steps, config, eta=0.0, noise=None):
-    """(timesteps, latents) of diffusers' own loop, as its pipelines write it."""
-    scheduler = CLASSES[name].from_config(config)
-    scheduler.set_timesteps(steps)
-    x = torch.from_numpy(X_T) * scheduler.init_noise_sigma
-    for i, t in enumerate(scheduler.timesteps):
-        raw = toy(torch, scheduler.scale_model_input(x, t), t.to(torch.float32))
-        extra = {"eta": eta, "variance_noise": torch.from_numpy(noise[i])} if eta else {}
-        x = scheduler.step(raw, t, x, **extra).prev_sample
-    return scheduler.timesteps.numpy(), x.numpy()
-
-
-@jax.jit
-def run_padded(table, x_T, noise):
-    return run(table, lambda x, t: toy(jnp, x, t), x_T, None, noise)
-
-
-def sdjax_run(the_plan, noise=None):
-    """One compiled program for every case: the draws, too, are padded."""
-    padded = np.zeros((64, *SHAPE), np.float32)
-    if noise is not None:
-        padded[: len(noise)] = noise
-    return np.asarray(run_padded(the_plan.table(128), X_T, padded))
-
-
-def difference(a, b):
-    return float(np.abs(a - b).max() / np.abs(b).max())
 
 
 def schedules(name):
@@ -79,7 +39,7 @@ def cases():
 
 def check(name, steps, config, schedule, **extra):
     ours = plan(name, steps, config, schedule, **{k: v for k, v in extra.items() if k == "eta"})
-    timesteps, theirs = diffusers_run(name, steps, with_schedule(config, schedule), **extra)
+    timesteps, theirs = diffusers_run(CLASSES[name], steps, with_schedule(config, schedule), **extra)
     np.testing.assert_allclose(ours.timesteps, timesteps, rtol=1e-6, atol=2e-4)
     return difference(sdjax_run(ours, extra.get("noise")), theirs)
 
@@ -106,7 +66,7 @@ def test_who_is_right(steps):
     """Where the two differ most, sdjax's float32 is ten times closer to step-by-step float64."""
     exact = reference.euler(ZERO_SNR, steps, lambda x, t: toy(np, x, t), X_T.astype(np.float64))
     ours = difference(sdjax_run(plan("euler", steps, ZERO_SNR)), exact)
-    theirs = difference(diffusers_run("euler", steps, ZERO_SNR)[1], exact)
+    theirs = difference(diffusers_run(CLASSES["euler"], steps, ZERO_SNR)[1], exact)
     assert ours < 1e-5 and ours < theirs / 10
 
 

@@ -1,0 +1,107 @@
+"""What the caller of `plan` chose over a checkpoint's scheduler config, checked before anything is made of it."""
+
+from collections.abc import Sequence, Set
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sdjax.diffusion.noise import Settings
+from sdjax.diffusion.peers import check_preset, discards, peer_name
+from sdjax.diffusion.sigmas import check_rho
+from sdjax.diffusion.spacing import FLAGS, SPACINGS, check_schedule, schedule_name
+
+# Keys of the config that a preset of another program, or a schedule of the caller's own, puts out of force.
+FLAG_KEYS = frozenset(FLAGS.values())
+SPACING_KEYS = FLAG_KEYS | {"timestep_spacing", "steps_offset", "sigma_min", "sigma_max", "final_sigmas_type"}
+
+
+def keys_in_force(reads: Set[str], preset: str, own: bool) -> frozenset[str]:
+    """Of the keys that a scheduler's class reads, those to read; `own`: the caller gave a schedule."""
+    if check_preset(preset) != "diffusers":
+        return frozenset(reads - SPACING_KEYS | {"rescale_betas_zero_snr"})
+    return frozenset(reads - FLAG_KEYS if own else reads)
+
+
+def choose(
+    settings: Settings,
+    sampler: str,
+    schedule: str | None = None,
+    preset: str = "diffusers",
+    rho: float | None = None,
+    sigmas: Sequence[float] | None = None,
+    timesteps: Sequence[float] | None = None,
+) -> Settings:
+    """The settings with these choices; see `plan`.
+
+    Raises:
+      ValueError: an unknown name, levels that do not fall, or choices that exclude each other.
+    """
+    given = [k for k, v in (("schedule", schedule), ("sigmas", sigmas), ("timesteps", timesteps)) if v is not None]
+    if len(given) > 1:
+        raise ValueError(f"give one of {' and '.join(given)}, not both")
+    settings = replace(
+        settings,
+        preset=check_preset(preset),
+        sigmas=None if sigmas is None else check_sigmas(sigmas),
+        timesteps=None if timesteps is None else check_timesteps(timesteps, settings.num_train_timesteps),
+    )
+    if preset != "diffusers" and sigmas is None and timesteps is None:
+        name = peer_name(preset, sampler, schedule)
+        settings = replace(settings, schedule=name, discard_penultimate_sigma=discards(preset, sampler, name))
+    elif schedule is not None:
+        settings = replace(settings, schedule=check_schedule(schedule))
+        settings = replace(settings, timestep_spacing=schedule) if schedule in SPACINGS else settings
+    if settings.timestep_spacing not in SPACINGS:
+        known = ", ".join(SPACINGS)
+        raise ValueError(f"timestep_spacing {settings.timestep_spacing!r} is unknown; known: {known}")
+    return replace(settings, rho=check_rho(schedule_name(settings), rho))
+
+
+def count_steps(settings: Settings, steps: Any) -> int:
+    """The number of steps: `steps`, 1 .. T, or how many the caller's own levels make, which `steps` may say or not.
+
+    Raises:
+      ValueError: `steps` is out of range, or differs from the number of levels given.
+    """
+    given = None
+    if settings.sigmas is not None:
+        given = len(settings.sigmas) - 1
+    elif settings.timesteps is not None:
+        given = len(settings.timesteps)
+    if given is not None:
+        if steps is not None and (isinstance(steps, bool) or steps != given):
+            raise ValueError(f"the levels given make {given} steps, not {steps!r}; leave steps at None")
+        return given
+    total = settings.num_train_timesteps
+    whole = isinstance(steps, int | float | np.number) and not isinstance(steps, bool) and steps == np.floor(steps)
+    if not whole or not 1 <= steps <= total:
+        raise ValueError(f"steps must be a whole number in 1 .. {total}, not {steps!r}")
+    return int(steps)
+
+
+def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
+    """Two or more decreasing numbers > 0, of which the last may be 0; otherwise ValueError."""
+    values = _numbers(sigmas, "sigmas")
+    if len(values) < 2:
+        raise ValueError(f"sigmas must hold 2 levels or more, the first and the last of the run, not {values}")
+    if not all(a > b for a, b in zip(values, values[1:], strict=False)) or values[-1] < 0:
+        raise ValueError(f"sigmas must decrease from level to level and end at 0 or above, not {values}")
+    return values
+
+
+def check_timesteps(timesteps: Sequence[float], total: int) -> tuple[float, ...]:
+    """One or more decreasing numbers in 0 .. T - 1; otherwise ValueError."""
+    values = _numbers(timesteps, "timesteps")
+    if not values or not total - 1 >= values[0] or not values[-1] >= 0:
+        raise ValueError(f"timesteps must lie in 0 .. {total - 1}, not {values}")
+    if not all(a > b for a, b in zip(values, values[1:], strict=False)):
+        raise ValueError(f"timesteps must decrease from level to level, not {values}")
+    return values
+
+
+def _numbers(values: Any, name: str) -> tuple[float, ...]:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be a list of finite numbers, not {values!r}")
+    return tuple(float(value) for value in array)

@@ -1,0 +1,62 @@
+"""A schedule: the noise levels of a run, and from which to which each step goes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from sdjax.diffusion.noise import Level
+
+CLEAN = Level(1.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a run. `steps`: (level it starts from, level it goes to), noisiest first.
+
+    `init`: scale of the unit Gaussian x_T at the network's own scale on the first level. `end`: the level of
+    the result, whose alpha is 1 where the result is left on the variance-exploding scale. `timestep`: what the
+    network is told at noise `ve` between levels, for solvers that evaluate there.
+
+    A run that ends at the smallest training level may have a last step that goes nowhere, to its own level:
+    diffusers' do on karras, exponential, beta and lu.
+    """
+
+    steps: tuple[tuple[Level, Level], ...]
+    init: float
+    end: Level
+    timestep: Callable[[Any], Any]
+
+    def level(self, ve: float) -> Level:
+        """The level of variance-exploding noise `ve`, anywhere between those visited."""
+        return Level.from_ve(ve, float(self.timestep(ve)))
+
+    @property
+    def gap(self) -> str:
+        """Why a step starts neither where the last one ended nor where it began (made twice); or ""."""
+        for (begun, there), (here, _) in zip(self.steps, self.steps[1:], strict=False):
+            if here.sigma not in (there.sigma, begun.sigma):
+                return f"a step goes to timestep {there.t:g} and the next starts from {here.t:g}"
+        return ""
+
+
+def chain(levels: Sequence[Level]) -> tuple[tuple[Level, Level], ...]:
+    """Each level to the next."""
+    return tuple(pairwise(levels))
+
+
+def levels_of(ve: np.ndarray, timesteps: np.ndarray) -> list[Level]:
+    """Levels from their noise [n] and the timesteps [n] that the network is told there."""
+    return [Level.from_ve(float(s), float(t)) for s, t in zip(ve, timesteps, strict=True)]
+
+
+def check_decreasing(ve: np.ndarray, name: str) -> np.ndarray:
+    """Return `ve`; raise ValueError where two levels are equal, out of order, or one is not finite."""
+    if not np.isfinite(ve).all() or (np.diff(ve) >= 0).any():
+        raise ValueError(
+            f"{len(ve)} steps are too many for schedule {name!r}: two of them fall on one noise level; "
+            "take fewer steps, or schedule='karras'"
+        )
+    return ve
