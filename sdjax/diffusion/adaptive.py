@@ -145,7 +145,8 @@ def dpm_adaptive(
       x_T: unit Gaussian [b, ...]; it is scaled here.
       scheduler: a checkpoint's scheduler_config.json as a dict; only its betas and prediction type count.
       order: 3 for DPM-Solver-23 (three evaluations an attempt), 2 for DPM-Solver-12 (two).
-      rtol, atol: relative and absolute tolerance of equation 1, > 0; latents there are variance-exploding.
+      rtol, atol: relative and absolute tolerance of equation 1, > 0; latents there are variance-exploding. These and
+        the numbers below are static: another value compiles anew.
       h_init: size of the first attempt in log SNR, > 0.
       pcoeff, icoeff, dcoeff: p, i and d of equation 2.
       accept_safety: least factor with which an attempt is taken, > 0.
