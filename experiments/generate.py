@@ -6,7 +6,8 @@ writes out/00000.png, with its settings inside, and prints where it is. The mode
 shapes that comes with sdjax; --model takes a folder in the diffusers layout or a Hub id:
 
     python -m experiments.generate --model=stable-diffusion-v1-5/stable-diffusion-v1-5 --variant=fp16 \
-        --prompt="an astronaut on a horse" --steps=25 --num_images=4 --guidance_schedule=noise_interval:0.28:5.42
+        --prompt="an astronaut on a horse" --steps=25 --num_images=4 \
+        --schedule=karras --guidance_schedule=noise_interval:0.28:5.42
 
 Run time, the whole process on 2 CPU cores: about 9 s the first time, when the programs are compiled, and 4 s
 after that. What to expect: a picture of what was asked, 128 x 128 pixels with the shapes model.

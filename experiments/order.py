@@ -159,7 +159,8 @@ def main(values: Any) -> None:
             for m in measure(case, values.levels, values.chunks):
                 measured.append(m)
                 record = {**vars(m), "case": case.name, "claimed": case.order, "wrong": m.wrong}
-                print(json.dumps(record), file=lines, flush=True)
+                known = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}
+                print(json.dumps(known), file=lines, flush=True)
     (out / "order.md").write_text(table := markdown(measured, chosen))
     draw(measured, out / "order.png")
     print(table)

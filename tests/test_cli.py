@@ -41,6 +41,7 @@ def test_a_prompt_becomes_a_picture(tiny_checkpoint, tmp_path):
         "--guidance_scale=3",
         "--guidance_schedule=interval:0.2:0.8",
         "--guidance_rescale=0.5",
+        "--schedule=karras",
         "--sampler_option=rho=5",
     )
     assert ran.returncode == 0, ran.stderr
@@ -52,7 +53,7 @@ def test_a_prompt_becomes_a_picture(tiny_checkpoint, tmp_path):
         "negative_prompt": "green",
         "steps": 2,
         "sampler": "ddim",
-        "schedule": None,
+        "schedule": "karras",
         "preset": None,
         "eta": 0.5,
         "sampler_options": {"rho": 5},

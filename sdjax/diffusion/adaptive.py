@@ -78,14 +78,16 @@ class _Method:
     def __post_init__(self) -> None:
         if self.order not in (2, 3):
             raise ValueError(f"order must be 2 or 3, not {self.order!r}")
+        known = {name: value for name, value in vars(self).items() if not isinstance(value, jax.core.Tracer)}
         for name in ("rtol", "atol", "h_init", "accept_safety"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number > 0, not {getattr(self, name)!r}")
+            if not 0.0 < known.get(name, 1.0) < math.inf:
+                raise ValueError(f"{name} must be a number > 0, not {known[name]!r}")
         for name in ("eta", "s_noise"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number >= 0, not {getattr(self, name)!r}")
-        if not all(math.isfinite(c) for c in (self.pcoeff, self.icoeff, self.dcoeff)):
-            raise ValueError("pcoeff, icoeff and dcoeff must be finite numbers")
+            if not 0.0 <= known.get(name, 1.0) < math.inf:
+                raise ValueError(f"{name} must be a number >= 0, not {known[name]!r}")
+        for name in ("pcoeff", "icoeff", "dcoeff"):
+            if not math.isfinite(known.get(name, 0.0)):
+                raise ValueError(f"{name} must be a finite number, not {known[name]!r}")
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be 1 or more, not {self.max_steps!r}")
 
@@ -146,11 +148,12 @@ def dpm_adaptive(
       scheduler: a checkpoint's scheduler_config.json as a dict; only its betas and prediction type count.
       order: 3 for DPM-Solver-23 (three evaluations an attempt), 2 for DPM-Solver-12 (two).
       rtol, atol: relative and absolute tolerance of equation 1, > 0; latents there are variance-exploding. These and
-        the numbers below are static: another value compiles anew.
+        all other numbers but order, eta, sigma_min, sigma_max and max_steps may be data of a compiled program.
       h_init: size of the first attempt in log SNR, > 0.
       pcoeff, icoeff, dcoeff: p, i and d of equation 2.
       accept_safety: least factor with which an attempt is taken, > 0.
-      eta: share of renewed noise, >= 0, a piece of the image's Brownian path. s_noise: factor on it.
+      eta: share of renewed noise, >= 0, a piece of the image's Brownian path (on which a step's end, and so the picture,
+        moves a little with rounding). s_noise: factor on it.
       sigma_min, sigma_max: noise (variance-exploding) at which runs end and begin; None is the smallest and largest
         training level. As in k-diffusion the result keeps the noise of `sigma_min`.
       max_steps: attempts after which an image is given up.

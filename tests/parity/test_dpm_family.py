@@ -148,9 +148,9 @@ def test_deis_options():
 @pytest.mark.parametrize("algorithm_type", ["data_prediction", "noise_prediction"])
 @pytest.mark.parametrize("tau", [0.0, 0.6, 1.0])
 def test_sa_solver_options(tau, algorithm_type):
-    for p, c, lower in ((p, c, lower) for p in (1, 2, 3, 4) for c in (1, 2, 3, 4) for lower in {True, p != c}):
+    for p, c, lower in itertools.product((1, 2, 3, 4), (1, 2, 3, 4), (True, False)):
         config = {**SD, "predictor_order": p, "corrector_order": c, "lower_order_final": lower}
-        for steps in (1, 3, 20):
+        for steps in (3, 20):
             error = check(
                 "sa_solver", steps, {**config, "algorithm_type": algorithm_type}, tau=lambda t: torch.tensor(tau)
             )
