@@ -4,10 +4,12 @@
     sd.generate("a red circle above a blue square").images[0].save("picture.png")
 
 `load` opens a checkpoint, `plan` turns a sampler on a schedule into a matrix, `stack_plans` gives every image of a
-batch its own, `sample` runs them in one `lax.scan`, `read_settings` gives back what made a picture.
+batch its own, `sample` runs them in one `lax.scan`, `dpm_adaptive` is the one sampler that is no matrix,
+`read_settings` gives back what made a picture.
 """
 
 from sdjax.config import ConfigError as ConfigError
+from sdjax.diffusion.adaptive import dpm_adaptive as dpm_adaptive
 from sdjax.diffusion.lanes import stack_plans as stack_plans
 from sdjax.diffusion.plan import Plan as Plan
 from sdjax.diffusion.plan import plan as plan

@@ -152,8 +152,8 @@ def dpm_adaptive(
       h_init: size of the first attempt in log SNR, > 0.
       pcoeff, icoeff, dcoeff: p, i and d of equation 2.
       accept_safety: least factor with which an attempt is taken, > 0.
-      eta: share of renewed noise, >= 0, a piece of the image's Brownian path (on which a step's end, and so the picture,
-        moves a little with rounding). s_noise: factor on it.
+      eta: share of renewed noise, >= 0, a piece of the image's Brownian path (on which a step's end, and so the
+        picture, moves a little with rounding). s_noise: factor on it.
       sigma_min, sigma_max: noise (variance-exploding) at which runs end and begin; None is the smallest and largest
         training level. As in k-diffusion the result keeps the noise of `sigma_min`.
       max_steps: attempts after which an image is given up.

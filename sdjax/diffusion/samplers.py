@@ -278,5 +278,7 @@ def sampler(which: "str | Sampler | Callable[..., Linear]") -> tuple[str, Sample
         )
     if which in SAMPLERS:
         return which, SAMPLERS[which]
+    if which == "dpm_adaptive":
+        raise ValueError("dpm_adaptive chooses its steps as it goes, so it has no plan: call sdjax.dpm_adaptive")
     near = difflib.get_close_matches(str(which), SAMPLERS, n=3, cutoff=0.3) or list(SAMPLERS)
     raise ValueError(f"sampler {which!r} is unknown; nearest: {', '.join(near)}; known: {', '.join(SAMPLERS)}")

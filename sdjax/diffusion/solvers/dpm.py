@@ -29,7 +29,7 @@ def dpm_solver(
     """
     order = ei.check_order("dpm_solver", "solver_order", solver_order)
     ei.check_end("dpm_solver", schedule.steps[-1][1], order, data=False)
-    return _multistep(tape, schedule, order, solver_type, lower_order_final, euler_at_final, data=False)
+    return multistep(tape, schedule, order, solver_type, lower_order_final, euler_at_final, data=False)
 
 
 def dpmpp_2m(
@@ -47,7 +47,7 @@ def dpmpp_2m(
     The last step is of first order where it ends clean (there h is infinite), where `euler_at_final` says so,
     and in runs under 15 steps with `lower_order_final`.
     """
-    return _multistep(tape, schedule, 2, solver_type, lower_order_final, euler_at_final)
+    return multistep(tape, schedule, 2, solver_type, lower_order_final, euler_at_final)
 
 
 def dpmpp_3m(
@@ -64,7 +64,7 @@ def dpmpp_3m(
     gives the curvature half the weight that the polynomial through three predictions has, and every peer repeats
     it: so the error falls with the second power of the step, though from a smaller constant than 2M's.
     """
-    return _multistep(tape, schedule, 3, solver_type, lower_order_final, euler_at_final)
+    return multistep(tape, schedule, 3, solver_type, lower_order_final, euler_at_final)
 
 
 def dpmpp_2m_sde(
@@ -83,10 +83,10 @@ def dpmpp_2m_sde(
     """
     if not 0.0 <= eta < math.inf:
         raise ValueError(f"dpmpp_2m_sde: eta must be 0 or more, not {eta!r}")
-    return _multistep(tape, schedule, 2, solver_type, lower_order_final, euler_at_final, eta=eta)
+    return multistep(tape, schedule, 2, solver_type, lower_order_final, euler_at_final, eta=eta)
 
 
-def _multistep(
+def multistep(
     tape: Tape,
     schedule: Schedule,
     order: int,

@@ -5,7 +5,7 @@ import math
 from sdjax.diffusion import brownian
 from sdjax.diffusion.solvers.ancestral import split
 from sdjax.diffusion.solvers.churn import scaled
-from sdjax.diffusion.solvers.dpm import _multistep
+from sdjax.diffusion.solvers.dpm import multistep
 from sdjax.diffusion.solvers.euler import start
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
@@ -43,4 +43,4 @@ def dpmpp_3m_sde(tape: Tape, schedule: Schedule, *, eta: float = 1.0) -> Linear:
     """
     if not 0.0 <= eta < math.inf:
         raise ValueError(f"eta must be >= 0, not {eta!r}")
-    return _multistep(tape, schedule, 3, "heun", lower_order_final=False, euler_at_final=False, eta=eta)
+    return multistep(tape, schedule, 3, "heun", lower_order_final=False, euler_at_final=False, eta=eta)

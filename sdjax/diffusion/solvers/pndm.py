@@ -25,8 +25,8 @@ def pndm(tape: Tape, schedule: Schedule) -> Linear:
     """PLMS: PNDM without its Runge-Kutta warm-up, Liu et al. 2022, arXiv:2202.09778, equations 9 and 12.
 
     Adams-Bashforth on the network's raw outputs, warmed up by one Heun step (so N + 1 evaluations); the mixed
-    output then makes one DDIM step. Mixed v-predictions of different levels are no v-prediction of any level,
-    so with those a constant picture is reproduced only up to the order of the method.
+    output then makes one DDIM step. Mixed v-predictions of different levels are no v-prediction of any level: with
+    those the method is of first order only, here as in diffusers, and a constant picture is not reproduced exactly.
     """
     if len(schedule.steps) > 1:
         _say_mixed(tape)

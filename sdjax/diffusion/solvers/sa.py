@@ -32,7 +32,8 @@ def sa_solver(
     Options:
       predictor_order: 1 .. 4; reached step by step, and lowered again at the end with `lower_order_final`.
       corrector_order: 1 .. 4, the new prediction counted.
-      tau_func: timestep -> tau, 0 or more, the share of renewed noise; 0 everywhere makes it deterministic.
+      tau_func: timestep -> tau, 0 or more, the share of renewed noise; 0 everywhere makes it deterministic. A jump in
+        tau, as the default has two, costs some of the strong order 1.
       algorithm_type: "data_prediction", or "noise_prediction", whose noise is right only as the steps go to zero.
         Other classes' names mean the first.
     """
