@@ -64,7 +64,8 @@ def test_ddim_by_hand():
     (lambda x: x * x, "multiplies"), (lambda x: x**2, "power"), (lambda x: 2**x, "exponent"),
     (lambda x: x + 1.0, "adds float"), (lambda x: np.float64(2.0) + x, "adds float64"), (lambda x: 1 / x, "divides by"),
     (lambda x: x / x, "divides"), (abs, "absolute"), (lambda x: x > 0, "compares"), (float, "number of"),
-    (lambda x: x if x else x, "decides"), (round, "rounds"),
+    (lambda x: x if x else x, "decides"), (round, "rounds"), (np.sin, "np.sin"), (lambda x: np.ones(2) * x, "ndarray"),
+    (lambda x: np.float64(1) / x, "np.divide"), (math.sqrt, "number of"),
 ])  # fmt: skip
 def test_what_is_not_linear_is_refused_by_name(what, said):
     with pytest.raises(ValueError, match=f"must be linear.*{said}"):
@@ -112,6 +113,8 @@ def test_an_inconsistent_solver_is_named():
         plan(too_bold, 5, SD)
     with pytest.raises(ValueError, match="must return its last latents"):
         plan(lambda tape, schedule: None, 5, SD)
+    with pytest.raises(ValueError, match="ask the network at least once"):
+        plan(lambda tape, schedule: tape.x_T, 5, SD)
 
 
 @pytest.mark.parametrize(

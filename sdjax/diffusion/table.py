@@ -42,8 +42,6 @@ def _refuse(operation: str) -> Callable[..., NoReturn]:
 class Linear:
     """A linear form over the tape's columns, with + and -, and * and / by a number; else a ValueError."""
 
-    __array_ufunc__ = None  # so that numpy_scalar * form comes to __rmul__ instead of making an object array
-
     def __init__(self, weights: np.ndarray) -> None:
         self.weights = weights
 
@@ -79,6 +77,14 @@ class Linear:
     __radd__ = __add__
     __rmul__ = __mul__
 
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **_: Any) -> "Linear":
+        """NumPy asks here: for number * form and its like, where the form stands second, and for np.sin(form)."""
+        if method == "__call__" and inputs[1:] == (self,):
+            if ufunc is np.multiply:
+                return self * inputs[0]
+            if ufunc is np.add or ufunc is np.subtract:
+                return (self if ufunc is np.add else -self) + inputs[0]
+        return _refuse(f"it takes np.{ufunc.__name__} of a linear form")()
 
     __pow__ = _refuse("it takes a power of a linear form")
     __rpow__ = _refuse("it takes a linear form as an exponent")
@@ -201,6 +207,8 @@ class Tape:
         """All rows, the result `x` at `level` last."""
         if not isinstance(x, Linear):
             raise ValueError(f"a solver must return its last latents, a linear form; it returned {type(x).__name__}")
+        if not self.rows:
+            raise ValueError("a solver must ask the network at least once: tape.denoise(x, level)")
         return [*self.rows, Row(x, level, draw=self._pending)]
 
     def _row(self, row: Row) -> Linear:

@@ -45,7 +45,8 @@ def dpm_fast(tape: Tape, schedule: Schedule, *, eta: float = 0.0, s_noise: float
 
     Third-order steps, even in log noise from the schedule's first level to its end, and one of lower order (two where
     3 divides N) last; of the schedule's other levels only the number counts. So the method is of third order where N is
-    3 m - 1, and of second otherwise. As in k-diffusion the result keeps the noise of the end. `eta`, >= 0: share of renewed noise. `s_noise`: factor on it.
+    3 m - 1, and of second otherwise. As in k-diffusion the result keeps the noise of the end. `eta`, >= 0: share of
+    renewed noise. `s_noise`: factor on it.
     """
     top, bottom, n = schedule.steps[0][0], schedule.end.ve, len(schedule.steps)
     if not 0.0 < bottom < top.ve:
