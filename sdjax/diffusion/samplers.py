@@ -56,59 +56,40 @@ class Sampler:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-_BETAS = frozenset(
-    [
-        "num_train_timesteps",
-        "beta_start",
-        "beta_end",
-        "beta_schedule",
-        "trained_betas",
-        "prediction_type",
-        "timestep_spacing",
-        "steps_offset",
-    ]
+def _keys(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+# ---------------------------------------------------------------------- config keys, by what they are about
+
+_BETAS = _keys(
+    "num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type timestep_spacing steps_offset"
 )
-_THRESHOLDING = frozenset(["thresholding", "dynamic_thresholding_ratio", "sample_max_value"])
-_CLIP = _THRESHOLDING | {"clip_sample", "clip_sample_range"}
-_DISTILLED = _BETAS | {"original_inference_steps", "rescale_betas_zero_snr"}
-_LCM_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-_SIGMAS = frozenset(
-    [
-        "rescale_betas_zero_snr",
-        "final_sigmas_type",
-        "sigma_min",
-        "sigma_max",
-        "use_karras_sigmas",
-        "use_exponential_sigmas",
-        "use_beta_sigmas",
-    ]
+_THRESHOLDING = _keys("thresholding dynamic_thresholding_ratio sample_max_value")
+_CLIP = _THRESHOLDING | _keys("clip_sample clip_sample_range")
+_SIGMAS = _keys(
+    "rescale_betas_zero_snr final_sigmas_type sigma_min sigma_max "
+    "use_karras_sigmas use_exponential_sigmas use_beta_sigmas"
 )
-_EULER = _BETAS | _SIGMAS | {"interpolation_type", "timestep_type"}
-_EDM = _BETAS | (_SIGMAS - {"rescale_betas_zero_snr", "final_sigmas_type"})
-_EDM_BETAS = {"timestep_spacing": "linspace", "beta_start": 0.00085, "beta_end": 0.012}
+_EULER = _BETAS | _SIGMAS | _keys("interpolation_type timestep_type")
+_EDM = _BETAS | (_SIGMAS - _keys("rescale_betas_zero_snr final_sigmas_type"))
 _DPM = (
     _BETAS
     | _SIGMAS
     | _THRESHOLDING
-    | frozenset(
-        [
-            "solver_type",
-            "lower_order_final",
-            "euler_at_final",
-            "use_lu_lambdas",
-            "use_flow_sigmas",
-            "lambda_min_clipped",
-            "use_dynamic_shifting",
-        ]
-    )
+    | _keys("solver_type lower_order_final euler_at_final use_lu_lambdas use_flow_sigmas lambda_min_clipped")
+    | _keys("use_dynamic_shifting")
 )
-
+_UNIPC = _keys("solver_order solver_type predict_x0 lower_order_final disable_corrector use_flow_sigmas")
+_SA = _keys("predictor_order corrector_order algorithm_type lower_order_final lambda_min_clipped")
 # DEIS and SA-Solver have no say in where they end: at the smallest training level.
-_NOISY_END = (_SIGMAS - {"rescale_betas_zero_snr", "final_sigmas_type"}) | {"use_flow_sigmas"}
-_UNIPC = frozenset(
-    ["solver_order", "solver_type", "predict_x0", "lower_order_final", "disable_corrector", "use_flow_sigmas"]
-)
-_SA = frozenset(["predictor_order", "corrector_order", "algorithm_type", "lower_order_final", "lambda_min_clipped"])
+_NOISY_END = (_SIGMAS - _keys("rescale_betas_zero_snr final_sigmas_type")) | _keys("use_flow_sigmas")
+_DISTILLED = _BETAS | _keys("original_inference_steps rescale_betas_zero_snr")
+
+_LINSPACE = {"timestep_spacing": "linspace"}
+_SD_ENDS = {"beta_start": 0.00085, "beta_end": 0.012}
+_EDM_BETAS = {**_LINSPACE, **_SD_ENDS}
+_LCM_BETAS = {**_SD_ENDS, "beta_schedule": "scaled_linear"}
 
 
 def _noisy_end(settings: Settings, steps: int) -> Schedule:
@@ -139,88 +120,40 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "pndm": Sampler(solvers.pndm, pndm_schedule, reads=_BETAS | {"set_alpha_to_one"}, order=2),
     "pndm_prk": Sampler(solvers.pndm_prk, prk_schedule, reads=_BETAS | {"set_alpha_to_one"}, order=2),
-    "ipndm": Sampler(solvers.ipndm, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}, order=2),
+    "ipndm": Sampler(solvers.ipndm, euler_schedule, reads=_EULER, defaults=_LINSPACE, order=2),
     "lcm": Sampler(
-        solvers.lcm,
-        lcm_schedule,
-        reads=_DISTILLED | _CLIP | {"timestep_scaling"},
-        defaults=_LCM_BETAS,
-        order=0,
+        solvers.lcm, lcm_schedule, reads=_DISTILLED | _CLIP | {"timestep_scaling"}, defaults=_LCM_BETAS, order=0
     ),
     "tcd": Sampler(solvers.tcd, tcd_schedule, reads=_DISTILLED, defaults=_LCM_BETAS, order=0),
-    "euler": Sampler(solvers.euler, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}),
+    "euler": Sampler(solvers.euler, euler_schedule, reads=_EULER, defaults=_LINSPACE),
     "euler_ancestral": Sampler(
-        solvers.euler_ancestral,
-        euler_schedule,
-        reads=_BETAS | {"rescale_betas_zero_snr"},
-        defaults={"timestep_spacing": "linspace"},
+        solvers.euler_ancestral, euler_schedule, reads=_BETAS | {"rescale_betas_zero_snr"}, defaults=_LINSPACE
     ),
     "heun": Sampler(
-        solvers.heun,
-        euler_schedule,
-        reads=_EDM | {"clip_sample", "clip_sample_range"},
-        defaults=_EDM_BETAS,
-        order=2,
+        solvers.heun, euler_schedule, reads=_EDM | {"clip_sample", "clip_sample_range"}, defaults=_EDM_BETAS, order=2
     ),
-    "dpm2": Sampler(
-        solvers.dpm2, kdpm2_schedule, reads=_EDM, defaults=_EDM_BETAS, order=2
-    ),
-    "dpm2_ancestral": Sampler(
-        solvers.dpm2_ancestral, kdpm2_schedule, reads=_EDM, defaults=_EDM_BETAS
-    ),
-    "lms": Sampler(
-        solvers.lms,
-        lms_schedule,
-        reads=_EDM,
-        defaults={"timestep_spacing": "linspace"},
-        order=4,
-    ),
-    "dpm_fast": Sampler(
-        solvers.dpm_fast, _noisy_end, reads=_EULER, defaults={"timestep_spacing": "linspace"}, order=3
-    ),
-    "dpmpp_2s_ancestral": Sampler(
-        solvers.dpmpp_2s_ancestral, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}
-    ),
-    "dpmpp_sde": Sampler(
-        solvers.dpmpp_sde, lms_schedule, reads=_EDM, defaults=_EDM_BETAS
-    ),
+    "dpm2": Sampler(solvers.dpm2, kdpm2_schedule, reads=_EDM, defaults=_EDM_BETAS, order=2),
+    "dpm2_ancestral": Sampler(solvers.dpm2_ancestral, kdpm2_schedule, reads=_EDM, defaults=_EDM_BETAS),
+    "lms": Sampler(solvers.lms, lms_schedule, reads=_EDM, defaults=_LINSPACE, order=4),
+    "dpm_fast": Sampler(solvers.dpm_fast, _noisy_end, reads=_EULER, defaults=_LINSPACE, order=3),
+    "dpmpp_2s_ancestral": Sampler(solvers.dpmpp_2s_ancestral, euler_schedule, reads=_EULER, defaults=_LINSPACE),
+    "dpmpp_sde": Sampler(solvers.dpmpp_sde, lms_schedule, reads=_EDM, defaults=_EDM_BETAS),
     "dpmpp_3m_sde": Sampler(
         solvers.dpmpp_3m_sde,
         dpm_schedule,
         reads=_BETAS | _SIGMAS | _THRESHOLDING | {"use_lu_lambdas", "lambda_min_clipped"},
-        defaults={"timestep_spacing": "linspace"},
+        defaults=_LINSPACE,
     ),
-    "gradient_estimation": Sampler(
-        solvers.gradient_estimation, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}
-    ),
-    "restart": Sampler(
-        solvers.restart, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}, order=2
-    ),
-    "dpmpp_2m": Sampler(
-        solvers.dpmpp_2m,
-        dpm_schedule,
-        reads=_DPM,
-        defaults={"timestep_spacing": "linspace"},
-        order=2,
-    ),
-    "dpmpp_3m": Sampler(
-        solvers.dpmpp_3m,
-        dpm_schedule,
-        reads=_DPM,
-        defaults={"timestep_spacing": "linspace"},
-        order=2,
-    ),
-    "dpmpp_2m_sde": Sampler(
-        solvers.dpmpp_2m_sde,
-        dpm_schedule,
-        reads=_DPM,
-        defaults={"timestep_spacing": "linspace"},
-    ),
+    "gradient_estimation": Sampler(solvers.gradient_estimation, euler_schedule, reads=_EULER, defaults=_LINSPACE),
+    "restart": Sampler(solvers.restart, euler_schedule, reads=_EULER, defaults=_LINSPACE, order=2),
+    "dpmpp_2m": Sampler(solvers.dpmpp_2m, dpm_schedule, reads=_DPM, defaults=_LINSPACE, order=2),
+    "dpmpp_3m": Sampler(solvers.dpmpp_3m, dpm_schedule, reads=_DPM, defaults=_LINSPACE, order=2),
+    "dpmpp_2m_sde": Sampler(solvers.dpmpp_2m_sde, dpm_schedule, reads=_DPM, defaults=_LINSPACE),
     "dpm_solver": Sampler(
         solvers.dpm_solver,
         dpm_schedule,
         reads=_DPM | {"solver_order"},
-        defaults={"timestep_spacing": "linspace", "final_sigmas_type": "sigma_min"},
+        defaults={**_LINSPACE, "final_sigmas_type": "sigma_min"},
         order=2,
     ),
     "dpmpp_2s": Sampler(
@@ -228,21 +161,21 @@ SAMPLERS: dict[str, Sampler] = {
         singlestep_schedule,
         reads=(_DPM | {"solver_order"})
         - {"timestep_spacing", "steps_offset", "euler_at_final", "use_lu_lambdas", "rescale_betas_zero_snr"},
-        defaults={"timestep_spacing": "linspace", "lower_order_final": False},
+        defaults={**_LINSPACE, "lower_order_final": False},
         order=2,
     ),
     "unipc": Sampler(
         solvers.unipc,
         unipc_schedule,
         reads=_BETAS | _SIGMAS | _THRESHOLDING | _UNIPC,
-        defaults={"timestep_spacing": "linspace", "solver_type": "bh2"},
+        defaults={**_LINSPACE, "solver_type": "bh2"},
         order=3,
     ),
     "deis": Sampler(
         solvers.deis,
         unipc_schedule,
         reads=_BETAS | _NOISY_END | _THRESHOLDING | {"solver_order", "lower_order_final"},
-        defaults={"timestep_spacing": "linspace", "final_sigmas_type": "sigma_min"},
+        defaults={**_LINSPACE, "final_sigmas_type": "sigma_min"},
         order=2,
     ),
     "sa_solver": Sampler(
@@ -250,15 +183,13 @@ SAMPLERS: dict[str, Sampler] = {
         unipc_schedule,
         reads=_BETAS | _NOISY_END | _THRESHOLDING | _SA,
         defaults={
-            "timestep_spacing": "linspace",
+            **_LINSPACE,
             "final_sigmas_type": "sigma_min",
             "algorithm_type": "data_prediction",
         },
     ),
-    "er_sde": Sampler(solvers.er_sde, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}),
-    "res_multistep": Sampler(
-        solvers.res_multistep, euler_schedule, reads=_EULER, defaults={"timestep_spacing": "linspace"}, order=2
-    ),
+    "er_sde": Sampler(solvers.er_sde, euler_schedule, reads=_EULER, defaults=_LINSPACE),
+    "res_multistep": Sampler(solvers.res_multistep, euler_schedule, reads=_EULER, defaults=_LINSPACE, order=2),
 }
 
 
@@ -273,9 +204,7 @@ def sampler(which: "str | Sampler | Callable[..., Linear]") -> tuple[str, Sample
     if isinstance(which, Sampler):
         return getattr(which.solve, "__name__", "custom"), which
     if callable(which):
-        return getattr(which, "__name__", "custom"), Sampler(
-            which, euler_schedule, _EULER, {"timestep_spacing": "linspace"}
-        )
+        return getattr(which, "__name__", "custom"), Sampler(which, euler_schedule, _EULER, _LINSPACE)
     if which in SAMPLERS:
         return which, SAMPLERS[which]
     if which == "dpm_adaptive":
