@@ -50,7 +50,7 @@ def main(values: Any) -> None:
     x = jnp.ones((values.batch, 64, 64, 4))
     keys = jax.random.split(jax.random.key(0), values.batch)
     for name, steps in RUNS:
-        the_plan = plan(name, steps, CONFIGS["sd15"]["scheduler"])
+        the_plan = plan(name, steps, CONFIGS["sd15"]["scheduler"], "trailing")
         table = the_plan.table()
         compiled: Any = run.lower(table, x, keys).compile().memory_analysis()
         memory = compiled.temp_size_in_bytes / 2**20
