@@ -78,7 +78,7 @@ class _Method:
     def __post_init__(self) -> None:
         if self.order not in (2, 3):
             raise ValueError(f"order must be 2 or 3, not {self.order!r}")
-        known = {name: value for name, value in vars(self).items() if not isinstance(value, jax.core.Tracer)}
+        known = {name: value for name, value in vars(self).items() if isinstance(value, int | float | np.number)}
         for name in ("rtol", "atol", "h_init", "accept_safety"):
             if not 0.0 < known.get(name, 1.0) < math.inf:
                 raise ValueError(f"{name} must be a number > 0, not {known[name]!r}")
