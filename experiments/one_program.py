@@ -1,6 +1,6 @@
 """A whole grid of samplers in one compiled program, against compiling each setting.
 
-    python -m experiments.one_program                        # about 15 minutes on 2 cores
+    python -m experiments.one_program                        # about 15 minutes on 2 idle cores
 
 The grid: every sampler x 1 to 64 steps (as far as they fit 64 evaluations) x three guidance scales, each run with a
 seed and a prompt of its own, on the shapes model. First all of it as one program, its plans being data; then, over an
