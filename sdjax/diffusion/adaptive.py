@@ -30,7 +30,7 @@ from sdjax.diffusion import brownian
 from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.prediction import check_prediction
 from sdjax.diffusion.samplers import SAMPLERS
-from sdjax.diffusion.scan import keys_per_image
+from sdjax.diffusion.scan import keys_per_image, widened
 from sdjax.diffusion.solvers.dpm_fast import Slope, pair_12, pair_23
 from sdjax.diffusion.spacing import sigma_noise
 
@@ -162,8 +162,7 @@ def dpm_adaptive(
     Raises:
       ValueError: a number out of range, or eta without a key.
     """
-    x_T = jnp.asarray(x_T)
-    x_T = x_T.astype(jnp.promote_types(x_T.dtype, jnp.float32))
+    x_T = widened(x_T)
     settings = Settings.read(scheduler, SAMPLERS["dpm_fast"].reads, {})
     ve = sigma_noise(settings).ve
     top, bottom = float(ve[-1] if sigma_max is None else sigma_max), float(ve[0] if sigma_min is None else sigma_min)

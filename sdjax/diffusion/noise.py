@@ -99,7 +99,6 @@ class Settings:
     predictor_order: int = 2
     corrector_order: int = 2
     variance_type: str = "fixed_small"
-    skip_prk_steps: bool = False
     original_inference_steps: int = 50
     timestep_scaling: float = 10.0
 

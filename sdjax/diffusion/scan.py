@@ -70,7 +70,7 @@ def sample(
     Raises:
       ValueError: shapes do not fit, or a plan with draws came without key and noise.
     """
-    x_T = _widened(x_T)
+    x_T = widened(x_T)
     if x_T.ndim < 1:
         raise ValueError("x_T must be [b, ...], one row per image")
     if isinstance(plan, Lanes):
@@ -93,7 +93,7 @@ def run(
 
 def init(table: Table, x_T: jax.Array, keys: jax.Array | None = None, noise: jax.Array | None = None) -> Carry:
     """The state before the first row, of the whole table, not a segment. x_T: [b, ...], float32 or wider."""
-    x_T = _widened(x_T)
+    x_T = widened(x_T)
     return Carry(x_T, x_T, jnp.zeros((len(table), *x_T.shape), x_T.dtype), _draws(table, x_T, keys, noise))
 
 
@@ -132,7 +132,8 @@ def keys_per_image(key: jax.Array, b: int) -> jax.Array:
     return key
 
 
-def _widened(x_T: jax.Array) -> jax.Array:
+def widened(x_T: jax.Array) -> jax.Array:
+    """float32, or x_T's own dtype where that is wider."""
     x_T = jnp.asarray(x_T)
     return x_T.astype(jnp.promote_types(x_T.dtype, jnp.float32))
 
