@@ -1,0 +1,53 @@
+"""A checkpoint that is open: what it says about itself is known and checked, no weight has been read.
+
+A folder in the diffusers layout and a single file in the original one both come to this form, so that whoever loads
+one need not know which it was.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sdjax.weights.names import Layout
+
+Json = Mapping[str, Any]
+# component, its expected parameters (a nested dict of jax.ShapeDtypeStruct) -> (parameters, how to save them)
+Read = Callable[[str, Mapping[str, Any]], tuple[dict[str, Any], Layout]]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """An open checkpoint.
+
+    Attributes:
+      configs: config.json of each network by component: "unet", "vae", "text_encoder", "text_encoder_2".
+      files: what else the diffusers layout holds, by path from its root: "model_index.json",
+        "scheduler/scheduler_config.json", "tokenizer/vocab.json", ...
+      read: reads one component's weights. Raises CheckpointError.
+      notes: what the user should know: tensors left alone, a prediction type that had to be guessed.
+    """
+
+    configs: Mapping[str, Json]
+    files: Mapping[str, bytes]
+    read: Read
+    notes: tuple[str, ...] = ()
+
+    @property
+    def index(self) -> Json:
+        """model_index.json."""
+        return json.loads(self.files["model_index.json"])
+
+    @property
+    def scheduler(self) -> Json:
+        """scheduler_config.json."""
+        return json.loads(self.files["scheduler/scheduler_config.json"])
+
+    def tokenizer(self, name: str) -> dict[str, bytes]:
+        """The files of the folder "tokenizer" or "tokenizer_2", by name."""
+        return {path.removeprefix(f"{name}/"): data for path, data in self.files.items() if path.startswith(f"{name}/")}
+
+    def with_scheduler(self, **changes: Any) -> "Checkpoint":
+        """The same with other values in its scheduler's config."""
+        text = json.dumps({**self.scheduler, **changes}, indent=2) + "\n"
+        return replace(self, files={**self.files, "scheduler/scheduler_config.json": text.encode()})
