@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,12 @@ def ours(row: str, family: str, size: int, batch: int) -> Call:
     from sdjax import config, programs
     from sdjax.diffusion.guidance import Guidance
     from sdjax.diffusion.plan import plan
+    from sdjax.nn.unet import Conditions
 
     configs = CONFIGS[family]
     text, unet = config.ClipTextConfig.from_dict(configs["text_encoder"]), config.UNetConfig.from_dict(configs["unet"])
     vae = config.VaeConfig.from_dict(configs["vae"])
+    networks = {"text_encoder": text, "unet": unet, "vae": vae}
     dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
     rng = np.random.default_rng(0)
 
@@ -67,22 +70,23 @@ def ours(row: str, family: str, size: int, batch: int) -> Call:
         return jnp.asarray(rng.standard_normal(shape.shape, np.float32) * fan_in**-0.5, dtype)
 
     part = {"unet_step": "unet", "vae_decode": "vae"}.get(row, row)
-    params = jax.tree.map(weights, programs.expected_params(text, unet, vae)[part])
+    params = jax.tree.map(weights, programs.expected_params({part: networks[part]})[part])
     latents = jnp.asarray(rng.standard_normal((batch, size // 8, size // 8, 4), np.float32))
     if row == "text_encoder":
-        ids = jnp.asarray(rng.integers(0, text.vocab_size, (2 * batch, 77)), jnp.int32)
-        return lambda: programs.encode_text(text, dtype, params, ids).block_until_ready()
+        rows = jnp.asarray(rng.integers(0, text.vocab_size, (2 * batch, 77)), jnp.int32)
+        encode = partial(programs.encode_text, text, dtype, True, params, depth=jnp.asarray(1))
+        return lambda: jax.block_until_ready([encode(ids) for ids in rows])
     if row == "vae_decode":
         return lambda: programs.decode(vae, dtype, params, latents).block_until_ready()
-    prompts = jnp.asarray(rng.standard_normal((2 * batch, 77, unet.cross_attention_dim), np.float32))
-    context = programs.hoist(dtype, params, prompts)
+    prompts = jnp.asarray(rng.standard_normal((2 * batch, 1, 77, unet.cross_attention_dim), np.float32))
+    told = Conditions(programs.hoist(dtype, params, prompts, jnp.ones(2 * batch, jnp.int32)))
     table = plan("dpmpp_2m", 50, configs["scheduler"]).table()
     rows, guidance = table.rows(0, 1), Guidance(jnp.full((1, batch), 7.5), jnp.zeros((1, batch)))
 
     def step() -> Any:
         # Every call is the first row of a run: the state is donated, so each has one of its own.
         carry = programs.begin_from(latents, jax.random.split(jax.random.key(0), batch), table)
-        return programs.advance(unet, dtype, carry, rows, params, context, guidance).x.block_until_ready()
+        return programs.advance(unet, dtype, carry, rows, params, told, guidance).x.block_until_ready()
 
     return step
 

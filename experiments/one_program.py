@@ -51,7 +51,8 @@ def main(values: Any) -> None:
 
     sd = sdjax.load(values.model, compilation_cache=False)
     unet, params = UNet(sd.unet), sd.params["unet"]
-    contexts = [programs.hoist(jnp.float32, params, sd.encode_prompt(["", prompt])) for prompt in PROMPTS]
+    texts = [sd.encode_prompt(["", prompt])[:, None] for prompt in PROMPTS]
+    contexts = [programs.hoist(jnp.float32, params, text, jnp.ones(2, jnp.int32)) for text in texts]
     shape = (1, sd.unet.sample_size, sd.unet.sample_size, sd.unet.in_channels)
     compiled = []
 

@@ -14,10 +14,10 @@ from sdjax.diffusion.lanes import stack_plans as stack_plans
 from sdjax.diffusion.plan import Plan as Plan
 from sdjax.diffusion.plan import plan as plan
 from sdjax.diffusion.scan import sample as sample
+from sdjax.opening import load as load
 from sdjax.picture import read_settings as read_settings
 from sdjax.pipeline import Output as Output
 from sdjax.pipeline import StableDiffusion as StableDiffusion
-from sdjax.pipeline import load as load
 from sdjax.weights.names import CheckpointError as CheckpointError
 
 __version__ = "0.1.0"

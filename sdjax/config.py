@@ -65,7 +65,8 @@ class UNetConfig:
     mid_block_type: str | None
     cross_attention_dim: int
     heads: tuple[int, ...]
-    transformer_layers: tuple[int, ...]
+    transformer_layers: tuple[tuple[int, ...], ...]  # of each attention on the way down, by level
+    up_transformer_layers: tuple[tuple[int, ...], ...]  # on the way up, coarsest first
     only_cross_attention: tuple[bool, ...]
     use_linear_projection: bool
     upcast_attention: bool
@@ -78,6 +79,7 @@ class UNetConfig:
     num_class_embeds: int | None
     addition_embed_type: str | None
     addition_time_embed_dim: int | None
+    projection_class_embeddings_input_dim: int | None
     time_cond_proj_dim: int | None
 
     @property
@@ -91,6 +93,8 @@ class UNetConfig:
         _require(config, "unet", "block_out_channels", "down_block_types", "up_block_types", "cross_attention_dim")
         levels = len(config["block_out_channels"])
         _check_unet(config, levels)
+        resnets = _per_level(config.get("layers_per_block", 2), levels, "layers_per_block")
+        down, up = _transformer_layers(config, resnets)
         # diffusers' field `attention_head_dim` has always held the number of heads for these U-Nets.
         heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
         return cls(
@@ -98,15 +102,14 @@ class UNetConfig:
             in_channels=config.get("in_channels", 4),
             out_channels=config.get("out_channels", 4),
             block_out_channels=tuple(config["block_out_channels"]),
-            layers_per_block=_per_level(config.get("layers_per_block", 2), levels, "layers_per_block"),
+            layers_per_block=resnets,
             down_block_types=tuple(config["down_block_types"]),
             up_block_types=tuple(config["up_block_types"]),
             mid_block_type=config.get("mid_block_type", "UNetMidBlock2DCrossAttn"),
             cross_attention_dim=config["cross_attention_dim"],
             heads=_per_level(heads, levels, "attention_head_dim"),
-            transformer_layers=_per_level(
-                config.get("transformer_layers_per_block", 1), levels, "transformer_layers_per_block"
-            ),
+            transformer_layers=down,
+            up_transformer_layers=up,
             only_cross_attention=_per_level(
                 config.get("only_cross_attention") or False, levels, "only_cross_attention"
             ),
@@ -121,6 +124,7 @@ class UNetConfig:
             num_class_embeds=config.get("num_class_embeds"),
             addition_embed_type=config.get("addition_embed_type"),
             addition_time_embed_dim=config.get("addition_time_embed_dim"),
+            projection_class_embeddings_input_dim=config.get("projection_class_embeddings_input_dim"),
             time_cond_proj_dim=config.get("time_cond_proj_dim"),
         )
 
@@ -173,7 +177,7 @@ class VaeConfig:
 # Keys of a U-Net's config that this package has one value for; None always means "the usual".
 _UNET_FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D"),
     "resnet_time_scale_shift": ("default",),
     "time_embedding_type": ("positional",),
     "time_embedding_act_fn": (),
@@ -192,7 +196,6 @@ _UNET_FIXED: dict[str, tuple[Any, ...]] = {
     "resnet_skip_time_act": (False,),
     "class_embeddings_concat": (False,),
     "resnet_out_scale_factor": (1.0,),
-    "reverse_transformer_layers_per_block": (),
     "time_embedding_dim": (),
     "dropout": (0.0,),
 }
@@ -212,6 +215,30 @@ def _check_unet(config: Json, levels: int) -> None:
             raise ConfigError(f"unet/config.json: {key} has {len(config[key])} entries, block_out_channels {levels}")
         for value in config[key]:
             _one_of({key: value}, "unet", key, kinds, None)
+
+
+def _transformer_layers(config: Json, resnets: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Transformer layers of each attention, down by level and up from the coarsest: an up block has one more.
+
+    A level's entry is one number, or one for each of its attentions (SSD-1B). The way up mirrors the way down unless
+    `reverse_transformer_layers_per_block` says otherwise.
+    """
+    key, levels = "transformer_layers_per_block", len(resnets)
+    given = _per_level(config.get(key, 1), levels, key)
+    mirrored = config.get(f"reverse_{key}")
+    if mirrored is None and any(isinstance(entry, list | tuple) for entry in given):
+        raise ConfigError(f"unet/config.json: {key} has a list within, so reverse_{key} must be given")
+    back = given[::-1] if mirrored is None else _per_level(mirrored, levels, f"reverse_{key}")
+    down = (_each(entry, count, key) for entry, count in zip(given, resnets, strict=True))
+    up = (_each(entry, count + 1, f"reverse_{key}") for entry, count in zip(back, resnets[::-1], strict=True))
+    return tuple(down), tuple(up)
+
+
+def _each(entry: Any, count: int, key: str) -> tuple[int, ...]:
+    listed = tuple(entry) if isinstance(entry, list | tuple) else (entry,) * count
+    if len(listed) != count or not all(isinstance(one, int) for one in listed):
+        raise ConfigError(f"unet/config.json: {key} has {entry!r} for a level with {count} attentions")
+    return listed
 
 
 def _require(config: Json, component: str, *keys: str) -> None:

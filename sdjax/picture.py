@@ -171,13 +171,20 @@ def _info(source: str | os.PathLike[str] | Image.Image) -> tuple[Mapping[Any, An
 
 # The arguments that a picture may set, and the types that they may have. A whole number will do for a float.
 _TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("prompt", "negative_prompt", "sampler"), (str,)),
+    **dict.fromkeys(("prompt", "sampler", "prompt_2", "negative_prompt_2"), (str,)),
+    **dict.fromkeys(("noise_source", "prompt_style", "clip_skip"), (str,)),
+    "negative_prompt": (str, type(None)),
     **dict.fromkeys(("steps", "seed", "num_images", "first_image", "height", "width"), (int,)),
     **dict.fromkeys(("guidance_scale", "guidance_rescale"), (float, int)),
     "eta": (float, int, type(None)),
+    **dict.fromkeys(("refiner_start", "denoising_start", "denoising_end"), (float, int)),
+    **dict.fromkeys(("aesthetic_score", "negative_aesthetic_score"), (float, int)),
+    **dict.fromkeys(("original_size", "crop", "target_size"), (list,)),
+    **dict.fromkeys(("negative_original_size", "negative_crop", "negative_target_size"), (list,)),
     **dict.fromkeys(("schedule", "preset", "guidance_schedule"), (str, type(None))),
     "sampler_options": (dict, type(None)),
     "latents": (str,),  # only ever "given", which `generate` refuses with the remedy
+    "refiner": (str,),  # its name, the same
 }
 
 

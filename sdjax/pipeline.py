@@ -6,9 +6,10 @@ Everything that computes is a pure function in `programs`; this file checks what
 keeps the record that lets the same picture be made again.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,24 @@ from jax.typing import DTypeLike
 from PIL import Image
 from tqdm import tqdm
 
-from sdjax import cache, picture, programs, request
-from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+from sdjax import conditions, picture, programs, request
+from sdjax.conditions import ClipSkip, EncodeRow, Encoding, Part, TextEncoder, Texts
+from sdjax.config import UNetConfig, VaeConfig
 from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import GuidanceSchedule
 from sdjax.diffusion.plan import Plan, padded_length
 from sdjax.diffusion.plan import plan as make_plan
 from sdjax.diffusion.samplers import Sampler
 from sdjax.diffusion.table import Linear, Table
+from sdjax.micro import REFINER_IDS, MicroConditions
+from sdjax.nn.unet import Added, Conditions, guidance_embedding
+from sdjax.text.prompts import MAX_CHUNKS
 from sdjax.text.tokens import Tokenizer
-from sdjax.weights import Layout, read_component, read_index, read_json, resolve, save_folder, side_files
+from sdjax.weights import Layout, save_folder
 
 SamplerLike = str | Sampler | Callable[..., Linear]
 Options = Mapping[str, Any]
-
-SHAPES = Path(__file__).parent / "assets" / "shapes"
+Size = Sequence[int] | Sequence[Sequence[int]]
 
 # Rows of the table between two updates of the progress bar. An update is a call of its own: on a CPU it costs a
 # millisecond beside 80 of a small model's rows, and 0.3 s of fresh scratch memory beside 40 s of SD 1.5's.
@@ -63,37 +67,83 @@ class StableDiffusion:
 
     Attributes:
       name: where it came from, as the pictures' metadata names it.
-      text, unet, vae: the networks' configs. scheduler: scheduler_config.json as a dict.
-      tokenizer: prompts to token ids.
-      params: {"text_encoder", "unet", "vae"}, nested dicts of arrays, in the checkpoint's own dtypes.
+      encoders: the text encoders' configs with their tokenizers, by component. SDXL has two, its refiner the second.
+      unet, vae: the networks' configs. scheduler: scheduler_config.json as a dict.
+      params: {"text_encoder", "text_encoder_2", "unet", "vae"}, those there are: nested dicts of arrays, in the
+        checkpoint's own dtypes.
       dtype: what the networks compute in; norms, softmax and latents are float32 whatever it is.
       guidance_scale: the checkpoint's default.
+      zero_empty: whether a negative prompt of None is all zeros (SDXL base) rather than the empty text.
     """
 
     name: str
-    text: ClipTextConfig
+    encoders: Mapping[str, TextEncoder]
     unet: UNetConfig
     vae: VaeConfig
     scheduler: Mapping[str, Any]
-    tokenizer: Tokenizer
     params: dict[str, Any]
     dtype: DTypeLike = jnp.float32
     guidance_scale: float = 7.5
+    zero_empty: bool = False
     layouts: Mapping[str, Layout] = field(default_factory=dict, repr=False)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The first text encoder's."""
+        return next(iter(self.encoders.values())).tokenizer
+
+    @property
+    def xl(self) -> bool:
+        """Whether this is an SDXL: its U-Net also takes pooled text and sizes."""
+        return self.unet.addition_embed_type == "text_time"
+
+    @property
+    def time_ids(self) -> int:
+        """How many numbers the U-Net takes: 6 for SDXL, 5 for its refiner, else 0."""
+        if not self.xl:
+            return 0
+        pooled = list(self.encoders.values())[-1].config.projection_dim or 0
+        width = self.unet.addition_time_embed_dim or 1
+        return ((self.unet.projection_class_embeddings_input_dim or pooled) - pooled) // width
+
     # ------------------------------------------------------------------ the parts, each usable alone
 
-    def encode_prompt(self, prompts: Sequence[str]) -> jax.Array:
-        """A list of prompts -> what the U-Net attends to, float32 `b l d`. Raises ValueError for an empty list."""
-        ids = jnp.asarray(self.tokenizer.tokens(prompts))
-        return programs.encode_text(self.text, self.dtype, self._ready["text_encoder"], ids)
+    def encode_prompt(
+        self, prompts: Sequence[str], *, prompt_style: str = "plain", clip_skip: int | str | None = None
+    ) -> jax.Array:
+        """A list of prompts -> what the U-Net attends to, float32 `b l d`.
 
-    def predict(self, x_t: jax.Array, t: jax.Array | float, context: jax.Array) -> jax.Array:
-        """The U-Net's raw prediction: x_t `b h w c` at its own scale, t `b` or one, context `b l d` -> `b h w c`."""
+        prompt_style, clip_skip: see `generate`. Where one prompt is longer than the others, these end in empty
+        pieces, as in A1111. Raises ValueError for an empty list.
+        """
+        return jnp.asarray(self._encoded(prompts, prompt_style, clip_skip)[0])
+
+    def conditions(
+        self, prompts: Sequence[str], *, prompt_style: str = "plain", clip_skip: int | str | None = None, **sizes: Any
+    ) -> Conditions:
+        """A list of prompts -> all that the U-Net is told beside x and t, for `predict`.
+
+        sizes: original_size, crop, target_size, aesthetic_score as in `generate`; SDXL's are those of the native
+        size where not given. Raises ValueError.
+        """
+        states, pooled = self._encoded(prompts, prompt_style, clip_skip)
+        micro = MicroConditions.read(sizes, len(prompts), self.time_ids)
+        native = self.unet.sample_size * self.vae.factor
+        ids = micro.time_ids(native, native, len(prompts), self.time_ids)[1] if self.xl else None
+        return Conditions(jnp.asarray(states), None if ids is None else Added(jnp.asarray(pooled), jnp.asarray(ids)))
+
+    def predict(self, x_t: jax.Array, t: jax.Array | float, context: jax.Array | Conditions) -> jax.Array:
+        """The U-Net's raw prediction: x_t `b h w c` at its own scale, t `b` or one -> `b h w c`.
+
+        context: `b l d` from `encode_prompt`, or what `conditions` gives, which SDXL needs.
+        """
         x_t = jnp.asarray(x_t, jnp.float32)
         steps = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x_t.shape[:1])
-        return programs.predict(self.unet, self.dtype, self._ready["unet"], x_t, steps, jnp.asarray(context))
+        given = context if isinstance(context, Conditions) else Conditions(jnp.asarray(context))
+        if self.xl and given.added is None:
+            raise ValueError("SDXL's U-Net also takes pooled text and sizes: pass what sd.conditions([...]) gives")
+        return programs.predict(self.unet, self.dtype, self._ready["unet"], x_t, steps, given)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3`, float32 in [-1, 1]."""
@@ -132,7 +182,7 @@ class StableDiffusion:
     def generate(
         self,
         prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: str | Sequence[str] | None = None,
         *,
         steps: int | None | Sequence[int | None] = 20,
         sampler: SamplerLike | Sequence[SamplerLike] = "dpmpp_2m",
@@ -149,13 +199,31 @@ class StableDiffusion:
         preset: str | None | Sequence[str | None] = None,
         sampler_options: Options | None | Sequence[Options | None] = None,
         first_image: int = 0,
+        noise_source: str = "jax",
+        prompt_style: str = "plain",
+        clip_skip: int | str | None = None,
+        prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
+        original_size: Size | None = None,
+        crop: Size | None = None,
+        target_size: Size | None = None,
+        negative_original_size: Size | None = None,
+        negative_crop: Size | None = None,
+        negative_target_size: Size | None = None,
+        aesthetic_score: float | Sequence[float] | None = None,
+        negative_aesthetic_score: float | Sequence[float] | None = None,
+        refiner: "StableDiffusion | None" = None,
+        refiner_start: float = 0.8,
+        denoising_start: float | None = None,
+        denoising_end: float | None = None,
         decode: bool = True,
         progress: bool | None = None,
     ) -> Output:
         """Makes pictures.
 
         Args:
-          prompt: one, or a list. negative_prompt: what to steer away from; one, or one per prompt.
+          prompt: one, or a list. negative_prompt: what to steer away from; one, or one per prompt. None is the empty
+            text, and for SDXL base no text at all: embeddings of zeros.
           steps: 1 to the scheduler's training steps; None where `sampler_options` hold the levels.
           sampler, schedule: by name; None is the checkpoint's schedule. A solver of your own may be given as a
             function; the settings then hold no more than its name.
@@ -166,9 +234,20 @@ class StableDiffusion:
           seed: one (picture i then has number first_image + i under it), or one per picture (each number first_image).
           num_images: pictures of each prompt.
           height, width: pixels, multiples of the VAE's factor (8); default the checkpoint's own size.
-          latents: starting noise, unit Gaussian [b, h/8, w/8, c], in place of the seeds' own.
+          latents: starting noise, unit Gaussian [b, h/8, w/8, c], in place of the seeds' own; with denoising_start
+            the latents to go on from, as `Output.latents` has them.
           eta: share of fresh noise, for samplers that have it; None is the sampler's default.
           preset, sampler_options: further arguments of `sdjax.plan`: whose conventions, and {name: value}.
+          noise_source: "jax", or whose noise a seed means: "torch_cpu", "torch_cuda". See `torch_noise`.
+          prompt_style: "plain" (no syntax, one piece of 77 tokens, as diffusers), "a1111" or "comfy": weights, long
+            prompts and, in a1111, BREAK, AND, editing and alternation as they have them. See `text.prompts`.
+          clip_skip: layers of the text encoder to leave out, as "diffusers:1", "a1111:2" or "comfy:-2"; a number alone
+            counts as the prompt_style does. See `conditions.ClipSkip`.
+          prompt_2, negative_prompt_2: SDXL: another text for the second encoder.
+          original_size, crop, target_size, negative_*: SDXL: (height, width) or (top, left), or one per picture.
+            aesthetic_score, negative_aesthetic_score: its refiner. See `micro`.
+          refiner: another StableDiffusion that takes the latents over for the last 1 - refiner_start of the run.
+          denoising_start, denoising_end: run only a piece of the schedule; see `sdjax.plan`.
           decode: False leaves the pictures in latent space.
           progress: a bar; None shows one where standard error is a terminal.
           All of the sampler's and the guidance's arguments may be lists with one entry per picture.
@@ -176,86 +255,198 @@ class StableDiffusion:
         Raises:
           ValueError: anything out of range, named with its remedy, before anything is compiled.
         """
-        planning: dict[str, Any] = {"sampler": sampler, "steps": steps, "schedule": schedule, "preset": preset}
-        planning |= {"eta": eta, "sampler_options": sampler_options}
-        guidance = (guidance_scale, guidance_schedule, guidance_rescale)
-        asked = self._request(
-            prompt, negative_prompt, planning, guidance, seed, num_images, height, width, latents, first_image
-        )
+        given = {name: value for name, value in locals().items() if name != "self"}
+        asked, refined = self._stages(given)
         final = self._sample(asked, progress)
+        if refiner is not None and refined is not None:
+            final = refiner._sample(replace(refined, latents=np.asarray(final)), progress)
         pixels = picture.to_uint8(np.asarray(self.decode(final))) if decode else None
-        settings = {
-            "prompt": list(asked.prompts[::num_images]),
-            "negative_prompt": list(asked.negative_prompts[::num_images]),
-            **request.planning_settings(planning, asked.plans),
-            "guidance_scale": request.as_given(guidance_scale, asked.guidance_scales.tolist()),
-            "guidance_schedule": request.as_given(guidance_schedule, [str(one) for one in asked.guidance_schedules]),
-            "guidance_rescale": request.as_given(guidance_rescale, asked.guidance_rescales.tolist()),
-            "seed": request.as_given(seed, list(asked.seeds)),
-            "num_images": num_images,
-            "height": asked.height,
-            "width": asked.width,
-            "first_image": first_image,
-            **({} if latents is None else {"latents": "given"}),
-        }
+        settings = request.settings(given, asked, self.name if refiner is None else f"{self.name} + {refiner.name}")
         images = [] if pixels is None else [self._image(asked, settings, i, pixels[i]) for i in range(len(pixels))]
         return Output(np.asarray(final), pixels, settings, images)
 
-    def _request(
-        self, prompt: Any, negative_prompt: Any, planning: Mapping[str, Any], guidance: tuple[Any, Any, Any], seed: Any,
-        num_images: int, height: Any, width: Any, latents: Any, first_image: int,
-    ) -> request.Request:  # fmt: skip
-        prompts = request.texts(prompt, "prompt")
-        request.check_count(num_images, 1, "num_images")
-        request.check_count(first_image, 0, "first_image")
-        negatives = request.spread(request.texts(negative_prompt, "negative_prompt"), len(prompts), "negative_prompt")
-        count = len(prompts) * num_images
+    def _stages(self, given: dict[str, Any]) -> tuple[request.Request, request.Request | None]:
+        """What this model has to do, and what its refiner has to do after it."""
+        refiner = given["refiner"]
+        if refiner is None:
+            return self._request(given), None
+        self._check_refiner(given)
+        of_base = ("prompt_2", "negative_prompt_2", "target_size", "negative_target_size")
+        of_refiner = ("aesthetic_score", "negative_aesthetic_score")
+        cut = given["refiner_start"]
+        base = {**given, **dict.fromkeys(of_refiner), "denoising_end": cut}
+        rest = {**given, **dict.fromkeys(of_base), "denoising_start": cut, "guidance_scale": given["guidance_scale"]}
+        if not self.time_ids:  # a pair of models without micro-conditions
+            rest |= dict.fromkeys(of_refiner)
+        asked = self._request(base)
+        rest |= {"height": asked.height, "width": asked.width, "latents": None}
+        goes_on = refiner._request(rest, goes_on=True)
+        return asked, replace(goes_on, stage=1, drawn=asked.plan.draws)
+
+    def _check_refiner(self, given: Mapping[str, Any]) -> None:
+        refiner = given["refiner"]
+        if not isinstance(refiner, StableDiffusion):
+            raise ValueError(f"refiner must be a loaded checkpoint, sdjax.load(...), not {refiner!r}")
+        if self.time_ids == REFINER_IDS:
+            raise ValueError(f"{self.name} is itself a refiner; call generate of the base model with refiner=")
+        if given["denoising_start"] is not None or given["denoising_end"] is not None:
+            raise ValueError("refiner= cuts the run at refiner_start; denoising_start and _end are for runs without")
+        mine, other = (
+            (sd.vae.scaling_factor, sd.vae.latent_channels, sd.vae.factor, sd.unet.in_channels)
+            for sd in (self, refiner)
+        )
+        if mine != other:
+            raise ValueError(f"{refiner.name} works in other latents than {self.name}; a refiner shares the base's VAE")
+
+    def _request(self, given: Mapping[str, Any], goes_on: bool = False) -> request.Request:
+        prompts = request.texts(given["prompt"], "prompt")
+        each = request.check_count(given["num_images"], 1, "num_images")
+        first = request.check_count(given["first_image"], 0, "first_image")
+        count = len(prompts) * each
         native = self.unet.sample_size * self.vae.factor
-        height = request.check_size(height, native, self.vae.factor, "height")
-        width = request.check_size(width, native, self.vae.factor, "width")
+        height = request.check_size(given["height"], native, self.vae.factor, "height")
+        width = request.check_size(given["width"], native, self.vae.factor, "width")
+        latents, cut = given["latents"], given["denoising_start"]
         if latents is not None:
             shape = (count, height // self.vae.factor, width // self.vae.factor, self.unet.in_channels)
             latents = request.check_latents(latents, shape)
-        scale, schedule, rescale = guidance
-        scale = self.guidance_scale if scale is None else scale
-        many = request.is_list(seed)
+        elif cut is not None and not goes_on:
+            raise ValueError("denoising_start goes on from latents: pass those of a run with denoising_end as latents=")
+        ends = {name: given[name] for name in ("denoising_start", "denoising_end") if given[name] is not None}
+        plans = request.check_plans(partial(self.plan, **ends), given, count)
+        style = conditions.check_style(given["prompt_style"])
+        texts = {name: request.optional_texts(given[name], len(prompts), name) for name in request.TEXTS}
+        parts = [self._parts(i, texts, plans[i * each + k], style) for i in range(len(prompts)) for k in range(each)]
+        micro = MicroConditions.read(dict(given), count, self.time_ids)
+        clip_skip = ClipSkip.read(given["clip_skip"], style)
+        for encoder in self.encoders.values():
+            clip_skip.depth(encoder.config, self.xl, negative=False)
+        scale = self.guidance_scale if given["guidance_scale"] is None else given["guidance_scale"]
+        schedules = request.spread(given["guidance_schedule"], count, "guidance_schedule")
+        many = request.is_list(given["seed"])
         return request.Request(
-            prompts=tuple(text for text in prompts for _ in range(num_images)),
-            negative_prompts=tuple(text for text in negatives for _ in range(num_images)),
-            seeds=tuple(request.check_seeds(seed, count)),
-            numbers=tuple(first_image if many else first_image + i for i in range(count)),
+            prompts=tuple(text or "" for text in texts["prompt"] for _ in range(each)),
+            negative_prompts=tuple(self._said(text) for text in texts["negative_prompt"] for _ in range(each)),
+            parts=tuple(parts),
+            style=style,
+            clip_skip=clip_skip,
+            micro=micro,
+            time_ids=micro.time_ids(height, width, count, self.time_ids) if self.xl else None,
+            seeds=tuple(request.check_seeds(given["seed"], count)),
+            numbers=tuple(first if many else first + i for i in range(count)),
             guidance_scales=request.check_scales(scale, count),
-            guidance_schedules=tuple(map(GuidanceSchedule.read, request.spread(schedule, count, "guidance_schedule"))),
-            guidance_rescales=request.check_rescales(rescale, count),
+            guidance_schedules=tuple(map(GuidanceSchedule.read, schedules)),
+            guidance_rescales=request.check_rescales(given["guidance_rescale"], count),
             height=height,
             width=width,
-            plans=request.check_plans(self.plan, planning, count),
+            plans=plans,
             latents=latents,
+            noise_source=request.check_source(given["noise_source"]),
+            distilled=self.unet.time_cond_proj_dim is not None,
         )
+
+    def _said(self, negative: str | None) -> str | None:
+        """A negative prompt as the settings keep it: None only where it differs from the empty text."""
+        return negative if self.zero_empty else negative or ""
+
+    def _parts(self, i: int, texts: Mapping[str, Sequence[str | None]], plan: Plan, style: str) -> tuple[Part, ...]:
+        """The parts of prompt i: the negative one, then those of the prompt."""
+        positive, negative = {}, {}
+        second = "text_encoder_2" in self.encoders and len(self.encoders) > 1
+        if not second and (texts["prompt_2"][i] is not None or texts["negative_prompt_2"][i] is not None):
+            raise ValueError(f"prompt_2 is for a second text encoder, which {self.name} does not have")
+        for name in self.encoders:
+            end = "_2" if second and name == "text_encoder_2" else ""
+            positive[name] = texts[f"prompt{end}"][i]
+            negative[name] = texts[f"negative_prompt{end}"][i]
+            positive[name] = texts["prompt"][i] if positive[name] is None else positive[name]
+            negative[name] = texts["negative_prompt"][i] if negative[name] is None else negative[name]
+        zero = self.zero_empty and texts["negative_prompt"][i] is None
+        zero = zero or (self.xl and style == "a1111" and not any(negative.values()))
+        said = {name: text or "" for name, text in negative.items()}
+        pull = conditions.parts({name: text or "" for name, text in positive.items()}, plan.evaluations, style)
+        return conditions.negative_part(said, plan.evaluations, style, zero), *pull
 
     def _sample(self, asked: request.Request, progress: bool | None) -> jax.Array:
         """The final latents `b h w c` of what was asked."""
-        # Two sizes of table in practice (64 and 128 evaluations), a whole number of segments each.
-        rows = padded_length(asked.plan.rows - 1) + SEGMENT_ROWS
-        table = asked.plan.table(rows - 1)
-        if asked.latents is None:
-            factor = self.vae.factor
-            shape = (asked.height // factor, asked.width // factor, self.unet.in_channels)
-            carry = programs.begin(shape, asked.keys(), table)
-        else:
-            carry = programs.begin_from(asked.latents, asked.keys(), table)
-        prompts = (*asked.negative_prompts, *asked.prompts) if asked.guided else asked.prompts
-        context = programs.hoist(self.dtype, self._ready["unet"], self.encode_prompt(prompts))
-        guidance = asked.guidance(rows - 1)
+        # Two sizes of table in practice (64 and 128 evaluations), and padding after any of them.
+        rows, needed = padded_length(asked.plan.rows - 1) + SEGMENT_ROWS, asked.plan.rows
+        table, guidance = asked.plan.table(rows - 1), asked.guidance(rows - 1)
+        carry = self._begin(asked, table)
+        encoding, pulls = self._encoding(asked.style, asked.clip_skip), asked.pulls
         bar = tqdm(total=_evaluations(table), disable=None if progress is None else not progress, leave=False)
         with bar:
-            segment = rows if bar.disable else SEGMENT_ROWS
-            for start in range(0, asked.plan.rows, segment):
-                part = table.rows(start, start + segment)
-                guided = None if guidance is None else guidance.rows(start, start + segment)
-                carry = programs.advance(self.unet, self.dtype, carry, part, self._ready["unet"], context, guided)
-                self._show(bar, carry, part)
+            for start, stop, texts in conditions.pieces(pulls, asked.plans, needed):
+                told = self._conditions(asked, pulls, texts, encoding)
+                for first in range(start, stop, needed if bar.disable else SEGMENT_ROWS):
+                    last = stop if bar.disable else min(first + SEGMENT_ROWS, stop)
+                    part = table.only(first, rows if last == needed else last)
+                    carry = programs.advance(self.unet, self.dtype, carry, part, self._ready["unet"], told, guidance)
+                    self._show(bar, carry, part)
         return scan.result(carry)
+
+    def _begin(self, asked: request.Request, table: Table) -> scan.Carry:
+        factor = self.vae.factor
+        shape = (asked.height // factor, asked.width // factor, self.unet.in_channels)
+        noise = asked.noise(shape)
+        if noise is not None:
+            start = noise[0] if asked.latents is None else asked.latents
+            return programs.begin_with(start, noise[1], table)
+        if asked.latents is not None:
+            return programs.begin_from(asked.latents, asked.keys(), table)
+        return programs.begin(shape, asked.keys(), table)
+
+    def _conditions(
+        self,
+        asked: request.Request,
+        pulls: Sequence[Sequence[Part]],
+        texts: Sequence[Sequence[Texts]],
+        encoding: Encoding,
+    ) -> Conditions:
+        """What the U-Net is told for each part of every picture, the first part of all pictures first."""
+        states, pooled, ids = [], [], []
+        for k in range(len(pulls[0])):
+            for i, own in enumerate(pulls):
+                made, summary = encoding(texts[i][k], own[k].negative)
+                states.append(0 * made[:1] if own[k].zero else made)
+                pooled.append(0 * summary if own[k].zero else summary)
+                if asked.time_ids is not None:
+                    ids.append(asked.time_ids[0 if own[k].negative else 1][i])
+        pieces, count = conditions.in_pieces(states, MAX_CHUNKS)
+        context = programs.hoist(self.dtype, self._ready["unet"], pieces, count)
+        added = Added(jnp.asarray(np.stack(pooled)), jnp.asarray(np.stack(ids))) if ids else None
+        features = self.unet.time_cond_proj_dim
+        scale = guidance_embedding(jnp.asarray(asked.guidance_scales), features) if features else None
+        return Conditions(context, added, scale)
+
+    def _encoded(self, texts: Sequence[str], style: str, clip_skip: int | str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Hidden states `b l d` and pooled states `b d` of a list of texts."""
+        if isinstance(texts, str):
+            raise ValueError(f"prompts must be a list of strings, not the one string {texts!r}; write [{texts!r}]")
+        style = conditions.check_style(style)
+        encoding = self._encoding(style, ClipSkip.read(clip_skip, style))
+        listed = request.texts(texts, "prompts")
+        made = [encoding(dict.fromkeys(self.encoders, text)) for text in listed]
+        most = max(len(states) for states, _ in made)
+        empty = encoding(dict.fromkeys(self.encoders, ""))[0]
+        rows = [np.concatenate([states, *[empty] * (most - len(states))]) for states, _ in made]
+        return np.stack([row.reshape(-1, row.shape[-1]) for row in rows]), np.stack([pooled for _, pooled in made])
+
+    def _encoding(self, style: str, clip_skip: ClipSkip) -> Encoding:
+        return Encoding(self.encoders, self._encode_row(), self.xl, style, clip_skip)
+
+    def _encode_row(self) -> EncodeRow:
+        """Runs a text encoder on a row of ids; remembers, for one call of `generate`, what it has run on."""
+
+        @functools.cache
+        def encode(component: str, ids: tuple[int, ...], depth: int) -> tuple[np.ndarray, np.ndarray]:
+            config, row = self.encoders[component].config, jnp.asarray(ids, jnp.int32)
+            made = programs.encode_text(
+                config, self.dtype, not self.xl, self._ready[component], row, jnp.asarray(depth)
+            )
+            return np.asarray(made[0]), np.asarray(made[1])
+
+        return encode
 
     def _show(self, bar: tqdm, carry: scan.Carry, part: Table) -> None:
         if not bar.disable:
@@ -282,59 +473,3 @@ class StableDiffusion:
 def _evaluations(table: Table) -> int:
     """Rows in which the network runs, for one picture or more."""
     return int(np.reshape(table.evaluate, (len(table), -1)).any(1).sum())
-
-
-def load(
-    source: str | Path | None = None,
-    *,
-    dtype: DTypeLike = "float32",
-    variant: str | None = None,
-    revision: str = "main",
-    compilation_cache: bool | str | Path = True,
-) -> StableDiffusion:
-    """A checkpoint in the diffusers layout, ready to generate.
-
-    Args:
-      source: a folder, or a Hub id (`owner/name`); None is the shapes model shipped with this package.
-      dtype: what the networks compute in: float32, bfloat16 (TPUs, GPUs) or float16.
-      variant: which files where there are several, as "fp16" for `*.fp16.safetensors`. revision: of a Hub id.
-      compilation_cache: keep compiled programs for later processes: True, False, or a folder.
-
-    Raises:
-      CheckpointError: anything wrong with the files. ConfigError: a network this package does not have.
-      ValueError: an unknown dtype.
-    """
-    compute = _check_dtype(dtype)
-    folder = resolve(SHAPES if source is None else source, variant=variant, revision=revision)
-    index = read_index(folder)
-    configs = {name: read_json(folder / name / "config.json") for name in ("text_encoder", "unet", "vae")}
-    text = ClipTextConfig.from_dict(configs["text_encoder"])
-    unet, vae = UNetConfig.from_dict(configs["unet"]), VaeConfig.from_dict(configs["vae"])
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    tokenizer = Tokenizer.load(folder / "tokenizer")
-    if compilation_cache is not False:
-        cache.enable(None if compilation_cache is True else compilation_cache)
-    params, layouts = {}, {}
-    for name, expected in programs.expected_params(text, unet, vae).items():
-        params[name], layouts[name] = read_component(folder / name, expected, variant=variant)
-    return StableDiffusion(
-        name="shapes" if source is None else Path(str(source)).name or str(source),
-        text=text,
-        unet=unet,
-        vae=vae,
-        scheduler=scheduler,
-        tokenizer=tokenizer,
-        params=params,
-        dtype=compute,
-        guidance_scale=float(read_json(folder / "model_index.json").get("_guidance_scale", 7.5)),
-        layouts=layouts,
-        files=side_files(index),
-    )
-
-
-def _check_dtype(dtype: DTypeLike) -> DTypeLike:
-    known = ("float32", "bfloat16", "float16")
-    name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
-    if name not in known:
-        raise ValueError(f"dtype must be one of {', '.join(known)}, not {name!r}")
-    return jnp.dtype(name)

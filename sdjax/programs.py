@@ -5,6 +5,7 @@ through the arrays' shapes, the picture's size, the batch and whether there is g
 varies between runs (prompt, seed, sampler, schedule, steps, guidance) is data, so it never compiles again.
 """
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,32 +17,62 @@ from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
 from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import Guidance, classifier_free
 from sdjax.diffusion.table import Table
-from sdjax.nn.attention import Context, cross_keys_values
+from sdjax.nn.attention import Chunks, cross_keys_values
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.convolution import on_cpu
-from sdjax.nn.unet import UNet
+from sdjax.nn.layers import LayerNorm
+from sdjax.nn.unet import Added, Conditions, UNet
 from sdjax.nn.vae import Autoencoder
 
 Params = Any
+Config = ClipTextConfig | UNetConfig | VaeConfig
 
 # Pixels decoded or encoded at once; more images than fit go through one group after the other.
 PIXELS_AT_ONCE = 1024 * 1024
 
 
-def expected_params(text: ClipTextConfig, unet: UNetConfig, vae: VaeConfig) -> dict[str, Params]:
-    """The shapes of every parameter: {"text_encoder", "unet", "vae"} of nested dicts of `jax.ShapeDtypeStruct`."""
-    key, f32 = jax.random.key(0), jnp.float32
-    ids = jax.ShapeDtypeStruct((1, text.max_position_embeddings), jnp.int32)
-    size = 2 ** (unet.levels - 1)
-    x = jax.ShapeDtypeStruct((1, size, size, unet.in_channels), f32)
-    context = jax.ShapeDtypeStruct((1, 1, unet.cross_attention_dim), f32)
-    pixels = jax.ShapeDtypeStruct((1, vae.factor, vae.factor, 3), f32)
-    shapes = {
-        "text_encoder": jax.eval_shape(ClipTextEncoder(text).init, key, ids),
-        "unet": jax.eval_shape(UNet(unet).init, key, x, jax.ShapeDtypeStruct((1,), f32), context),
-        "vae": jax.eval_shape(Autoencoder(vae).init, key, pixels),
+def expected_params(configs: Mapping[str, Config]) -> dict[str, Params]:
+    """The shapes of every parameter of the networks: {component: nested dict of `jax.ShapeDtypeStruct`}."""
+    return {name: _EXPECTED[type(config)](config)["params"] for name, config in configs.items()}
+
+
+def _expected_text(config: ClipTextConfig) -> Params:
+    ids = jax.ShapeDtypeStruct((1, config.max_position_embeddings), jnp.int32)
+    return jax.eval_shape(ClipTextEncoder(config).init, jax.random.key(0), ids)
+
+
+def _expected_unet(config: UNetConfig) -> Params:
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    width, size = config.projection_class_embeddings_input_dim or 0, 2 ** (config.levels - 1)
+    # The pooled text's width and the number of time ids enter the shapes by their sum alone.
+    given = {
+        "added": Added(array(1, width), array(1, 0)) if config.addition_embed_type == "text_time" else None,
+        "class_labels": _labels(config),
+        "guidance": array(1, config.time_cond_proj_dim) if config.time_cond_proj_dim else None,
     }
-    return {name: tree["params"] for name, tree in shapes.items()}
+    x, context = array(1, size, size, config.in_channels), array(1, 1, config.cross_attention_dim)
+    return jax.eval_shape(UNet(config).init, jax.random.key(0), x, array(1), context, **given)
+
+
+def _labels(config: UNetConfig) -> jax.ShapeDtypeStruct | None:
+    if config.class_embed_type == "projection":
+        return jax.ShapeDtypeStruct((1, config.projection_class_embeddings_input_dim or 0), jnp.float32)
+    classes = config.class_embed_type is not None or config.num_class_embeds is not None
+    return jax.ShapeDtypeStruct((1,), jnp.int32) if classes else None
+
+
+def _expected_vae(config: VaeConfig) -> Params:
+    pixels = jax.ShapeDtypeStruct((1, config.factor, config.factor, 3), jnp.float32)
+    return jax.eval_shape(Autoencoder(config).init, jax.random.key(0), pixels)
+
+
+_EXPECTED: dict[type, Callable[[Any], Params]] = {
+    ClipTextConfig: _expected_text,
+    UNetConfig: _expected_unet,
+    VaeConfig: _expected_vae,
+}
 
 
 def cast(dtype: DTypeLike, params: Params) -> Params:
@@ -57,32 +88,47 @@ def _cast(dtype: DTypeLike, arrays: list[jax.Array]) -> list[jax.Array]:
     return [array.astype(dtype) for array in arrays]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def encode_text(config: ClipTextConfig, dtype: DTypeLike, params: Params, ids: jax.Array) -> jax.Array:
-    """Token ids `b l` -> the hidden states that the U-Net attends to, `b l d`, float32.
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def encode_text(
+    config: ClipTextConfig, dtype: DTypeLike, normed: bool, params: Params, ids: jax.Array, depth: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Token ids `l` of one row -> (hidden states `l d`, pooled `d`), float32.
 
-    One prompt after the other, as in `hoist`: a matrix product of 24 or 77 rows rounds otherwise than one of several
-    times as many, and a picture must not depend on its batch. It is done once per picture, before the loop.
+    depth: the states of the layer so many from the end, 1 the last. normed: after the final norm (SD 1.x and 2.x) or
+    before it (SDXL). One row a call: a matrix product of 77 rows rounds otherwise than one of several times as many,
+    and a picture must not depend on its batch.
     """
-
-    def one(row: jax.Array) -> jax.Array:
-        return ClipTextEncoder(config, dtype).apply({"params": params}, row[None]).last_hidden_state[0]
-
-    return jax.lax.map(one, ids).astype(jnp.float32)
+    out = ClipTextEncoder(config, dtype).apply({"params": params}, ids[None])
+    states = jnp.stack(out.hidden_states)[-depth, 0]
+    if normed:
+        norm = LayerNorm(config.layer_norm_eps, dtype)
+        states = norm.apply({"params": params["text_model"]["final_layer_norm"]}, states)
+    return states.astype(jnp.float32), out.pooled[0].astype(jnp.float32)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def predict(
-    config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t: jax.Array, context: Context
+    config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t: jax.Array, conditions: Conditions
 ) -> jax.Array:
-    """One evaluation of the U-Net: x `b h w c`, t `b`, context `b l d` -> `b h w c`, float32."""
-    return UNet(config, dtype).apply({"params": params}, x, t, context)
+    """One evaluation of the U-Net: x `b h w c`, t `b`, conditions for b pictures -> `b h w c`, float32."""
+    return _unet(config, dtype, params, x, t, conditions)
+
+
+def _unet(
+    config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t: jax.Array, given: Conditions
+) -> jax.Array:
+    unet = UNet(config, dtype)
+    return unet.apply({"params": params}, x, t, given.context, added=given.added, guidance=given.guidance)
 
 
 @partial(jax.jit, static_argnums=0)
-def hoist(dtype: DTypeLike, params: Params, context: jax.Array) -> Context:
-    """What of the text is the same at every step: the cross-attentions' keys and values for context `b l d`."""
-    return jax.lax.map(lambda one: cross_keys_values(params, one, dtype), context)
+def hoist(dtype: DTypeLike, params: Params, states: jax.Array, count: jax.Array) -> Chunks:
+    """What of the text is the same at every step: the cross-attentions' keys and values of each first piece.
+
+    states: `b c l e`, the text in up to c pieces; count: int32 `b`, how many there are.
+    """
+    first = jax.lax.map(lambda one: cross_keys_values(params, one, dtype), states[:, 0])
+    return Chunks(first, states, count)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -99,6 +145,12 @@ def begin_from(x_T: jax.Array, keys: jax.Array, table: Table) -> scan.Carry:
     return scan.init(table, x_T, jax.vmap(jax.random.split, out_axes=1)(keys)[1])
 
 
+@jax.jit
+def begin_with(x_T: jax.Array, noise: jax.Array, table: Table) -> scan.Carry:
+    """`begin` from given noise `b h w c` and given draws [draws, b, h, w, c]."""
+    return scan.init(table, x_T, noise=noise)
+
+
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def advance(
     config: UNetConfig,
@@ -106,35 +158,41 @@ def advance(
     carry: scan.Carry,
     rows: Table,
     params: Params,
-    context: Context,
+    conditions: Conditions,
     guidance: Guidance | None,
 ) -> scan.Carry:
-    """Runs rows of the table: one `lax.scan`. With guidance for those rows, context is doubled ([uncond, cond])."""
-    unet, halves = UNet(config, dtype), 1 if guidance is None else 2
+    """Runs rows of the table: one `lax.scan`.
 
-    def network(inputs: tuple[jax.Array, jax.Array, Context]) -> jax.Array:
-        return unet.apply({"params": params}, *inputs)
+    With guidance for those rows, the conditions are those of [uncond, cond] or [uncond, cond_1, .., cond_k], each for
+    all b pictures.
+    """
+    parts = jax.tree.leaves(conditions)[0].shape[0] // carry.x_T.shape[0]
+
+    def network(inputs: tuple[jax.Array, jax.Array, Conditions]) -> jax.Array:
+        return _unet(config, dtype, params, *inputs)
 
     def model(x: jax.Array, t: jax.Array, row: tuple[jax.Array, Guidance | None]) -> jax.Array:
         needed, guided = row
 
         def answer(x: jax.Array, t: jax.Array) -> jax.Array:
-            inputs = (x, jnp.broadcast_to(t, x.shape[:1]), context)
-            return _one_by_one(network, inputs, needed, halves) if on_cpu() else network(inputs)
+            inputs = (x, jnp.broadcast_to(t, x.shape[:1]), conditions)
+            return _one_by_one(network, inputs, needed, parts) if on_cpu() else network(inputs)
 
-        return answer(x, t) if guided is None else classifier_free(answer, guided.scale, guided.rescale)(x, t)
+        if guided is None:
+            return answer(x, t)
+        return classifier_free(answer, guided.scale, guided.rescale, guided.shares)(x, t)
 
     return scan.advance(carry, rows, model, (rows.evaluate, guidance))
 
 
-def _one_by_one(network: Any, inputs: Any, needed: jax.Array, halves: int) -> jax.Array:
-    """`network` on each picture alone (with its unguided half): `(halves b) ...` -> `(halves b) ...`, float32.
+def _one_by_one(network: Any, inputs: Any, needed: jax.Array, parts: int) -> jax.Array:
+    """`network` on each picture alone (with its unguided part): `(parts b) ...` -> `(parts b) ...`, float32.
 
     A CPU's matrix products round otherwise for another number of rows; so the latents are the same to the last bits
     in any batch, and it is no slower at Stable Diffusion's size. needed: bool, or [b] where every picture has a plan
     of its own; the network then runs for those pictures only.
     """
-    pictures = jax.tree.map(lambda a: _by_picture(a, halves), inputs)
+    pictures = jax.tree.map(lambda a: _by_picture(a, parts), inputs)
     if needed.ndim == 0:
         answers = jax.lax.map(network, pictures)
     else:
@@ -170,9 +228,9 @@ def encode(config: VaeConfig, dtype: DTypeLike, params: Params, pixels: jax.Arra
     return _in_groups(one, (pixels, keys), PIXELS_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
 
 
-def _by_picture(array: jax.Array, halves: int) -> jax.Array:
-    """`(halves b) ... -> b halves ...`."""
-    return array.reshape(halves, -1, *array.shape[1:]).swapaxes(0, 1)
+def _by_picture(array: jax.Array, parts: int) -> jax.Array:
+    """`(parts b) ... -> b parts ...`."""
+    return array.reshape(parts, -1, *array.shape[1:]).swapaxes(0, 1)
 
 
 def _in_groups(one: Any, batch: Any, at_once: int) -> jax.Array:

@@ -1,20 +1,28 @@
 """What a call of `generate` asks for, checked and brought to one form before anything is compiled or run."""
 
+import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import numpy as np
 
+from sdjax import torch_noise
+from sdjax.conditions import ClipSkip, Part
 from sdjax.diffusion.guidance import Guidance, GuidanceSchedule
 from sdjax.diffusion.lanes import Lanes, stack_plans
 from sdjax.diffusion.plan import Plan
+from sdjax.micro import MicroConditions
 
+# Arguments that are texts, one per prompt.
+TEXTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
 # What makes a plan: the arguments that may be one value, or a list with one per picture.
 PLANNING = ("sampler", "steps", "schedule", "preset", "eta", "sampler_options")
+# Arguments that the settings name where they are not as usual.
+USUAL = {"noise_source": "jax", "prompt_style": "plain", "denoising_start": None, "denoising_end": None}
 # No names for an entry of `sampler_options`: these have an argument of their own.
 TAKEN = ("self", "scheduler", "sampler", "steps", "schedule", "preset", "eta")
 
@@ -24,7 +32,12 @@ class Request:
     """b pictures to make, one entry per picture in each list."""
 
     prompts: tuple[str, ...]
-    negative_prompts: tuple[str, ...]
+    negative_prompts: tuple[str | None, ...]
+    parts: tuple[tuple[Part, ...], ...]  # the negative prompt's, then the prompt's
+    style: str  # how prompts are read
+    clip_skip: ClipSkip
+    micro: MicroConditions
+    time_ids: tuple[np.ndarray, np.ndarray] | None  # SDXL's numbers (negative, positive), `b i` each
     seeds: tuple[int, ...]
     numbers: tuple[int, ...]  # each picture's number under its seed
     guidance_scales: np.ndarray  # float32 [b]
@@ -33,7 +46,11 @@ class Request:
     height: int
     width: int
     plans: tuple[Plan, ...]  # the same object for pictures with the same settings
-    latents: np.ndarray | None  # float32 [b, h, w, c], given starting noise
+    latents: np.ndarray | None  # float32 [b, h, w, c], given: starting noise, or where a run goes on from
+    noise_source: str = "jax"
+    distilled: bool = False  # the U-Net was told the guidance scale when it was trained, and needs no second half
+    stage: int = 0  # 1 where this is the refiner's share of a run
+    drawn: int = 0  # draws of the stage before
 
     @cached_property
     def plan(self) -> Plan | Lanes:
@@ -43,7 +60,16 @@ class Request:
     @property
     def guided(self) -> bool:
         """Whether any picture needs the network's answer without its prompt (a guidance scale above 1)."""
-        return bool((self.guidance_scales > 1).any())
+        joined = any(len(own) != 2 or own[1].share != 1 for own in self.parts)
+        return not self.distilled and (joined or bool((self.guidance_scales > 1).any()))
+
+    @property
+    def pulls(self) -> list[list[Part]]:
+        """The parts that the network has to answer for, as many for each picture: those it lacks have no share."""
+        if not self.guided:
+            return [[own[1]] for own in self.parts]
+        most = max(map(len, self.parts))
+        return [[*own, *[replace(own[1], share=0.0)] * (most - len(own))] for own in self.parts]
 
     def guidance(self, length: int) -> Guidance | None:
         """Guidance along the plan's table of that length; None where no picture has any."""
@@ -51,13 +77,26 @@ class Request:
             return None
         # A scale below 1 is no guidance, whatever the neighbours have.
         scales = np.maximum(self.guidance_scales, 1)
-        return Guidance.along(self.plan, scales, self.guidance_schedules, self.guidance_rescales, length)
+        shares = np.array([[part.share for part in own[1:]] for own in self.pulls], np.float32).T
+        joined = None if len(shares) == 1 and (shares == 1).all() else shares
+        return Guidance.along(self.plan, scales, self.guidance_schedules, self.guidance_rescales, length, shares=joined)
+
+    def noise(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Starting noise [b, h, w, c] and draws [draws, b, h, w, c] as torch gives them; None where jax does."""
+        if self.noise_source == "jax":
+            return None
+        made = [
+            torch_noise.picture_noise(self.noise_source, seed, number, shape, self.drawn + self.plan.draws)
+            for seed, number in zip(self.seeds, self.numbers, strict=True)
+        ]
+        return np.stack([start for start, _ in made]), np.stack([draws[self.drawn :] for _, draws in made], 1)
 
     def keys(self) -> jax.Array:
-        """One key per picture: fold_in(key(seed), number)."""
-        return jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(
+        """One key per picture: fold_in(key(seed), number); of a second stage, that folded once more."""
+        keys = jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(
             np.asarray(self.seeds, np.uint32), np.asarray(self.numbers, np.uint32)
         )
+        return jax.vmap(partial(jax.random.fold_in, data=self.stage))(keys) if self.stage else keys
 
     def alone(self, settings: Mapping[str, Any], i: int) -> dict[str, Any]:
         """Of the settings of all pictures, those that make picture i alone."""
@@ -69,6 +108,38 @@ class Request:
             "num_images": 1,
         }
         return {name: value[i] if is_list(value) else value for name, value in {**settings, **own}.items()}
+
+
+def optional_texts(value: str | Sequence[str] | None, count: int, name: str) -> list[str | None]:
+    """`texts` for `count` prompts, or None for each. Raises ValueError."""
+    return [None] * count if value is None else list(spread(texts(value, name), count, name))
+
+
+def settings(given: Mapping[str, Any], asked: Request, model: str) -> dict[str, Any]:
+    """The arguments of `generate` that make the pictures again, and of the rarer ones those that were given."""
+    each = given["num_images"]
+    made = {
+        "prompt": list(asked.prompts[::each]),
+        "negative_prompt": list(asked.negative_prompts[::each]),
+        **planning_settings(given, asked.plans),
+        "guidance_scale": as_given(given["guidance_scale"], asked.guidance_scales.tolist()),
+        "guidance_schedule": as_given(given["guidance_schedule"], [str(one) for one in asked.guidance_schedules]),
+        "guidance_rescale": as_given(given["guidance_rescale"], asked.guidance_rescales.tolist()),
+        "seed": as_given(given["seed"], list(asked.seeds)),
+        "num_images": each,
+        "height": asked.height,
+        "width": asked.width,
+        "first_image": given["first_image"],
+        **{name: given[name] for name, usual in USUAL.items() if given[name] != usual},
+    }
+    for name in ("prompt_2", "negative_prompt_2"):
+        if given[name] is not None:
+            made[name] = spread(texts(given[name], name), len(made["prompt"]), name)
+    if given["clip_skip"] is not None:
+        made["clip_skip"] = str(asked.clip_skip)
+    if given["refiner"] is not None:
+        made |= {"refiner": model, "refiner_start": given["refiner_start"]}
+    return {**made, **asked.micro.settings(), **({} if given["latents"] is None else {"latents": "given"})}
 
 
 def texts(value: str | Sequence[str], name: str) -> list[str]:
@@ -132,6 +203,15 @@ def check_seeds(value: Any, count: int) -> list[int]:
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
             raise ValueError(f"seed must be a whole number from 0 to 4294967295, not {seed!r}")
     return [int(seed) for seed in seeds]
+
+
+def check_source(value: Any) -> str:
+    """Whose noise a seed means. Raises ValueError with the nearest."""
+    if value not in torch_noise.SOURCES:
+        near = difflib.get_close_matches(str(value), torch_noise.SOURCES, n=1, cutoff=0.0)[0]
+        known = ", ".join(torch_noise.SOURCES)
+        raise ValueError(f"noise_source {value!r} is unknown; nearest: {near!r}; known: {known}")
+    return value
 
 
 def check_scales(value: Any, count: int) -> np.ndarray:

@@ -104,9 +104,11 @@ def make_checkpoint(
         "vae": VAE | (vae or {}),
     }
     shapes = programs.expected_params(
-        ClipTextConfig.from_dict(configs["text_encoder"]),
-        UNetConfig.from_dict(configs["unet"]),
-        VaeConfig.from_dict(configs["vae"]),
+        {
+            "text_encoder": ClipTextConfig.from_dict(configs["text_encoder"]),
+            "unet": UNetConfig.from_dict(configs["unet"]),
+            "vae": VaeConfig.from_dict(configs["vae"]),
+        }
     )
     params = {name: random_params(shapes[name], dtype, seed) for name in configs}
     components = {name: (params[name], default_layout(params[name], configs[name])) for name in configs}

@@ -85,7 +85,8 @@ class Program:
         """The state before the first row, the text's keys and values ([no prompt, prompt]), the scales; filled up."""
         index = np.pad(index, (0, self.batch - len(index)), mode="edge")
         text = np.concatenate([np.repeat(self._context[:1], self.batch, axis=0), self._context[1 + index]])
-        context = programs.hoist(self.sd.dtype, self._params, jnp.asarray(text))
+        ones = jnp.ones(len(text), jnp.int32)
+        context = programs.hoist(self.sd.dtype, self._params, jnp.asarray(text)[:, None], ones)
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(self.seed), i))(index.astype(np.uint32))
         carry = self._begin(keys, table)
         return jax.block_until_ready(carry), jax.block_until_ready(context), jnp.full(self.batch, scale, jnp.float32)

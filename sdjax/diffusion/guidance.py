@@ -8,6 +8,8 @@ second form is exactly c at s = 1. A large s spreads the output; rescaling takes
     raw' = phi raw std(c) / std(raw) + (1 - phi) raw    (Lin et al. 2023, arXiv:2305.08891, equations 15, 16)    (2)
 The scale may follow the noise level, by a share m of the guidance that the schedule gives each row:
     s_i = 1 + (s - 1) m_i                                                                               (3)
+Several prompts may pull together, each by its share w_k (Liu et al. 2022, arXiv:2206.01714, equation 11):
+    c = sum_k w_k c_k + (1 - sum_k w_k) u                                                               (4)
 All of it is data: `Guidance` holds s and phi by row and image.
 """
 
@@ -126,6 +128,7 @@ class Guidance:
 
     scale: Array  # [r, b], s of equation 1
     rescale: Array  # [r, b], phi of equation 2
+    shares: Array | None = None  # [r, k, b], w of equation 4; None is one prompt of share 1
 
     @classmethod
     def along(
@@ -136,36 +139,50 @@ class Guidance:
         rescales: Sequence[float] | np.ndarray,
         length: int,
         dtype: Any = np.float32,
+        shares: np.ndarray | None = None,
     ) -> "Guidance":
-        """Equation 3 for b images (one entry each in the lists) along `plan.table(length)`; 1 in padded rows."""
+        """Equation 3 for b images (one entry each in the lists) along `plan.table(length)`; 1 in padded rows.
+
+        shares: [k, b] of equation 4, the same in every row.
+        """
         plans = plan.plans if isinstance(plan, Lanes) else (plan,) * len(scales)
         scale = np.ones((length + 1, len(scales)), dtype)
         for i, (one, s, schedule) in enumerate(zip(plans, scales, schedules, strict=True)):
             scale[: one.rows - 1, i] = 1 + (float(s) - 1) * schedule.shares(one)
-        return cls(scale, np.broadcast_to(np.asarray(rescales, dtype), scale.shape))
+        if shares is not None:
+            shares = np.broadcast_to(np.asarray(shares, dtype), (length + 1, *shares.shape))
+        return cls(scale, np.broadcast_to(np.asarray(rescales, dtype), scale.shape), shares)
 
     def rows(self, start: int, stop: int) -> "Guidance":
         """Rows start .. stop - 1."""
         return jax.tree.map(lambda a: a[start:stop], self)
 
 
-def classifier_free(model: Model, scale: jax.Array | float, rescale: jax.Array | float | None = None) -> Model:
+def classifier_free(
+    model: Model,
+    scale: jax.Array | float,
+    rescale: jax.Array | float | None = None,
+    shares: jax.Array | None = None,
+) -> Model:
     """The guided model, for b images, of a `model` that takes 2 b: first without the prompt, then with it.
 
     Args:
       model: (x [2 b, ...], t) -> raw [2 b, ...]; its own conditioning stands in the order of `pair`.
       scale: s of equation 1, a scalar or one per image [b]; 1 is no guidance.
       rescale: phi of equation 2, 0 to 1, a scalar or one per image [b]; None leaves (2) out.
+      shares: w of equation 4, [k, b]; `model` then takes (1 + k) b, the k prompts after each other. None is one
+        prompt of share 1.
 
     Returns:
-      (x [b, ...], t scalar or [b]) -> raw [b, ...]. t reaches `model` as it came, doubled if it is [b].
+      (x [b, ...], t scalar or [b]) -> raw [b, ...]. t reaches `model` as it came, repeated if it is [b].
     """
+    parts = 2 if shares is None else 1 + len(shares)
 
     def guided(x: jax.Array, t: jax.Array) -> jax.Array:
         t = jnp.asarray(t)
-        raw = model(jnp.concatenate([x, x]), jnp.concatenate([t, t]) if t.ndim else t)
-        uncond, cond = jnp.split(raw, 2)
-        return combine(uncond, cond, scale, rescale)
+        raw = model(jnp.concatenate([x] * parts), jnp.concatenate([t] * parts) if t.ndim else t)
+        uncond, *conds = jnp.split(raw, parts)
+        return combine(uncond, conds[0] if shares is None else _mixed(uncond, conds, shares), scale, rescale)
 
     return guided
 
@@ -180,6 +197,12 @@ def combine(
         return raw
     phi = jnp.asarray(rescale, cond.dtype)
     return lax.cond(jnp.any(phi > 0), _rescaled, lambda raw, cond, phi: raw, raw, cond, phi)
+
+
+def _mixed(uncond: jax.Array, conds: Sequence[jax.Array], shares: jax.Array) -> jax.Array:
+    """Equation 4; exactly c_1 where it alone has a share, of 1."""
+    rest = beside(1 - shares.sum(0), uncond) * uncond
+    return sum((beside(w, c) * c for w, c in zip(shares, conds, strict=True)), rest)
 
 
 def _rescaled(raw: jax.Array, cond: jax.Array, phi: jax.Array) -> jax.Array:

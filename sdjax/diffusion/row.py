@@ -41,8 +41,10 @@ def draw(keys: jax.Array, row: Table, like: jax.Array) -> jax.Array:
 
 def combine(row: Table, x_T: jax.Array, predictions: jax.Array, draws: jax.Array) -> jax.Array:
     """x_i of equation 1, [b, ...]."""
-    x = beside(row.x_weight, x_T) * x_T + _weigh(row.d_weights, predictions)
-    return x + lax.cond(jnp.any(row.n_weights != 0), _weigh, lambda w, draws: jnp.zeros_like(x), row.n_weights, draws)
+    x = beside(row.x_weight, x_T) * x_T
+    for weights, history in ((row.d_weights, predictions), (row.n_weights, draws)):
+        x = x + lax.cond(jnp.any(weights != 0), _weigh, lambda w, _: jnp.zeros_like(x_T), weights, history)
+    return x
 
 
 def evaluate(row: Table, x: jax.Array, model: Callable[..., jax.Array], *extra: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ here that is not linear, or with nothing, where a solver needs two draws between
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import jax
@@ -250,6 +250,22 @@ class Table:
     def rows(self, start: int, stop: int) -> "Table":
         """Rows start .. stop - 1 of the table."""
         return jax.tree.map(lambda a: a[start:stop], self)
+
+    def only(self, start: int, stop: int) -> "Table":
+        """The same table, NumPy, in which all but the rows start .. stop - 1 are idle.
+
+        An idle row runs nothing and changes no prediction: it writes zeros to the last row's slot, which must be
+        padding. So a run goes in pieces without another program; the last one has to come to the table's end.
+        """
+        kept = (np.arange(len(self)) >= start) & (np.arange(len(self)) < stop)
+
+        def kept_or(value: float, field: Array) -> np.ndarray:
+            field = np.asarray(field)
+            return np.where(kept.reshape(-1, *[1] * (field.ndim - 1)), field, np.asarray(value, field.dtype))
+
+        idle = {"slot": len(self) - 1, "evaluate": False, "clip": np.inf, "ratio": 0.0}
+        idle |= dict.fromkeys(("x_weight", "d_weights", "n_weights", "c_skip", "c_out"), 0.0)
+        return replace(self, **{name: kept_or(value, getattr(self, name)) for name, value in idle.items()})
 
     def __len__(self) -> int:
         return len(self.slot)

@@ -11,6 +11,8 @@ Text enters through cross-attention only, so its keys and values are the same at
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -20,8 +22,29 @@ from jax.typing import DTypeLike
 from sdjax.nn.convolution import on_cpu
 from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm, gelu
 
-# Either the text's hidden states [b, l, d], or the keys and values already made from them, by module path.
-Context = jax.Array | Mapping[str, tuple[jax.Array, jax.Array]]
+KeysValues = Mapping[str, tuple[jax.Array, jax.Array]]  # of every cross-attention, by module path, each `b l d`
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Chunks:
+    """A text of up to c pieces, each as long as the text encoder's rows (77 tokens), for b pictures.
+
+    The number of pieces is data: a prompt of one costs nothing for those it does not have, and a longer prompt runs
+    in the same program.
+
+    Attributes:
+      first: keys and values of every picture's first piece, the whole text of nearly every prompt.
+      states: `b c l e`, the text's hidden states. count: int32 `b`, how many of the c pieces there are.
+    """
+
+    first: KeysValues
+    states: jax.Array
+    count: jax.Array
+
+
+# The text's hidden states [b, l, e], the keys and values already made from them, or a text in pieces.
+Context = jax.Array | KeysValues | Chunks
 
 # Scores held at once, in elements. A CPU takes one head of one image after the other and keeps its block in cache
 # (8 MiB of float32); elsewhere all heads go together and the limit is memory (256 MiB). Few enough need no loop.
@@ -74,6 +97,39 @@ def _attend_in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, upcast: bool) ->
     return out.reshape(shape)
 
 
+def attention_over_chunks(
+    q: jax.Array, states: jax.Array, count: jax.Array, kernels: tuple[jax.Array, jax.Array], *, upcast: bool = False
+) -> jax.Array:
+    """Attention to a text in pieces: q `b l k d`, states `b c m e`, count `b` -> `b l k d`, in q's dtype.
+
+    kernels: `e (k d)`, from states to keys and values. One piece after the other by a running softmax (Milakov &
+    Gimelshein 2018, arXiv:1805.02867, algorithm 3); pieces that no picture of the batch has are skipped.
+    """
+    wide = q.astype(jnp.float32) if upcast else q
+    heads, scale = q.shape[2], q.shape[-1] ** -0.5
+
+    def add(sums: tuple[jax.Array, ...], piece: jax.Array, here: jax.Array) -> tuple[jax.Array, ...]:
+        most, total, out = sums
+        k, v = (split_heads(jnp.dot(piece.astype(q.dtype), kernel.astype(q.dtype)), heads) for kernel in kernels)
+        scores = jnp.einsum("blkd,bmkd->bklm", wide * scale, k.astype(wide.dtype), preferred_element_type=jnp.float32)
+        scores = jnp.where(here[:, None, None, None], scores, -jnp.inf)
+        new = jnp.maximum(most, jax.lax.stop_gradient(scores.max(-1)))
+        weights, keep = jnp.exp(scores - new[..., None]), jnp.exp(most - new)
+        mixed = jnp.einsum("bklm,bmkd->bkld", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return new, total * keep + weights.sum(-1), out * keep[..., None] + mixed
+
+    def step(sums: tuple[jax.Array, ...], now: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, ...], None]:
+        piece, index = now
+        here = index < count
+        return jax.lax.cond(here.any(), add, lambda sums, *_: sums, sums, piece, here), None
+
+    shape = (q.shape[0], heads, q.shape[1])
+    lowest = jnp.full(shape, jnp.finfo(jnp.float32).min)
+    start = (lowest, jnp.zeros(shape), jnp.zeros((*shape, q.shape[-1])))
+    (_, total, out), _ = jax.lax.scan(step, start, (states.swapaxes(0, 1), jnp.arange(states.shape[1])))
+    return (out / total[..., None]).swapaxes(1, 2).astype(q.dtype)
+
+
 def _block_length(queries: int, most: int) -> int:
     """The largest divisor of `queries` that is at most `most`."""
     return max(n for n in range(1, max(1, min(queries, most)) + 1) if queries % n == 0)
@@ -97,16 +153,35 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, context: Context | None = None) -> jax.Array:
         features = x.shape[-1]
-        q = Dense(features, self.dtype, self.qkv_bias, name="to_q")(x)
-        if isinstance(context, Mapping):
-            k, v = context[".".join(self.path)]
+        q = split_heads(Dense(features, self.dtype, self.qkv_bias, name="to_q")(x), self.heads)
+        if isinstance(context, Chunks):
+            out = self._to_chunks(q, context)
         else:
-            source = x if context is None else context
-            k = Dense(features, self.dtype, self.qkv_bias, name="to_k")(source)
-            v = Dense(features, self.dtype, self.qkv_bias, name="to_v")(source)
-        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
-        out = attention(q, k, v, upcast=self.upcast)
+            k, v = self._keys_values(x if context is None else context, features)
+            out = attention(q, k, v, upcast=self.upcast)
         return Dense(features, self.dtype, name="to_out.0")(out.reshape(x.shape))
+
+    def _keys_values(self, source: jax.Array | KeysValues, features: int) -> tuple[jax.Array, ...]:
+        """`b m k d` each: looked up where they are made already."""
+        if isinstance(source, Mapping):
+            made = source[".".join(self.path)]
+        else:
+            made = tuple(Dense(features, self.dtype, self.qkv_bias, name=f"to_{part}")(source) for part in "kv")
+        return tuple(split_heads(part, self.heads) for part in made)
+
+    def _to_chunks(self, q: jax.Array, text: Chunks) -> jax.Array:
+        """Attention of q `b l k d` to a text in pieces, `b l k d`: of one piece as ever, of more one by one."""
+        k, v = self._keys_values(text.first, q.shape[-1])
+        if text.states.shape[1] == 1:
+            return attention(q, k, v, upcast=self.upcast)
+        params = self.variables["params"]
+        kernels = (params["to_k"]["kernel"], params["to_v"]["kernel"])
+        return jax.lax.cond(
+            (text.count > 1).any(),
+            partial(attention_over_chunks, upcast=self.upcast),
+            lambda q, *_: attention(q, k, v, upcast=self.upcast),
+            *(q, text.states, text.count, kernels),
+        )
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:

@@ -9,6 +9,7 @@ micro-conditioning ids), `guidance` (the embedded scale of distilled U-Nets); mo
 masked picture) are simply concatenated to `x` by the caller.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -27,6 +28,16 @@ class Added(NamedTuple):
 
     pooled: jax.Array  # `b d`, the pooled and projected text
     time_ids: jax.Array  # `b i`: original size, crop, target size (base) or aesthetic score (refiner)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Conditions:
+    """All that a U-Net is told beside x and t, for b pictures: every leaf `b ...`."""
+
+    context: Context
+    added: Added | None = None
+    guidance: jax.Array | None = None  # `b d`, see `guidance_embedding`
 
 
 class UNet(nn.Module):
@@ -82,7 +93,8 @@ class UNet(nn.Module):
             if added is None:
                 raise ValueError("this U-Net is conditioned on pooled text and sizes (SDXL): give added=Added(...)")
             ids = self._sinusoids(added.time_ids.reshape(-1), config.addition_time_embed_dim)
-            joined = jnp.concatenate([added.pooled, ids.reshape(t.shape[0], -1)], axis=-1)
+            ids = ids.reshape(t.shape[0], added.time_ids.shape[1] * config.addition_time_embed_dim)
+            joined = jnp.concatenate([added.pooled, ids], axis=-1)
             time = time + TimestepMlp(width, self.dtype, name="add_embedding")(joined)
         return time
 
@@ -101,14 +113,24 @@ class UNet(nn.Module):
         return TimestepMlp(width, self.dtype, name="class_embedding")(labels)
 
 
+def guidance_embedding(scale: jax.Array, features: int) -> jax.Array:
+    """Guidance scales `b` as sinusoids `b d`, for U-Nets distilled to know the scale (Meng et al., arXiv:2210.03142).
+
+    As latent consistency models have it (Luo et al. 2023, arXiv:2310.04378): of 1000 (scale - 1), sines first.
+    """
+    return timestep_embedding(1000.0 * (scale - 1.0), features, flip_sin_to_cos=False, freq_shift=1.0)
+
+
 def _resnet(config: UNetConfig, width: int, dtype: DTypeLike, name: str) -> ResnetBlock:
     return ResnetBlock(width, config.norm_num_groups, config.norm_eps, dtype, name=name)
 
 
-def _transformer(config: UNetConfig, level: int, dtype: DTypeLike, name: str, only_cross: bool) -> Transformer2D:
+def _transformer(
+    config: UNetConfig, level: int, layers: int, dtype: DTypeLike, name: str, only_cross: bool
+) -> Transformer2D:
     return Transformer2D(
         heads=config.heads[level],
-        layers=config.transformer_layers[level],
+        layers=layers,
         groups=config.norm_num_groups,
         linear_projection=config.use_linear_projection,
         dtype=dtype,
@@ -132,8 +154,8 @@ class DownBlock(nn.Module):
         for j in range(config.layers_per_block[level]):
             x = _resnet(config, width, self.dtype, f"resnets.{j}")(x, time)
             if config.down_block_types[level] == "CrossAttnDownBlock2D":
-                only_cross = config.only_cross_attention[level]
-                x = _transformer(config, level, self.dtype, f"attentions.{j}", only_cross)(x, context)
+                layers, only_cross = config.transformer_layers[level][j], config.only_cross_attention[level]
+                x = _transformer(config, level, layers, self.dtype, f"attentions.{j}", only_cross)(x, context)
             outputs.append(x)
         if level < config.levels - 1:
             x = Downsample(width, self.dtype, name="downsamplers.0")(x)
@@ -142,7 +164,7 @@ class DownBlock(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """Resnet, transformer, resnet at the lowest resolution: `b h w c -> b h w c`."""
+    """Resnet, transformer, resnet at the lowest resolution, `b h w c -> b h w c`; or the first alone, or none."""
 
     config: UNetConfig
     dtype: DTypeLike
@@ -154,8 +176,11 @@ class MidBlock(nn.Module):
             return x
         width = config.block_out_channels[-1]
         x = _resnet(config, width, self.dtype, "resnets.0")(x, time)
+        if config.mid_block_type == "UNetMidBlock2D":
+            return x
         # The middle always has self-attention, also where the levels are cross-only.
-        x = _transformer(config, -1, self.dtype, "attentions.0", only_cross=False)(x, context)
+        layers = config.transformer_layers[-1][0]
+        x = _transformer(config, -1, layers, self.dtype, "attentions.0", only_cross=False)(x, context)
         return _resnet(config, width, self.dtype, "resnets.1")(x, time)
 
 
@@ -179,8 +204,8 @@ class UpBlock(nn.Module):
             joined = jnp.concatenate([x, skip], axis=-1)
             x = _resnet(config, width, self.dtype, f"resnets.{j}")(joined, time)
             if config.up_block_types[self.index] == "CrossAttnUpBlock2D":
-                only_cross = config.only_cross_attention[level]
-                x = _transformer(config, level, self.dtype, f"attentions.{j}", only_cross)(x, context)
+                layers, only_cross = config.up_transformer_layers[self.index][j], config.only_cross_attention[level]
+                x = _transformer(config, level, layers, self.dtype, f"attentions.{j}", only_cross)(x, context)
         if size is not None:
             x = Upsample(width, self.dtype, name="upsamplers.0")(x, size)
         return x

@@ -1,0 +1,208 @@
+"""From prompts to what a U-Net is told: texts along a run, their hidden states, SDXL's sizes.
+
+A picture is pulled by its prompt (in A1111's style by several, joined by AND) and away from its negative prompt. Each
+of these is a `Part`, whose text may change from one network evaluation to the next (`[cat:dog:0.5]`): the run then
+goes in pieces of rows, and every piece has contexts of its own in the same compiled program.
+
+What of the text encoders a U-Net attends to is a matter of the family (Podell et al. 2023, arXiv:2307.01952, section
+2.1, for SDXL):
+
+    SD 1.x, 2.x    the last hidden states after the final norm
+    SDXL           the last but one before it, of every encoder side by side; and the last encoder's pooled state
+"""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from sdjax.config import ClipTextConfig
+from sdjax.diffusion.plan import Plan
+from sdjax.text import prompts
+from sdjax.text.tokens import Tokenizer
+
+Texts = Mapping[str, str]  # by text encoder
+# component, ids `l`, depth -> (hidden states `l d`, pooled `d`)
+EncodeRow = Callable[[str, Sequence[int], int], tuple[np.ndarray, np.ndarray]]
+
+CONVENTIONS = ("diffusers", "a1111", "comfy")
+
+
+@dataclass(frozen=True, eq=False)
+class TextEncoder:
+    """A text encoder and the tokenizer that goes with it."""
+
+    config: ClipTextConfig
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True)
+class ClipSkip:
+    """Which layer's hidden states are taken, as one of the peers counts; as text `convention:count`.
+
+    Attributes:
+      convention: "diffusers": count layers are left out beyond the family's usual ones, of the prompt alone; the
+        negative prompt keeps all (pipeline_stable_diffusion.py, encode_prompt).
+        "a1111": the count-th layer from the end, 1 being the last, of both; OpenAI's CLIP in SD 1.x alone, other
+        encoders stay as they are (modules/sd_hijack_clip.py).
+        "comfy": the layer -count as its CLIPSetLastLayer numbers them, of both, in every family (comfy/sd1_clip.py).
+    """
+
+    convention: str = "diffusers"
+    count: int = 0
+
+    @classmethod
+    def read(cls, value: "int | str | ClipSkip | None", style: str) -> "ClipSkip":
+        """From its text; a number alone counts as the prompts' style does, plain as diffusers. Raises ValueError."""
+        if isinstance(value, cls):
+            return value
+        if value is None:
+            return cls()
+        own = style if style in CONVENTIONS else "diffusers"
+        convention, _, count = value.rpartition(":") if isinstance(value, str) else (own, ":", str(value))
+        convention = convention or own
+        least = 0 if convention == "diffusers" else 1
+        if convention not in CONVENTIONS or isinstance(value, bool) or not count.lstrip("-").isdecimal():
+            raise ValueError(f"clip_skip {value!r} cannot be understood; write diffusers:1, a1111:2 or comfy:-2")
+        number = -int(count) if convention == "comfy" else int(count)
+        if number < least:
+            first = "comfy:-1" if convention == "comfy" else f"{convention}:{least}"
+            raise ValueError(f"clip_skip {value!r}: {convention} counts from {first}, which leaves nothing out")
+        return cls(convention, number)
+
+    def __str__(self) -> str:
+        return f"{self.convention}:{'-' if self.convention == 'comfy' else ''}{self.count}"
+
+    def depth(self, config: ClipTextConfig, xl: bool, negative: bool) -> int:
+        """How far from the end the layer lies, 1 the last. Raises ValueError where there is no such layer."""
+        usual = 2 if xl else 1
+        depth = usual
+        if self.convention == "diffusers" and not negative:
+            depth = usual + self.count
+        if self.convention == "a1111" and not xl and config.hidden_act == "quick_gelu":
+            depth = self.count
+        if self.convention == "comfy":
+            depth = self.count
+        if depth > config.num_hidden_layers:
+            raise ValueError(f"clip_skip {self}: this text encoder has {config.num_hidden_layers} layers")
+        return depth
+
+
+@dataclass(frozen=True)
+class Part:
+    """One pull on a picture.
+
+    Attributes:
+      texts: the text for each encoder, at each of the n network evaluations.
+      share: how much of the guidance is this one's. negative: whether it pulls away.
+      zero: SDXL's way to say nothing, all embeddings zero.
+    """
+
+    texts: tuple[Texts, ...]
+    share: float = 1.0
+    negative: bool = False
+    zero: bool = False
+
+
+def parts(given: Texts, evaluations: int, style: str) -> list[Part]:
+    """The parts of a prompt, which may be another one for each encoder. Raises ValueError."""
+    split = {name: prompts.parts(text, style) for name, text in given.items()}
+    counts = {len(one) for one in split.values()}
+    if len(counts) > 1:
+        raise ValueError("prompt and prompt_2 have another number of parts joined by AND; they go together in pairs")
+    made = []
+    for i in range(counts.pop()):
+        along = {name: prompts.timeline(one[i][0], evaluations, style) for name, one in split.items()}
+        texts = tuple({name: line[k] for name, line in along.items()} for k in range(evaluations))
+        made.append(Part(texts, next(iter(split.values()))[i][1]))
+    return made
+
+
+def negative_part(given: Texts, evaluations: int, style: str, zero: bool) -> Part:
+    """The part that a picture is pulled away from; AND joins nothing here, as in A1111."""
+    along = {name: prompts.timeline(text, evaluations, style) for name, text in given.items()}
+    texts = tuple({name: line[k] for name, line in along.items()} for k in range(evaluations))
+    return Part(texts, negative=True, zero=zero)
+
+
+def pieces(
+    pictures: Sequence[Sequence[Part]], plans: Sequence[Plan], rows: int
+) -> Iterator[tuple[int, int, list[list[Texts]]]]:
+    """The runs of table rows in which no picture's texts change: (start, stop, texts of each part by picture)."""
+    number = [np.clip(np.cumsum(np.append(plan.evaluate, np.zeros(rows))[:rows]) - 1, 0, None) for plan in plans]
+
+    def texts(row: int) -> list[list[Texts]]:
+        return [[part.texts[int(at[row])] for part in own] for own, at in zip(pictures, number, strict=True)]
+
+    for _, group in groupby(range(rows), key=lambda row: _spelled(texts(row))):
+        listed = list(group)
+        yield listed[0], listed[-1] + 1, texts(listed[0])
+
+
+def _spelled(texts: list[list[Texts]]) -> list[list[tuple[tuple[str, str], ...]]]:
+    return [[tuple(sorted(one.items())) for one in own] for own in texts]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """How texts are encoded: in which style, by which encoders, to which depth.
+
+    Attributes:
+      encoders: by component. encode: runs one of them on one row of ids.
+      xl: whether states are SDXL's. style: of the prompts. clip_skip: see `ClipSkip`.
+    """
+
+    encoders: Mapping[str, TextEncoder]
+    encode: EncodeRow
+    xl: bool
+    style: str
+    clip_skip: ClipSkip
+
+    def __call__(self, texts: Texts, negative: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """The text's hidden states `c l e` in c pieces, and its pooled state `d`: the first piece's, as peers do.
+
+        Encoders that need fewer pieces than another get empty ones, as in A1111 and ComfyUI.
+        """
+        made = {name: self._one(name, texts[name], negative) for name in self.encoders}
+        most = max(len(states) for states, _ in made.values())
+        side_by_side = []
+        for name, (states, _) in made.items():
+            empty = [self._empty(name, negative)[0]] * (most - len(states))
+            side_by_side.append(np.stack([*states, *empty]))
+        return np.concatenate(side_by_side, -1), made[list(made)[-1]][1]
+
+    def _one(self, name: str, text: str, negative: bool) -> tuple[list[np.ndarray], np.ndarray]:
+        depth = self._depth(name, negative)
+        rows = prompts.chunks(text, self.encoders[name].tokenizer, self.style)
+        encoded = [self.encode(name, row.ids, depth) for row in rows]
+        states = []
+        for row, (raw, _) in zip(rows, encoded, strict=True):
+            weights = np.asarray(row.weights, np.float32)
+            plain = (weights == 1).all()
+            states.append(raw if plain else prompts.weigh(raw, weights, self._empty(name, negative)[0], self.style))
+        return states, encoded[0][1]
+
+    def _empty(self, name: str, negative: bool) -> tuple[np.ndarray, np.ndarray]:
+        row = prompts.chunks("", self.encoders[name].tokenizer, self.style)[0]
+        return self.encode(name, row.ids, self._depth(name, negative))
+
+    def _depth(self, name: str, negative: bool) -> int:
+        return self.clip_skip.depth(self.encoders[name].config, self.xl, negative)
+
+
+def in_pieces(encoded: Sequence[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hidden states `c l e` of b texts, c their own, as one array `b most l e` and the counts int32 `b`."""
+    padded = np.zeros((len(encoded), most, *encoded[0].shape[1:]), np.float32)
+    for row, states in zip(padded, encoded, strict=True):
+        row[: len(states)] = states
+    return padded, np.array([len(states) for states in encoded], np.int32)
+
+
+def check_style(style: str) -> str:
+    """A known way to read prompts. Raises ValueError with the nearest."""
+    if style not in prompts.STYLES:
+        near = difflib.get_close_matches(str(style), prompts.STYLES, n=1, cutoff=0.0)[0]
+        raise ValueError(f"prompt_style {style!r} is unknown; nearest: {near!r}; known: {', '.join(prompts.STYLES)}")
+    return style
