@@ -28,21 +28,30 @@ import numpy as np
 from absl import flags
 
 from experiments import _cli
-from experiments.random_checkpoints import CONFIGS
+from sdjax.presets import PRESETS
 
 ROWS = ("unet_step", "vae_decode", "text_encoder")
 LAYOUTS = ("contiguous_format", "channels_last")  # torch's names
+FAMILIES = ("sd15", "sd21", "sdxl")
 Call = Callable[[], Any]
 
 
 def define_flags() -> None:
-    flags.DEFINE_enum("family", "sd15", sorted(CONFIGS), "Which published configs.")
+    flags.DEFINE_enum("family", "sd15", FAMILIES, "Which published configs.")
     flags.DEFINE_integer("size", None, "Height and width in pixels; default: the family's own.", lower_bound=8)
     flags.DEFINE_integer("batch", 1, "Pictures at once.", lower_bound=1)
     flags.DEFINE_list("rows", ["unet_step"], f"Which of {', '.join(ROWS)}.")
     flags.DEFINE_integer("repeats", 5, "Timed calls of each side.", lower_bound=1)
     flags.DEFINE_string("out", None, "A JSON file for the table.")
     flags.DEFINE_string("worker", None, "Used by the program itself: sdjax or a memory layout of torch.")
+
+
+def pooled_and_ids(family: str, size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """What SDXL's U-Net also takes for both halves, float32 `b d` and `b 6`; empty for the others."""
+    if family != "sdxl":
+        return np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
+    pooled = np.random.default_rng(1).standard_normal((2 * batch, 1280), np.float32)
+    return pooled, np.tile(np.array([size, size, 0, 0, size, size], np.float32), (2 * batch, 1))
 
 
 # ---------------------------------------------------------------------- ours
@@ -56,12 +65,12 @@ def ours(row: str, family: str, size: int, batch: int) -> Call:
     from sdjax import config, programs
     from sdjax.diffusion.guidance import Guidance
     from sdjax.diffusion.plan import plan
-    from sdjax.nn.unet import Conditions
+    from sdjax.nn.unet import Added, Conditions
 
-    configs = CONFIGS[family]
+    configs = PRESETS[family].configs
     text, unet = config.ClipTextConfig.from_dict(configs["text_encoder"]), config.UNetConfig.from_dict(configs["unet"])
     vae = config.VaeConfig.from_dict(configs["vae"])
-    networks = {"text_encoder": text, "unet": unet, "vae": vae}
+    networks: dict[str, programs.Config] = {"text_encoder": text, "unet": unet, "vae": vae}
     dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
     rng = np.random.default_rng(0)
 
@@ -73,14 +82,16 @@ def ours(row: str, family: str, size: int, batch: int) -> Call:
     params = jax.tree.map(weights, programs.expected_params({part: networks[part]})[part])
     latents = jnp.asarray(rng.standard_normal((batch, size // 8, size // 8, 4), np.float32))
     if row == "text_encoder":
-        rows = jnp.asarray(rng.integers(0, text.vocab_size, (2 * batch, 77)), jnp.int32)
+        prompts = jnp.asarray(rng.integers(0, text.vocab_size, (2 * batch, 77)), jnp.int32)
         encode = partial(programs.encode_text, text, dtype, True, params, depth=jnp.asarray(1))
-        return lambda: jax.block_until_ready([encode(ids) for ids in rows])
+        return lambda: jax.block_until_ready([encode(ids) for ids in prompts])
     if row == "vae_decode":
         return lambda: programs.decode(vae, dtype, params, latents).block_until_ready()
-    prompts = jnp.asarray(rng.standard_normal((2 * batch, 1, 77, unet.cross_attention_dim), np.float32))
-    told = Conditions(programs.hoist(dtype, params, prompts, jnp.ones(2 * batch, jnp.int32)))
-    table = plan("dpmpp_2m", 50, configs["scheduler"]).table()
+    states = jnp.asarray(rng.standard_normal((2 * batch, 1, 77, unet.cross_attention_dim), np.float32))
+    context = programs.hoist(dtype, params, states, jnp.ones(2 * batch, jnp.int32))
+    pooled, ids = pooled_and_ids(family, size, batch)
+    told = Conditions(context, Added(jnp.asarray(pooled), jnp.asarray(ids)) if len(pooled) else None)
+    table = plan("dpmpp_2m", 50, PRESETS[family].scheduler).table()
     rows, guidance = table.rows(0, 1), Guidance(jnp.full((1, batch), 7.5), jnp.zeros((1, batch)))
 
     def step() -> Any:
@@ -101,7 +112,7 @@ def theirs(row: str, family: str, size: int, batch: int, layout: str) -> Call:
     import transformers
 
     torch.set_grad_enabled(False)
-    configs, cuda = CONFIGS[family], torch.cuda.is_available()
+    configs, cuda = PRESETS[family].configs, torch.cuda.is_available()
     where: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16} if cuda else {"dtype": torch.float32}
 
     def ready(module: Any) -> Any:
@@ -126,12 +137,14 @@ def theirs(row: str, family: str, size: int, batch: int, layout: str) -> Call:
         return lambda: finished(vae.decode(latents / vae.config.scaling_factor).sample)
     unet = ready(diffusers.UNet2DConditionModel.from_config(configs["unet"]))
     context = torch.randn(2 * batch, 77, configs["unet"]["cross_attention_dim"], **where)
+    pooled, ids = (torch.from_numpy(one).to(**where) for one in pooled_and_ids(family, size, batch))
+    more = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids}} if len(pooled) else {}
 
     def step() -> Any:
-        scheduler = diffusers.DPMSolverMultistepScheduler.from_config(configs["scheduler"])
+        scheduler = diffusers.DPMSolverMultistepScheduler.from_config(dict(PRESETS[family].scheduler))
         scheduler.set_timesteps(50)
         t = scheduler.timesteps[0]
-        uncond, cond = unet(torch.cat([latents] * 2), t, encoder_hidden_states=context).sample.chunk(2)
+        uncond, cond = unet(torch.cat([latents] * 2), t, encoder_hidden_states=context, **more).sample.chunk(2)
         return finished(scheduler.step(uncond + 7.5 * (cond - uncond), t, latents).prev_sample)
 
     return step
@@ -194,7 +207,7 @@ def measure(row: str, values: Any) -> dict[str, Any]:
 
 def main(values: Any) -> None:
     if values.size is None:
-        values.size = 8 * CONFIGS[values.family]["unet"]["sample_size"]
+        values.size = 8 * PRESETS[values.family].configs["unet"]["sample_size"]
     if values.size % 8:
         raise ValueError(f"--size must be a multiple of 8, not {values.size}")
     unknown = sorted(set(values.rows) - set(ROWS))

@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 
 from experiments import _cli, benchmark
-from experiments.random_checkpoints import CONFIGS
+from sdjax.presets import PRESETS
 
 RUNS = (("euler", 20), ("dpmpp_2m", 50), ("unipc", 50), ("dpmpp_sde", 25), ("euler_ancestral", 50), ("ddpm", 1000))
 
@@ -50,7 +50,7 @@ def main(values: Any) -> None:
     x = jnp.ones((values.batch, 64, 64, 4))
     keys = jax.random.split(jax.random.key(0), values.batch)
     for name, steps in RUNS:
-        the_plan = plan(name, steps, CONFIGS["sd15"]["scheduler"], "trailing")
+        the_plan = plan(name, steps, PRESETS["sd15"].scheduler, "trailing")
         table = the_plan.table()
         compiled: Any = run.lower(table, x, keys).compile().memory_analysis()
         memory = compiled.temp_size_in_bytes / 2**20

@@ -11,7 +11,6 @@ What of the text encoders a U-Net attends to is a matter of the family (Podell e
     SDXL           the last but one before it, of every encoder side by side; and the last encoder's pooled state
 """
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -85,7 +84,7 @@ class ClipSkip:
             depth = self.count
         if self.convention == "comfy":
             depth = self.count
-        if depth > config.num_hidden_layers:
+        if depth > config.num_hidden_layers + 1:
             raise ValueError(f"clip_skip {self}: this text encoder has {config.num_hidden_layers} layers")
         return depth
 
@@ -198,11 +197,3 @@ def in_pieces(encoded: Sequence[np.ndarray], most: int) -> tuple[np.ndarray, np.
     for row, states in zip(padded, encoded, strict=True):
         row[: len(states)] = states
     return padded, np.array([len(states) for states in encoded], np.int32)
-
-
-def check_style(style: str) -> str:
-    """A known way to read prompts. Raises ValueError with the nearest."""
-    if style not in prompts.STYLES:
-        near = difflib.get_close_matches(str(style), prompts.STYLES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"prompt_style {style!r} is unknown; nearest: {near!r}; known: {', '.join(prompts.STYLES)}")
-    return style

@@ -54,7 +54,9 @@ class MicroConditions:
         negative = {"negative_original_size", "negative_target_size"}
         if ids == BASE_IDS and {*asked} & {*negative, "negative_crop"} and not negative <= {*asked}:
             raise ValueError("negative_original_size and negative_target_size go together, and negative_crop with them")
-        made = {n: (_scores if "score" in n else _pairs)(value, count, n) for n, value in asked.items()}
+        made: dict[str, Any] = {}
+        for name, value in asked.items():
+            made[name] = (_scores if "score" in name else _pairs)(value, count, name)
         return cls(**made)
 
     def time_ids(self, height: int, width: int, count: int, ids: int) -> tuple[np.ndarray, np.ndarray]:

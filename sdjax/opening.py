@@ -11,16 +11,10 @@ from sdjax.conditions import TextEncoder
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
 from sdjax.pipeline import StableDiffusion
 from sdjax.text.tokens import Tokenizer
-from sdjax.weights.checkpoint import Checkpoint
+from sdjax.weights import Checkpoint, open_checkpoint, open_vae
 
 SHAPES = Path(__file__).parent / "assets" / "shapes"
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
-READERS = {
-    "text_encoder": ClipTextConfig.from_dict,
-    "text_encoder_2": ClipTextConfig.from_dict,
-    "unet": UNetConfig.from_dict,
-    "vae": VaeConfig.from_dict,
-}
 
 
 def load(
@@ -59,26 +53,31 @@ def load(
         warnings.warn(note, stacklevel=2)
     if vae is not None:
         opened = open_vae(vae).into(opened)
-    configs = {name: READERS[name](config) for name, config in opened.configs.items()}
-    tokenizers = {
-        name: getattr(Tokenizer, "read", _read)(opened.tokenizer(folder), f"{source or SHAPES}/{folder}")
+    encoders = {
+        name: TextEncoder(
+            ClipTextConfig.from_dict(opened.configs[name]),
+            Tokenizer.read(opened.tokenizer(folder), f"{source or SHAPES}/{folder}"),
+        )
         for name, folder in TOKENIZERS.items()
-        if name in configs
+        if name in opened.configs
     }
+    unet, autoencoder = UNetConfig.from_dict(opened.configs["unet"]), VaeConfig.from_dict(opened.configs["vae"])
+    networks: dict[str, programs.Config] = {name: encoder.config for name, encoder in encoders.items()}
+    networks |= {"unet": unet, "vae": autoencoder}
     if compilation_cache is not False:
         cache.enable(None if compilation_cache is True else compilation_cache)
     params, layouts = {}, {}
-    for name, expected in programs.expected_params(configs).items():
+    for name, expected in programs.expected_params(networks).items():
         params[name], layouts[name] = opened.read(name, expected)
     return StableDiffusion(
         name="shapes" if source is None else Path(str(source)).name or str(source),
-        encoders={name: TextEncoder(configs[name], tokenizer) for name, tokenizer in tokenizers.items()},
-        unet=configs["unet"],
-        vae=configs["vae"],
+        encoders=encoders,
+        unet=unet,
+        vae=autoencoder,
         scheduler=opened.scheduler,
         params=params,
         dtype=compute,
-        guidance_scale=_guidance_scale(opened, configs["unet"]),
+        guidance_scale=_guidance_scale(opened, unet),
         zero_empty=bool(opened.index.get("force_zeros_for_empty_prompt", False)),
         layouts=layouts,
         files=opened.files,
@@ -97,22 +96,3 @@ def _check_dtype(dtype: DTypeLike) -> DTypeLike:
     if name not in known:
         raise ValueError(f"dtype must be one of {', '.join(known)}, not {name!r}")
     return jnp.dtype(name)
-
-
-def _read(files, where):  # TEMPORARY until Tokenizer.read
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in files.items():
-            (Path(folder) / name).write_bytes(data)
-        return Tokenizer.load(folder)
-
-
-# TEMPORARY until sdjax.weights has open_checkpoint
-def open_checkpoint(source, variant=None, revision="main", prediction_type=None):
-    from sdjax.weights import read_component, read_index, read_json, resolve, side_files
-
-    folder = resolve(source, variant=variant, revision=revision)
-    index = read_index(folder)
-    configs = {name: read_json(folder / name / "config.json") for name in ("text_encoder", "unet", "vae")}
-    return Checkpoint(configs, side_files(index), lambda n, e: read_component(folder / n, e, variant=variant))

@@ -31,7 +31,7 @@ from sdjax.diffusion.samplers import Sampler
 from sdjax.diffusion.table import Linear, Table
 from sdjax.micro import REFINER_IDS, MicroConditions
 from sdjax.nn.unet import Added, Conditions, guidance_embedding
-from sdjax.text.prompts import MAX_CHUNKS
+from sdjax.text.prompts import MAX_CHUNKS, check_style
 from sdjax.text.tokens import Tokenizer
 from sdjax.weights import Layout, save_folder
 
@@ -314,7 +314,8 @@ class StableDiffusion:
             raise ValueError("denoising_start goes on from latents: pass those of a run with denoising_end as latents=")
         ends = {name: given[name] for name in ("denoising_start", "denoising_end") if given[name] is not None}
         plans = request.check_plans(partial(self.plan, **ends), given, count)
-        style = conditions.check_style(given["prompt_style"])
+        style = given["prompt_style"]
+        check_style(style)
         texts = {name: request.optional_texts(given[name], len(prompts), name) for name in request.TEXTS}
         parts = [self._parts(i, texts, plans[i * each + k], style) for i in range(len(prompts)) for k in range(each)]
         micro = MicroConditions.read(dict(given), count, self.time_ids)
@@ -391,7 +392,10 @@ class StableDiffusion:
         noise = asked.noise(shape)
         if noise is not None:
             start = noise[0] if asked.latents is None else asked.latents
-            return programs.begin_with(start, noise[1], table)
+            # As many draws as rows, so that plans with more or fewer are one program.
+            draws = np.zeros((len(table), *start.shape), np.float32)
+            draws[: len(noise[1])] = noise[1]
+            return programs.begin_with(start, draws, table)
         if asked.latents is not None:
             return programs.begin_from(asked.latents, asked.keys(), table)
         return programs.begin(shape, asked.keys(), table)
@@ -423,7 +427,7 @@ class StableDiffusion:
         """Hidden states `b l d` and pooled states `b d` of a list of texts."""
         if isinstance(texts, str):
             raise ValueError(f"prompts must be a list of strings, not the one string {texts!r}; write [{texts!r}]")
-        style = conditions.check_style(style)
+        check_style(style)
         encoding = self._encoding(style, ClipSkip.read(clip_skip, style))
         listed = request.texts(texts, "prompts")
         made = [encoding(dict.fromkeys(self.encoders, text)) for text in listed]

@@ -42,7 +42,7 @@ def _expected_text(config: ClipTextConfig) -> Params:
 
 
 def _expected_unet(config: UNetConfig) -> Params:
-    def array(*shape: int) -> jax.ShapeDtypeStruct:
+    def array(*shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
     width, size = config.projection_class_embeddings_input_dim or 0, 2 ** (config.levels - 1)
@@ -147,7 +147,7 @@ def begin_from(x_T: jax.Array, keys: jax.Array, table: Table) -> scan.Carry:
 
 @jax.jit
 def begin_with(x_T: jax.Array, noise: jax.Array, table: Table) -> scan.Carry:
-    """`begin` from given noise `b h w c` and given draws [draws, b, h, w, c]."""
+    """`begin` from given noise `b h w c` and given draws [draws, b, h, w, c], of which there may be too many."""
     return scan.init(table, x_T, noise=noise)
 
 

@@ -81,7 +81,7 @@ class Request:
         joined = None if len(shares) == 1 and (shares == 1).all() else shares
         return Guidance.along(self.plan, scales, self.guidance_schedules, self.guidance_rescales, length, shares=joined)
 
-    def noise(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+    def noise(self, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray] | None:
         """Starting noise [b, h, w, c] and draws [draws, b, h, w, c] as torch gives them; None where jax does."""
         if self.noise_source == "jax":
             return None

@@ -140,6 +140,11 @@ def call(monkeypatch, stub, out, **changed):
         "out": str(out),
         "compilation_cache": "on",
         "progress": None,
+        "prompt_style": "plain",
+        "noise_source": "jax",
+        "refiner_start": 0.8,
+        **dict.fromkeys(("clip_skip", "prompt_2", "negative_prompt_2", "vae", "refiner", "prediction_type")),
+        **dict.fromkeys(("aesthetic_score", "negative_aesthetic_score", *generate.SIZES)),
     }
     _cli.guarded(lambda: generate.main(SimpleNamespace(**values | changed)), "generate")
 
@@ -157,9 +162,14 @@ def test_flags_go_where_they_belong(monkeypatch, tmp_path, capsys, cache, told):
         compilation_cache=cache,
         seed=9,
     )
-    assert stub.loaded == [("m", {"dtype": "bfloat16", "variant": "fp16", "compilation_cache": told})]
+    opening = {"dtype": "bfloat16", "variant": "fp16", "compilation_cache": told}
+    assert stub.loaded == [("m", {**opening, "prediction_type": None, "vae": None})]
     [(prompt, arguments)] = stub.asked
-    assert prompt == ["a cat"] and {*arguments} == {*generate.ARGUMENTS, "sampler_options"} and arguments["seed"] == 9
+    assert (
+        prompt == ["a cat"]
+        and {*arguments} == {*generate.ARGUMENTS, "sampler_options", "refiner"}
+        and arguments["seed"] == 9
+    )
     assert capsys.readouterr().out == f"{tmp_path / '00000.png'}\n"
     assert json.loads(picture.Image.open(tmp_path / "00000.png").info["sdjax"])["model"] == "stub"
 

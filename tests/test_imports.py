@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 MAY = {
     "nn": ("sdjax.config", "sdjax.nn"),
     "diffusion": ("sdjax.diffusion",),
-    "text": ("sdjax.config", "sdjax.presets", "sdjax.text"),
-    "weights": ("sdjax.config", "sdjax.presets", "sdjax.weights"),
+    "text": ("sdjax.config", "sdjax.presets", "sdjax.text", "sdjax.vocabulary"),
+    "weights": ("sdjax.config", "sdjax.presets", "sdjax.vocabulary", "sdjax.weights"),
 }
 NEVER = ("experiments", "tests", "torch", "diffusers", "transformers")
 

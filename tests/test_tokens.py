@@ -116,6 +116,8 @@ def test_bad_prompts(tokenizer):
         tokenizer.tokens("red")
     with pytest.raises(ValueError, match="prompt 1 is None, a NoneType"):
         tokenizer.tokens(["red", None])
+    with pytest.raises(ValueError, match="not Unicode text: it has half of a surrogate pair"):
+        tokenizer.tokens(["red \ud83d"])
 
 
 def test_broken_folders(folder, tmp_path):
@@ -131,13 +133,89 @@ def test_broken_folders(folder, tmp_path):
     for name, text, match in (
         ("vocab.json", "{", "vocab.json is not JSON"),
         ("vocab.json", "[]", "must hold a JSON object"),
-        ("vocab.json", '{"a": 1}', "do not fit"),
+        ("vocab.json", '{"a": 1}', "neither every byte nor the unk_token"),
+        ("vocab.json", '{"a": "1"}', "vocab.json: the id of 'a' must be a whole number, not '1'"),
+        ("vocab.json", '{"a": true}', "the id of 'a'"),
+        ("vocab.json", '{"a": -1}', "the id of 'a'"),
+        ("vocab.json", '{"a": ' + "[" * 100_000, "nested too deeply"),
+        ("merges.txt", "#version: 0.2\nxx yy\n", "do not fit each other: .*xx"),
         ("merges.txt", "#version: 0.2\na b c\n", "'a b c' is not a pair"),
         ("tokenizer.json", '{"model": {"type": "WordPiece"}}', "is BPE, this is 'WordPiece'"),
-        ("tokenizer_config.json", '{"model_max_length": "x"}', "model_max_length"),
+        ("tokenizer.json", '{"model": 3}', "is BPE, this is 3"),
+        ("tokenizer.json", '{"model": {"type": "BPE", "merges": {}}}', "merges must be a list, not a dict"),
+        ("tokenizer.json", '{"model": {"type": "BPE", "merges": [["a"]]}}', "'a' is not a pair"),
+        ("tokenizer.json", '{"model": {"type": "BPE", "merges": [[1, "a"]]}}', "is not a pair"),
+        ("tokenizer.json", '{"model": {"type": "BPE", "vocab": []}}', "must be an object, not a list"),
+        ("tokenizer_config.json", '{"model_max_length": "x"}', "tokenizer_config.json: model_max_length"),
+        ("tokenizer_config.json", '{"model_max_length": NaN}', "model_max_length"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": []}', "whole numbers as ids"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"9": {}}}', "added token 9 must have a text"),
+        ("added_tokens.json", '{"<cat>": [1]}', "added_tokens.json: added tokens must be"),
         ("special_tokens_map.json", '{"pad_token": 3}', "pad_token"),
+        ("special_tokens_map.json", '{"pad_token": ""}', "pad_token"),
+        ("special_tokens_map.json", '{"pad_token": "\\ud800"}', "pad_token"),
     ):
         with pytest.raises(ValueError, match=match):
             Tokenizer.load(broken(name, text))
+    copy = broken("vocab.json", "")
+    (copy / "vocab.json").write_bytes(b'{"\xff": 1}')
+    with pytest.raises(ValueError, match="vocab.json is not UTF-8"):
+        Tokenizer.load(copy)
     with pytest.raises(ValueError, match="max_length must be at least 3"):
         write_word_tokenizer(tmp_path / "short", ["red"], 2)
+
+
+def test_read_takes_a_folders_files_by_name(folder, tokenizer):
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    read = Tokenizer.read({**files, "README.md": b"\xff"}, "model.safetensors/tokenizer_2")
+    np.testing.assert_array_equal(ids(read, PROMPTS), ids(tokenizer, PROMPTS))
+    with pytest.raises(FileNotFoundError, match="model.safetensors/tokenizer_2/merges.txt is missing"):
+        Tokenizer.read({"vocab.json": files["vocab.json"]}, "model.safetensors/tokenizer_2")
+    with pytest.raises(ValueError, match="model.safetensors/tokenizer_2/vocab.json is not JSON"):
+        Tokenizer.read({**files, "vocab.json": b"{"}, "model.safetensors/tokenizer_2")
+
+
+def test_no_id_reaches_size(folder):
+    """Where a vocabulary leaves ids out, the text encoder must still have a row for the highest."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    vocab = json.loads(files["vocab.json"]) | {"<|endoftext|>": 9999}
+    assert Tokenizer.read({**files, "vocab.json": json.dumps(vocab).encode()}, "x").size == 10_000
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def objects(**values: st.SearchStrategy) -> st.SearchStrategy:
+    """JSON objects with some of the keys that count, or anything else."""
+    return st.fixed_dictionaries({}, optional=values) | JSON
+
+
+TOKEN = objects(content=JSON, lstrip=JSON, special=JSON, id=JSON)
+BPE = st.fixed_dictionaries({"type": st.just("BPE")}, optional={"vocab": JSON, "merges": JSON})
+LISTED = st.dictionaries(st.sampled_from(["1", "600", "x"]), TOKEN, max_size=2)
+FILES = {
+    "vocab.json": JSON,
+    "tokenizer.json": objects(model=BPE | JSON, added_tokens=st.lists(TOKEN, max_size=2) | JSON),
+    "tokenizer_config.json": objects(model_max_length=JSON, pad_token=TOKEN, added_tokens_decoder=LISTED | JSON),
+    "special_tokens_map.json": objects(unk_token=TOKEN, bos_token=TOKEN),
+    "added_tokens.json": st.dictionaries(st.text(max_size=2), JSON, max_size=2) | JSON,
+}
+FILE = st.sampled_from([*FILES]).flatmap(lambda name: FILES[name].map(lambda value: (name, json.dumps(value).encode())))
+RAW = st.tuples(st.sampled_from([*FILES, "merges.txt"]), st.binary(max_size=20))
+
+
+@settings(max_examples=300, deadline=None)
+@given(changes=st.lists(FILE | RAW, max_size=2))
+def test_whatever_a_folder_holds_is_read_or_refused(folder, changes):
+    files = {path.name: path.read_bytes() for path in folder.iterdir()} | dict(changes)
+    try:
+        tokenizer = Tokenizer.read(files, "here")
+    except ValueError as error:
+        assert "here" in str(error)
+        return
+    row = ids(tokenizer, ["a red circle, <|endoftext|> é"])[0]
+    assert row.min() >= 0 and row.max() < tokenizer.size

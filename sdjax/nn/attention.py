@@ -22,6 +22,7 @@ from jax.typing import DTypeLike
 from sdjax.nn.convolution import on_cpu
 from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm, gelu
 
+Sums = tuple[jax.Array, jax.Array, jax.Array]  # of a running softmax: the largest score, the weights, the values
 KeysValues = Mapping[str, tuple[jax.Array, jax.Array]]  # of every cross-attention, by module path, each `b l d`
 
 
@@ -108,7 +109,7 @@ def attention_over_chunks(
     wide = q.astype(jnp.float32) if upcast else q
     heads, scale = q.shape[2], q.shape[-1] ** -0.5
 
-    def add(sums: tuple[jax.Array, ...], piece: jax.Array, here: jax.Array) -> tuple[jax.Array, ...]:
+    def add(sums: Sums, piece: jax.Array, here: jax.Array) -> Sums:
         most, total, out = sums
         k, v = (split_heads(jnp.dot(piece.astype(q.dtype), kernel.astype(q.dtype)), heads) for kernel in kernels)
         scores = jnp.einsum("blkd,bmkd->bklm", wide * scale, k.astype(wide.dtype), preferred_element_type=jnp.float32)
@@ -118,7 +119,7 @@ def attention_over_chunks(
         mixed = jnp.einsum("bklm,bmkd->bkld", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return new, total * keep + weights.sum(-1), out * keep[..., None] + mixed
 
-    def step(sums: tuple[jax.Array, ...], now: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, ...], None]:
+    def step(sums: Sums, now: tuple[jax.Array, jax.Array]) -> tuple[Sums, None]:
         piece, index = now
         here = index < count
         return jax.lax.cond(here.any(), add, lambda sums, *_: sums, sums, piece, here), None

@@ -25,25 +25,25 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
-BOS, EOS, END_OF_WORD = "<|startoftext|>", "<|endoftext|>", "</w>"
+from sdjax.text.folder import FILES, TokenizerFiles
+from sdjax.vocabulary import BOS, END_OF_WORD, EOS, byte_alphabet, ids_by_token
+
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
     """A CLIP tokenizer read from a checkpoint's `tokenizer/` folder.
 
-    `max_length` is l, the length of every row; `bos`, `eos`, `pad` are ids; `size` is how many ids there are.
+    `max_length` is l, the length of every row; `bos`, `eos`, `pad` are ids; every id is below `size`.
     """
 
     max_length: int
@@ -55,25 +55,37 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """Read `vocab.json` and `merges.txt` (or `tokenizer.json`) and the special tokens from `folder`.
+        """`read` the files of `folder`. Raises as `read` does."""
+        paths = {name: Path(folder) / name for name in FILES}
+        return cls.read({name: path.read_bytes() for name, path in paths.items() if path.is_file()}, str(folder))
 
+    @classmethod
+    def read(cls, files: Mapping[str, bytes], where: str) -> Tokenizer:
+        """The tokenizer of a folder given as its files' bytes by name, as "vocab.json"; `where` it is, for messages.
+
+        `vocab.json` and `merges.txt` (or `tokenizer.json`) and the special tokens count, other files do not.
         Raises FileNotFoundError where no vocabulary is there and ValueError where one cannot be read.
         """
-        folder = Path(folder)
-        settings = _settings(folder)
-        added = _never_cut(folder, settings)
-        vocab, merges = _vocabulary(folder)
+        said = TokenizerFiles(files, where)
+        special, (vocab, merges) = said.special_tokens(), said.vocabulary()
+        added = [AddedToken(**token) for token in said.never_cut()]
         try:
-            engine = _engine(vocab, merges, _content(settings["unk_token"]), added)
+            engine = _engine(vocab, merges, special["unk_token"], added)
         except Exception as error:  # `tokenizers` raises nothing narrower
-            raise ValueError(f"{folder}: vocabulary and merges do not fit each other: {error}") from error
+            raise ValueError(f"{where}: vocabulary and merges do not fit each other: {error}") from error
         known = engine.get_vocab()
-        bos, eos, pad = (known[_content(settings[f"{name}_token"])] for name in ("bos", "eos", "pad"))
-        return cls(_max_length(settings), bos, eos, pad, len(known), engine)
+        bos, eos, pad = (known[special[f"{name}_token"]] for name in ("bos", "eos", "pad"))
+        return cls(said.max_length(), bos, eos, pad, max(known.values()) + 1, engine)
 
     def pieces(self, text: str) -> list[int]:
         """The ids of `text` alone: no BOS, EOS or padding, no limit on length."""
-        return self._engine.encode(text, add_special_tokens=False).ids
+        return self._encode(text).ids
+
+    def _encode(self, text: str) -> tokenizers.Encoding:
+        try:
+            return self._engine.encode(text, add_special_tokens=False)
+        except TypeError:
+            raise ValueError(f"{text!r} is not Unicode text: it has half of a surrogate pair") from None
 
     def tokens(self, prompts: Sequence[str]) -> np.ndarray:
         """Rows of ids for the text encoder, equation (2): int32 [b, l].
@@ -96,7 +108,7 @@ class Tokenizer:
 
     def _fitting(self, prompt: str) -> list[int]:
         """The ids of `prompt`, cut to the l - 2 that fit between BOS and EOS."""
-        encoded = self._engine.encode(prompt, add_special_tokens=False)
+        encoded = self._encode(prompt)
         room = self.max_length - 2
         if len(encoded.ids) > room:
             lost = prompt[encoded.offsets[room][0] :]
@@ -105,82 +117,6 @@ class Tokenizer:
                 stacklevel=4,
             )
         return encoded.ids[:room]
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """`tokenizer_config.json` with the special tokens in effect, in transformers' order of precedence.
-
-    `special_tokens_map.json` overrules `tokenizer_config.json`: Stable Diffusion 2 pads with "!" (id 0) only
-    by the former. It is not read where `added_tokens_decoder` shows that the config was written by a newer
-    transformers.
-    """
-    config = _json(folder / "tokenizer_config.json")
-    overrule = {} if "added_tokens_decoder" in config else _json(folder / "special_tokens_map.json")
-    defaults = dict(zip(SPECIAL_TOKENS, (BOS, EOS, EOS, EOS), strict=True))
-    settings = {**defaults, **config, **overrule}
-    for name in SPECIAL_TOKENS:
-        token = settings[name]
-        if not isinstance(token["content"] if isinstance(token, dict) and "content" in token else token, str):
-            raise ValueError(f"{folder}: {name} must be a string or an object with its content, not {token!r}")
-    return settings
-
-
-def _never_cut(folder: Path, settings: dict[str, Any]) -> list[AddedToken]:
-    """The special tokens and those added after training, which are looked for before a text is cut."""
-    named = {_content(settings[name]): _added_token(settings[name], special=True) for name in SPECIAL_TOKENS}
-    if "added_tokens_decoder" in settings:
-        listed = {int(i): token for i, token in settings["added_tokens_decoder"].items()}
-    else:
-        listed = {i: text for text, i in _json(folder / "added_tokens.json").items()}
-        listed |= {token["id"]: token for token in _json(folder / "tokenizer.json").get("added_tokens", [])}
-    for _, token in sorted(listed.items()):
-        named[_content(token)] = _added_token(token, special=_content(token) in named)
-    return list(named.values())
-
-
-def _content(token: str | dict[str, Any]) -> str:
-    return token if isinstance(token, str) else token["content"]
-
-
-def _added_token(token: str | dict[str, Any], special: bool) -> AddedToken:
-    """A token of its own from its JSON form: its text, or an object with flags on how it is matched."""
-    if isinstance(token, str):
-        return AddedToken(token, special=special, normalized=not special)
-    flags = {key: value for key, value in token.items() if key in ("lstrip", "rstrip", "single_word", "normalized")}
-    return AddedToken(token["content"], special=token.get("special", special), **flags)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """What `path` holds, or {} where it is not there."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object, not a {type(found).__name__}")
-    return found
-
-
-def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, ...]]]:
-    """The ids by token and the merges by rank, from `tokenizer.json` or `vocab.json` with `merges.txt`."""
-    whole = _json(folder / "tokenizer.json")
-    if whole:
-        model = whole.get("model", {})
-        if model.get("type") != "BPE":
-            raise ValueError(f"{folder / 'tokenizer.json'}: a CLIP tokenizer is BPE, this is {model.get('type')!r}")
-        merges = model.get("merges", [])
-        return model.get("vocab", {}), [tuple(m.split(" ") if isinstance(m, str) else m) for m in merges]
-    for name in ("vocab.json", "merges.txt"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: a tokenizer folder holds vocab.json and merges.txt")
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-    merges = [tuple(line.split(" ")) for line in map(str.strip, lines) if line and not line.startswith("#version")]
-    bad = next((m for m in merges if len(m) != 2), None)
-    if bad is not None:
-        raise ValueError(f"{folder / 'merges.txt'}: {' '.join(bad)!r} is not a pair of symbols")
-    return _json(folder / "vocab.json"), merges
 
 
 def _engine(vocab: dict[str, int], merges: list, unknown: str, added: list[AddedToken]) -> tokenizers.Tokenizer:
@@ -199,14 +135,6 @@ def _engine(vocab: dict[str, int], merges: list, unknown: str, added: list[Added
     return engine
 
 
-def _max_length(settings: dict[str, Any]) -> int:
-    """l of equation (2). Configs without a limit write 1e30: CLIP's own 77 then stands."""
-    length = settings.get("model_max_length") or 77
-    if not isinstance(length, int | float) or length < 3:
-        raise ValueError(f"tokenizer_config.json: model_max_length is {length!r}; CLIP's is 77")
-    return 77 if length > 100_000 else int(length)
-
-
 def write_word_tokenizer(folder: str | Path, words: Sequence[str], max_length: int) -> None:
     """Write a CLIP-format tokenizer in which each of `words` is one token and any other text still has a
     spelling.
@@ -219,10 +147,8 @@ def write_word_tokenizer(folder: str | Path, words: Sequence[str], max_length: i
     folder = Path(folder)
     if max_length < 3:
         raise ValueError(f"max_length must be at least 3 (BOS, one token, EOS), got {max_length}")
-    alphabet = _byte_alphabet()
-    symbols = [*alphabet, *(symbol + END_OF_WORD for symbol in alphabet)]
-    merges = _merges_for(words, alphabet)
-    vocab = {token: i for i, token in enumerate(dict.fromkeys([*symbols, *map("".join, merges), BOS, EOS]))}
+    merges = _merges_for(words, byte_alphabet())
+    vocab = ids_by_token(merges)
     special = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "unk_token": EOS}
     config = {
         **special,
@@ -236,12 +162,6 @@ def write_word_tokenizer(folder: str | Path, words: Sequence[str], max_length: i
     for name, value in (("vocab", vocab), ("special_tokens_map", special), ("tokenizer_config", config)):
         text = json.dumps(value, ensure_ascii=False, indent=None if name == "vocab" else 2)
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _byte_alphabet() -> list[str]:
-    """One printable character a byte, in CLIP's order: printable Latin-1 first, then the rest from U+0100."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    return [chr(byte) for byte in printable] + [chr(0x100 + i) for i in range(256 - len(printable))]
 
 
 def _merges_for(words: Sequence[str], alphabet: list[str]) -> list[tuple[str, str]]:

@@ -1,20 +1,32 @@
-"""Checkpoints in the diffusers layout: found (hub), read (load), named (names), written (save)."""
+"""Checkpoints: found (hub), opened (load, single_file), read (tensors), named (names), written (save, export)."""
 
+from sdjax.weights.checkpoint import Checkpoint
+from sdjax.weights.export import save_single_file
 from sdjax.weights.hub import resolve
-from sdjax.weights.load import ModelIndex, read_component, read_index, read_json, side_files
+from sdjax.weights.index import ModelIndex, read_index, side_files
+from sdjax.weights.load import open_folder, read_component, read_json
 from sdjax.weights.names import CheckpointError, Layout
 from sdjax.weights.save import default_layout, save_component, save_folder
+from sdjax.weights.single_file import open_single_file
+from sdjax.weights.source import open_checkpoint
+from sdjax.weights.vae import open_vae
 
 __all__ = [
+    "Checkpoint",
     "CheckpointError",
     "Layout",
     "ModelIndex",
     "default_layout",
+    "open_checkpoint",
+    "open_folder",
+    "open_single_file",
+    "open_vae",
     "read_component",
     "read_index",
     "read_json",
     "resolve",
     "save_component",
     "save_folder",
+    "save_single_file",
     "side_files",
 ]

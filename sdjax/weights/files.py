@@ -14,6 +14,7 @@ exactly and agree with the shapes; so a header that lies is caught before one we
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -31,11 +32,16 @@ _STEM = r"(?:diffusion_pytorch_model|model)"
 _SINGLE = re.compile(_STEM + r"(?:\.(?P<variant>[\w-]+))?\.safetensors")
 _INDEX = re.compile(_STEM + r"\.safetensors\.index(?:\.(?P<variant>[\w-]+))?\.json")
 _SHARD = re.compile(_STEM + r"(?:\.(?P<variant>[\w-]+))?-\d+-of-\d+\.safetensors")
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack")
+_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")  # torch's zip, and a bare pickle of protocols 2 to 4
 
 CONVERT = (
     "Such files can run any code when they are opened, so they never are; convert once with "
     "`DiffusionPipeline.from_pretrained(old).save_pretrained(new, safe_serialization=True)`"
+)
+CONVERT_FILE = (
+    "Such a file can run any code when it is opened, so it never is; look for its .safetensors, or convert it once "
+    "with `safetensors.torch.save_file(torch.load(old, weights_only=True)['state_dict'], new)`"
 )
 
 
@@ -128,7 +134,7 @@ def shards_of(chosen: str, names: Iterable[str]) -> list[str]:
 
 
 def _no_weights(names: list[str], where: str) -> str:
-    pickles = [name for name in names if name.endswith(_PICKLES)]
+    pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
         return f"{where} holds its weights as pickles only ({', '.join(pickles[:4])}). {CONVERT}"
     held = f"; it holds: {', '.join(names[:8])}" if names else "; it is empty"
@@ -175,6 +181,16 @@ def _check_index(weight_map: Mapping[str, str], headers: list[Header], path: Pat
         raise CheckpointError(
             f"{path}: files hold tensors, duplicate or unknown, that it does not name:{listing(stray)}"
         )
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raises CheckpointError where a file is a pickle by its name or its first bytes; nothing more is read."""
+    start = b""
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # what cannot be read is told by `read_header`
+        start = file.read(10)
+    # A safetensors file begins with a length, whose upper bytes are zero, and a brace.
+    if path.suffix in PICKLES or (start.startswith(_MAGIC) and start[8:9] != b"{"):
+        raise CheckpointError(f"{path} is a pickle. {CONVERT_FILE}")
 
 
 def read_header(path: Path) -> Header:

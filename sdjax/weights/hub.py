@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a folder on this disk, or a repository on the Hugging Face Hub.
+"""Where a checkpoint is: a folder or a file on this disk, or a repository on the Hugging Face Hub.
 
 Of a repository only what will be opened is fetched: JSON, tokenizer files and one set of safetensors; never
 the pickles beside them, nor a float16 copy that nobody asked for. HF_ENDPOINT (another Hub) is read at each
@@ -13,30 +13,28 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from sdjax.weights.files import CONVERT, choose_weights, shards_of
+from sdjax.weights.files import choose_weights, refuse_pickle, shards_of
+from sdjax.weights.index import NETWORKS, PAIRS
 from sdjax.weights.names import CheckpointError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-_NETWORKS = ("text_encoder", "unet", "vae")
-_SMALL = ("tokenizer", "scheduler", *_NETWORKS)
+_SMALL = ("scheduler", "low_res_scheduler", *PAIRS.values(), *NETWORKS)
 
 
 def resolve(name_or_path: str | os.PathLike[str], *, variant: str | None = None, revision: str = "main") -> Path:
-    """The folder of a checkpoint: `name_or_path` where that is a folder, else the Hub's `owner/name`,
-    fetched.
+    """The folder of a checkpoint, or its .safetensors file: `name_or_path` where it is one of the two, else the
+    folder of the Hub's `owner/name`, fetched.
 
-    Raises CheckpointError where it is neither, the repository cannot be had, or it holds no safetensors.
+    Raises CheckpointError where it is none of these, the repository cannot be had, or it holds no safetensors.
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
-    if path.suffix in _PICKLES:
-        raise CheckpointError(f"{path} is a pickle. {CONVERT}")
+    refuse_pickle(path)
     if path.is_file():
-        raise CheckpointError(f"{path} is a single file; give a folder in the diffusers layout (model_index.json, ...)")
+        return path
     if not _HUB_ID.fullmatch(str(name_or_path)):
-        raise CheckpointError(f"{name_or_path} is neither a folder nor a Hub id (owner/name)")
+        raise CheckpointError(f"{name_or_path} is neither a folder nor a file nor a Hub id (owner/name)")
     return _fetch(str(name_or_path), variant, revision)
 
 
@@ -51,11 +49,18 @@ def wanted_files(names: Iterable[str], variant: str | None, where: str) -> list[
         path = PurePosixPath(name)
         if len(path.parts) == 2 and path.parts[0] in _SMALL and path.suffix in (".json", ".txt", ".model"):
             wanted.append(name)
-    for part in _NETWORKS:
+    for part in _networks(names):
         held_here = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
         chosen = choose_weights(held_here, variant, f"{where}/{part}")
         wanted += [f"{part}/{name}" for name in (chosen, *shards_of(chosen, held_here))]
     return list(dict.fromkeys(wanted))
+
+
+def _networks(names: Iterable[str]) -> list[str]:
+    """The networks to fetch: either text encoder may be absent, the first is asked for where both are."""
+    held = {name.partition("/")[0] for name in names}
+    text = [part for part in PAIRS if part in held] or ["text_encoder"]
+    return [part for part in NETWORKS if part in text or part not in PAIRS]
 
 
 def _fetch(repository: str, variant: str | None, revision: str) -> Path:

@@ -17,13 +17,16 @@ Everything else (embeddings, norms, biases) is the same in both. Some tensors ha
 * the text encoder lost its `text_model.` prefix in files written by transformers 5.6 and later.
 
 A `Layout` remembers which of these a file used, so that saving gives back what was loaded.
+
+In the layout before diffusers (`ldm`, `openclip`) names differ altogether, and a tensor may hold three parameters. So
+reading knows parameters by their `Place`s alone, whatever the layout.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +37,9 @@ Path = tuple[str, ...]
 Shape = tuple[int, ...]
 
 DTYPES = {"F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16), "F32": np.dtype(np.float32)}
+# Eight bits are for storage: every such number is one of float16's, which is what they are read as and saved in.
+NARROW = {"F8_E4M3": np.dtype(jnp.float8_e4m3fn), "F8_E5M2": np.dtype(jnp.float8_e5m2)}
+READABLE = DTYPES | NARROW
 WEIGHT_LEAVES = ("kernel", "scale", "embedding")
 
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -43,6 +49,25 @@ _BUFFERS = re.compile(r"(text_model\.)?embeddings\.position_ids")
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read or written; the message names the file, the tensor and the remedy."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a parameter may lie in a file.
+
+    Attributes:
+      name: of the tensor. shapes: those it may have, the usual one first.
+      third: 0, 1 or 2 where the tensor holds three parameters one after the other (OpenCLIP's q, k and v).
+      as_ours: whether its axes are in our order already (OpenCLIP's text projection is meant for x @ W).
+    """
+
+    name: str
+    shapes: tuple[Shape, ...]
+    third: int | None = None
+    as_ours: bool = False
+
+
+Places = Callable[[Path, Shape], list[Place]]
 
 
 @dataclass(frozen=True)
@@ -100,6 +125,11 @@ def file_shapes(path: Path, shape: Shape) -> list[Shape]:
         return [(shape[3], shape[2], shape[0], shape[1])]
     linear = shape[::-1]
     return [linear, (*linear, 1, 1)] if len(spellings(path)) > 1 and path[0] != "text_model" else [linear]
+
+
+def places(path: Path, shape: Shape) -> list[Place]:
+    """Where the parameter at `path` may lie in the diffusers layout."""
+    return [Place(name, tuple(file_shapes(path, shape))) for name in spellings(path)]
 
 
 def from_file(path: Path, stored: np.ndarray) -> np.ndarray:

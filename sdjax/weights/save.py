@@ -4,8 +4,7 @@ A component that was loaded is written as its `Layout` says: the same tensors un
 dtypes, in the same files with the same metadata. Parameters computed in float32 that came from a float16 file
 go back to float16 where that loses nothing; where it would (they were trained), they are written as they are.
 
-Nothing is ever half-written: a file is made under another name, flushed to the disk, then renamed; a folder
-likewise.
+Nothing is ever half-written: a file or a folder is made under another name, then renamed (`write`).
 """
 
 from __future__ import annotations
@@ -14,17 +13,16 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
 
 from sdjax.weights import names
 from sdjax.weights.names import DTYPES, CheckpointError, Layout, Stored, listing
+from sdjax.weights.write import Draft, make_folder, write_bytes, write_file, write_tensors
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
@@ -52,18 +50,23 @@ def save_component(folder: str | os.PathLike[str], params: Mapping[str, Any], la
     folder = Path(folder)
     flat = names.flatten(params)
     _check(flat, layout, folder)
-    codes = _dtypes(flat, layout)
-    _make_folder(folder)
+    codes = stored_dtypes(flat, layout)
+    make_folder(folder)
     for file, metadata in layout.metadata.items():
-        tensors = {name: array for (of, name), array in layout.kept.items() if of == file}
+        tensors = {name: Draft.of(array) for (of, name), array in layout.kept.items() if of == file}
         for path, record in layout.tensors.items():
             if record.file == file:
-                array = np.asarray(flat[path]).astype(DTYPES[codes[path]], copy=False)
-                tensors[record.name] = names.to_file(path, array).reshape(record.shape)
-        _write(folder / file, partial(_write_tensors, tensors, metadata))
+                make = partial(in_file, path, flat[path], codes[path])
+                tensors[record.name] = Draft(codes[path], record.shape, make)
+        write_file(folder / file, partial(write_tensors, tensors, metadata))
     if layout.index is not None:
-        _write_bytes(folder / layout.index[0], _index_text(layout, codes).encode())
-    _write_bytes(folder / "config.json", layout.config.encode())
+        write_bytes(folder / layout.index[0], _index_text(layout, codes).encode())
+    write_bytes(folder / "config.json", layout.config.encode())
+
+
+def in_file(path: names.Path, array: Any, code: str) -> np.ndarray:
+    """A parameter as a file holds it: in its dtype and order of axes."""
+    return names.to_file(path, np.asarray(array).astype(DTYPES[code], copy=False))
 
 
 def save_folder(
@@ -85,14 +88,14 @@ def save_folder(
     for name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise CheckpointError(f"{name!r} leads out of the folder to write")
-    _make_folder(out.parent)
+    make_folder(out.parent)
     unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         for name, (params, layout) in components.items():
             save_component(unfinished / name, params, layout)
         for name, content in files.items():
-            _make_folder((unfinished / name).parent)
-            _write_bytes(unfinished / name, content)
+            make_folder((unfinished / name).parent)
+            write_bytes(unfinished / name, content)
         _put_in_place(unfinished, out)
     except OSError as error:
         raise CheckpointError(f"{out} cannot be written: {error}") from error
@@ -135,7 +138,7 @@ def _check(flat: Mapping[names.Path, Any], layout: Layout, folder: Path) -> None
             raise CheckpointError(f"cannot save {folder}: {len(found)} parameters {what}:{listing(found)}")
 
 
-def _dtypes(flat: Mapping[names.Path, Any], layout: Layout) -> dict[names.Path, str]:
+def stored_dtypes(flat: Mapping[names.Path, Any], layout: Layout) -> dict[names.Path, str]:
     """The dtype to store each parameter in: the file's if none loses by it, else the parameters' own."""
     own = {path: _code(path, array) for path, array in flat.items()}
     stored = {path: record.dtype for path, record in layout.tensors.items()}
@@ -170,35 +173,3 @@ def _index_text(layout: Layout, codes: Mapping[names.Path, str]) -> str:
     sizes = (int(np.prod(r.shape)) * DTYPES[codes[path]].itemsize for path, r in layout.tensors.items())
     index["metadata"] = {**index.get("metadata", {}), "total_size": sum(sizes)}
     return json.dumps(index, indent=2) + "\n"
-
-
-def _write_tensors(tensors: dict[str, np.ndarray], metadata: Mapping[str, str], path: Path) -> None:
-    safetensors.numpy.save_file(tensors, path, metadata=dict(metadata) or None)
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    _write(path, lambda unfinished: unfinished.write_bytes(content))
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make the file under another name, flush it to the disk, and only then give it its own."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        unfinished.touch()  # with the mode that a new file has here: safetensors makes its own for the owner alone
-        mode = unfinished.stat().st_mode
-        write(unfinished)
-        unfinished.chmod(mode)
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be written: {error}; nothing was left half-written") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be made: {error}") from error

@@ -1,0 +1,107 @@
+"""What a folder in the diffusers layout says about itself: its `model_index.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdjax.weights.files import parse_json, read_text
+from sdjax.weights.names import CheckpointError, nearest
+
+# The pipelines whose networks are all here. One of them differs from another in what it does with the networks,
+# which the U-Net's own config tells as well.
+PIPELINES = (
+    "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
+    "StableDiffusionInpaintPipelineLegacy", "StableDiffusionDepth2ImgPipeline",
+    "StableDiffusionInstructPix2PixPipeline", "StableDiffusionUpscalePipeline",
+    "LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline",
+    "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline",
+)  # fmt: skip
+NETWORKS = ("text_encoder", "text_encoder_2", "unet", "vae")
+# Of the two pairs of text encoder and tokenizer either may be absent: SDXL's refiner has the second alone.
+PAIRS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+_TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
+_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+COMPONENTS = {
+    "text_encoder": _TEXT_ENCODERS,
+    "text_encoder_2": _TEXT_ENCODERS,
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "tokenizer": _TOKENIZERS,
+    "tokenizer_2": _TOKENIZERS,
+    "scheduler": (
+        "DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler",
+        "DPMSolverSDEScheduler", "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler",
+        "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
+        "KDPM2DiscreteScheduler", "LCMScheduler", "LMSDiscreteScheduler", "PNDMScheduler",
+        "SASolverScheduler", "TCDScheduler", "UniPCMultistepScheduler",
+    ),
+}  # fmt: skip
+# Not needed for a picture. The upscaler's second scheduler is a config without weights, and is kept as a file.
+IGNORED = (
+    "safety_checker", "feature_extractor", "image_encoder", "depth_estimator", "low_res_scheduler", "watermark",
+    "watermarker",
+)  # fmt: skip
+_KEPT = ("tokenizer", "tokenizer_2", "scheduler", "low_res_scheduler")
+
+
+@dataclass(frozen=True)
+class ModelIndex:
+    """A checkpoint's `model_index.json`: the class of each component in use, and those left alone."""
+
+    folder: Path
+    pipeline: str
+    components: Mapping[str, str]
+    ignored: tuple[str, ...]
+    text: str
+
+
+def read_index(folder: str | os.PathLike[str]) -> ModelIndex:
+    """Read and check `folder/model_index.json`. Raises CheckpointError for a class that is not supported."""
+    path = Path(folder) / "model_index.json"
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{folder} is no folder")
+    text = read_text(path)
+    found = parse_json(text, path)
+    pipeline = found.get("_class_name")
+    if pipeline not in PIPELINES:
+        raise CheckpointError(f"{path}: _class_name {pipeline!r} is not supported; supported: {', '.join(PIPELINES)}")
+    pairs = {name: value for name, value in found.items() if isinstance(value, list) and len(value) == 2}
+    present = {name: kind for name, (_, kind) in pairs.items() if kind is not None}
+    for name in present:
+        if name not in COMPONENTS and name not in IGNORED:
+            raise CheckpointError(f"{path}: component {name!r} is not known{nearest(name, COMPONENTS)}")
+    components = {name: present[name] for name in COMPONENTS if name in present}
+    for name in _required(components):
+        if components.get(name) not in COMPONENTS[name]:
+            supported = ", ".join(COMPONENTS[name])
+            raise CheckpointError(f"{path}: {name} is {present.get(name, 'missing')!r}; supported: {supported}")
+    return ModelIndex(path.parent, pipeline, components, tuple(n for n in IGNORED if n in present), text)
+
+
+def _required(components: Mapping[str, str]) -> list[str]:
+    """What must be there: all that is named, the networks, and with each text encoder its tokenizer."""
+    text = [part for pair in PAIRS.items() if set(pair) & set(components) for part in pair]
+    return list(dict.fromkeys(["unet", "vae", "scheduler", *(text or ("text_encoder", "tokenizer"))]))
+
+
+def side_files(index: ModelIndex) -> dict[str, bytes]:
+    """What a checkpoint holds beside its networks, by path from its root, so that saving can write it back.
+
+    That is the tokenizers, the schedulers and `model_index.json`, the latter as it stands unless it names
+    components that are left alone: those become `[null, null]`, since their folders are not written and
+    diffusers would look for them.
+    """
+    found: dict[str, bytes] = {}
+    for part in _KEPT:
+        for path in sorted((index.folder / part).glob("*")):
+            if path.is_file():
+                found[f"{part}/{path.name}"] = path.read_bytes()
+    text, gone = index.text, [name for name in index.ignored if name not in _KEPT]
+    if gone:
+        text = json.dumps(json.loads(text) | {name: [None, None] for name in gone}, indent=2) + "\n"
+    return {"model_index.json": text.encode(), **found}

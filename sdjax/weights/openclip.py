@@ -1,0 +1,73 @@
+"""The text encoder's names in the original layout: OpenAI's CLIP as transformers has it, or OpenCLIP's own.
+
+Stable Diffusion 1.x and SDXL's first encoder are transformers' module, one folder deeper. Stable Diffusion 2.x, the
+refiner and SDXL's second encoder are OpenCLIP's (https://github.com/mlfoundations/open_clip, transformer.py), where
+
+    (1)   attn.in_proj_weight  [3d, d]  =  q_proj, k_proj, v_proj  one below the other; the same for the biases
+    (2)   text_projection      [d, p]   is used as x @ W, as our kernels are
+
+Stable Diffusion 2 takes the states of the last layer but one: published folders therefore leave the last layer out,
+original files have it still.
+"""
+
+import re
+from collections.abc import Iterable
+
+from sdjax.weights import names
+from sdjax.weights.names import Place
+
+HUGGING, OPEN = "transformer.", "model."  # after an encoder's prefix
+
+_EMBEDDER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.([\w.]+)\.(weight|bias)")
+_LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+_OUTSIDE = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm.weight": "ln_final.weight",
+    "text_model.final_layer_norm.bias": "ln_final.bias",
+    "text_projection.weight": "text_projection",
+}
+
+
+def places(path: names.Path, shape: names.Shape, prefix: str, hidden_act: str) -> list[Place]:
+    """Where the parameter at `path` may lie, under an encoder's prefix; the usual place first.
+
+    That is OpenCLIP's where the network is: its authors took the exact GELU, OpenAI's the quick one.
+    """
+    hugging = [Place(f"{prefix}{HUGGING}{one.name}", one.shapes) for one in names.places(path, shape)]
+    own = _open(path, shape, f"{prefix}{OPEN}")
+    return [*hugging, own] if hidden_act == "quick_gelu" else [own, *hugging]
+
+
+def _open(path: names.Path, shape: names.Shape, prefix: str) -> Place:
+    name = names.tensor_name(path)
+    shapes = tuple(names.file_shapes(path, shape))
+    found = _EMBEDDER.fullmatch(name)
+    if found is None:
+        return Place(prefix + _OUTSIDE[name], (shape,), as_ours=True)
+    layer, module, leaf = found.groups()
+    block = f"{prefix}transformer.resblocks.{layer}"
+    if module in _LAYER:
+        return Place(f"{block}.{_LAYER[module]}.{leaf}", shapes)
+    third = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj").index(module)
+    fused = tuple((3 * rows, *rest) for rows, *rest in shapes)
+    return Place(f"{block}.attn.in_proj_{leaf}", fused, third=third)
+
+
+def unused(tensors: Iterable[str], prefix: str, layers: int, projects: bool) -> list[str]:
+    """An encoder's tensors that its network does not need: a last layer more, a projection that is not used."""
+    last = f"{prefix}{OPEN}transformer.resblocks.{layers}."
+    # OpenAI's projection comes with the whole CLIP model, from which some tools save.
+    projections = (
+        f"{prefix}{OPEN}text_projection",
+        f"{prefix}{HUGGING}text_projection.weight",
+        f"{prefix}text_projection",
+    )
+    dropped = [name for name in tensors if name.startswith(last)]
+    return [*dropped, *(name for name in tensors if name in projections)] if not projects else []

@@ -1,0 +1,181 @@
+"""From safetensors files to parameters, strictly, whatever the files' layout.
+
+Names and shapes are settled from the files' headers first: every parameter has its place, every tensor its
+parameter, every shape is right, or one error lists what is not. Only then are the weights read, one tensor at
+a time from a memory map whose pages are given back at once, so that the peak is the parameters' own bytes and
+one tensor more. A tensor that holds NaN or an infinity is refused: it would paint a black picture half an
+hour later.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import DTypeLike
+
+from sdjax.weights import names
+from sdjax.weights.files import Entry, Header
+from sdjax.weights.names import DTYPES, NARROW, READABLE, CheckpointError, Place, listing, nearest
+
+_CHUNK = 1 << 20  # elements looked at in one go for NaN: the mask stays in cache
+
+
+@dataclass(frozen=True)
+class Found:
+    """A parameter's place, and the tensor that is there."""
+
+    place: Place
+    header: Header
+    entry: Entry
+
+    @property
+    def dtype(self) -> str:
+        """What it is read as and would be saved in, as safetensors spells it."""
+        return "F16" if self.entry.dtype in NARROW else self.entry.dtype
+
+
+@dataclass(frozen=True)
+class Blame:
+    """How an error about a component begins and ends."""
+
+    what: str
+    remedy: str
+
+
+def on_device(array: np.ndarray) -> jax.Array:
+    """`array` on jax's default device, the transfer finished: one under way holds its host copy as well."""
+    return jax.block_until_ready(jax.device_put(array))
+
+
+def read_tensors(
+    headers: Sequence[Header],
+    expected: Mapping[str, Any],
+    places: names.Places,
+    blame: Blame,
+    dtype: DTypeLike | None = None,
+    place: Callable[[np.ndarray], Any] = on_device,
+) -> tuple[dict[str, Any], dict[names.Path, Found]]:
+    """A component's parameters, and where each was found.
+
+    `headers` hold this component's tensors and no others; `places` says where each of the `expected` (a nested dict
+    of `jax.ShapeDtypeStruct`) may lie. `dtype=None` keeps each tensor's own. Each array goes through `place` as soon
+    as it is read, so that host and device never both hold the whole. Raises CheckpointError.
+    """
+    wanted = {path: tuple(leaf.shape) for path, leaf in names.flatten(expected).items()}
+    found = _find(wanted, headers, places, blame)
+    params = {path: place(array) for path, array in _read(found, wanted, headers, dtype)}
+    return names.unflatten({path: params[path] for path in wanted}), found
+
+
+def read_tensor(header: Header, name: str) -> np.ndarray:
+    """One tensor of a file as it lies there."""
+    entry = header.tensors[name]
+    with open(header.path, "rb") as file:
+        file.seek(entry.start)
+        return np.frombuffer(file.read(entry.stop - entry.start), READABLE[entry.dtype]).reshape(entry.shape)
+
+
+def _find(
+    wanted: Mapping[names.Path, names.Shape], headers: Sequence[Header], places: names.Places, blame: Blame
+) -> dict[names.Path, Found]:
+    """Each parameter's tensor, or one CheckpointError that lists all that is wrong."""
+    held = {name: header for header in headers for name in header.tensors if not names.is_buffer(name)}
+    found: dict[names.Path, Found] = {}
+    faults: dict[str, list[str]] = {"missing": [], "duplicate": [], "of the wrong shape": [], "of the wrong dtype": []}
+    unused = dict.fromkeys(held)
+    for path, shape in wanted.items():
+        known = places(path, shape)
+        there = [one for one in known if one.name in held]
+        for one in there:
+            unused.pop(one.name, None)
+        if len(there) != 1:
+            faults["duplicate" if there else "missing"].append(", ".join(o.name for o in there) or known[0].name)
+            continue
+        chosen, header = there[0], held[there[0].name]
+        found[path] = Found(chosen, header, entry := header.tensors[chosen.name])
+        if entry.shape not in chosen.shapes:
+            shapes = " or ".join(str(list(one)) for one in chosen.shapes)
+            faults["of the wrong shape"].append(f"{chosen.name}: expected {shapes}, found {list(entry.shape)}")
+        if entry.dtype not in READABLE:
+            dtypes = " or ".join(READABLE)
+            faults["of the wrong dtype"].append(f"{chosen.name}: expected {dtypes}, found {entry.dtype}")
+    faults = {what: list(dict.fromkeys(lines)) for what, lines in faults.items()}  # three parameters may share a tensor
+    faults["missing"][:8] = [name + nearest(name, unused) for name in faults["missing"][:8]]
+    faults["unexpected"] = list(unused)
+    if any(faults.values()):
+        parts = [f"\n  {len(lines)} {what}:{listing(lines)}" for what, lines in faults.items() if lines]
+        raise CheckpointError(f"{blame.what}:{''.join(parts)}\n  {blame.remedy}")
+    return found
+
+
+def _read(
+    found: Mapping[names.Path, Found],
+    wanted: Mapping[names.Path, names.Shape],
+    headers: Sequence[Header],
+    dtype: DTypeLike | None,
+) -> Iterator[tuple[names.Path, np.ndarray]]:
+    """The parameters in the order in which they lie in their files, each a fresh array in our axis order."""
+    for header in headers:
+        own = [path for path, one in found.items() if one.header is header]
+        own.sort(key=lambda path: found[path].entry.start)
+        if not own:
+            continue
+        with open(header.path, "rb") as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        for path in own:
+            array = _tensor(pages, found[path], path, wanted[path], dtype)
+            if hasattr(mmap, "MADV_DONTNEED"):
+                # Pages already read would count as this process's memory until somebody else needs it.
+                pages.madvise(mmap.MADV_DONTNEED)
+            yield path, array
+
+
+def _tensor(
+    pages: mmap.mmap, found: Found, path: names.Path, shape: names.Shape, dtype: DTypeLike | None
+) -> np.ndarray:
+    """One parameter, checked and copied out of the map."""
+    stored, own = READABLE[found.entry.dtype], DTYPES[found.dtype]
+    what = f"{found.header.path}: {found.place.name}"
+    view = _view(pages, found, stored)
+    flat = view.reshape(-1)
+    _check_finite(flat, what)
+    array = _aligned(shape, np.dtype(dtype or own))
+    if len(shape) == 2 and view.ndim == 4:
+        view = view.reshape(view.shape[:2])  # the VAE's [o, i, 1, 1]
+    with np.errstate(over="ignore"):  # told as an error below
+        np.copyto(array, view if found.place.as_ours else names.from_file(path, view), casting="unsafe")
+    if array.dtype != own:
+        _check_finite(array.reshape(-1), f"{what}, cast to {array.dtype}")
+    return array
+
+
+def _view(pages: mmap.mmap, found: Found, stored: np.dtype) -> np.ndarray:
+    """The parameter's numbers as they lie in the file: all of the tensor's, or one third of them."""
+    entry, third = found.entry, found.place.third
+    parts = 1 if third is None else 3
+    count = math.prod(entry.shape) // parts
+    start = entry.start + (third or 0) * count * stored.itemsize
+    return np.frombuffer(pages, stored, count, start).reshape((entry.shape[0] // parts, *entry.shape[1:]))
+
+
+def _aligned(shape: names.Shape, dtype: np.dtype) -> np.ndarray:
+    """An empty array that starts on a cache line: XLA's CPU backend takes such a one without a copy."""
+    count = math.prod(shape)
+    room = np.empty(count * dtype.itemsize + 64, np.uint8)
+    return np.frombuffer(room, dtype, count, -room.ctypes.data % 64).reshape(shape)
+
+
+def _check_finite(flat: np.ndarray, what: str) -> None:
+    for start in range(0, flat.size, _CHUNK):
+        fine = np.isfinite(flat[start : start + _CHUNK])
+        if not fine.all():
+            bad = flat[start + int(np.argmin(fine))]
+            raise CheckpointError(
+                f"{what} holds {bad} (element {start + int(np.argmin(fine))}); its weights are broken"
+            )

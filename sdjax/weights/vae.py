@@ -1,0 +1,91 @@
+"""An autoencoder of its own, to be put in the place of a checkpoint's: better colours, no overflow in float16.
+
+It comes as a folder in the diffusers layout, or as a single file by diffusers' names or the original ones, with or
+without `first_stage_model.` before them; a whole checkpoint in one file will do.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sdjax.config import VaeConfig
+from sdjax.weights import kinds, ldm, names
+from sdjax.weights.checkpoint import Checkpoint, Json
+from sdjax.weights.files import Header, read_header, read_json, refuse_pickle
+from sdjax.weights.ldm import VAE_PREFIX
+from sdjax.weights.load import read_component
+from sdjax.weights.names import Layout
+from sdjax.weights.save import default_layout
+from sdjax.weights.tensors import Blame, read_tensors
+
+_PREFIXES = (VAE_PREFIX, "vae.", "")
+_FIRST = "encoder.conv_in.weight"
+_NOT_READ = ("loss.", "logvar", "model_ema.")
+
+
+@dataclass(frozen=True, eq=False)
+class OpenVae:
+    """An open autoencoder: a folder with a config of its own, or a file, for which the checkpoint's has to do.
+
+    Two autoencoders that differ in nothing but what their latents mean have the same tensors: a file of SD 1.x's in an
+    SDXL checkpoint is not noticed.
+    """
+
+    path: Path
+    config: Json | None = None
+    header: Header | None = None
+    prefix: str = ""
+    variant: str | None = None
+
+    def into(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with this autoencoder for its own."""
+        config = self.config or checkpoint.configs["vae"]
+
+        def read(component: str, expected: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+            return self.read(config, expected) if component == "vae" else checkpoint.read(component, expected)
+
+        notes = tuple(note for note in checkpoint.notes if "holds no VAE" not in note)
+        return replace(checkpoint, configs={**checkpoint.configs, "vae": config}, read=read, notes=notes)
+
+    def read(self, config: Json, expected: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+        """The weights, for a network with this config. Raises CheckpointError."""
+        if self.header is None:
+            return read_component(self.path, expected, variant=self.variant)
+        modules = ldm.vae_modules(VaeConfig.from_dict(config))
+        prefix = self.prefix
+        own = {
+            name: entry
+            for name, entry in self.header.tensors.items()
+            if name.startswith(prefix) and not name.removeprefix(prefix).startswith(_NOT_READ)
+        }
+
+        def places(path: names.Path, shape: names.Shape) -> list[names.Place]:
+            theirs = [replace(one, name=prefix + one.name) for one in names.places(path, shape)]
+            original = ldm.place(path, shape, modules, prefix)
+            return [original, *(one for one in theirs if one.name != original.name)]
+
+        blame = Blame(
+            f"{self.path} does not hold the VAE of this checkpoint's config",
+            "choose a VAE made for this family of models",
+        )
+        params, _ = read_tensors([replace(self.header, tensors=own)], expected, places, blame)
+        return params, default_layout(params, config)
+
+
+def open_vae(path: str | os.PathLike[str], variant: str | None = None) -> OpenVae:
+    """An autoencoder from a folder (its own, or a checkpoint's, whose vae/ is taken) or a .safetensors file.
+
+    Raises CheckpointError where there is none; the message says what the file is.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        folder = path / "vae" if (path / "vae").is_dir() else path
+        return OpenVae(folder, config=read_json(folder / "config.json"), variant=variant)
+    refuse_pickle(path)
+    header = read_header(path)
+    prefix = next((prefix for prefix in _PREFIXES if prefix + _FIRST in header.tensors), None)
+    if prefix is None:
+        kinds.refuse(header)
+    return OpenVae(path, header=header, prefix=prefix)

@@ -1,0 +1,267 @@
+"""Small random checkpoints of every family, built from diffusers' and transformers' own classes, and what they make.
+
+Each has its family's real block structure with few channels: SDXL base three levels of which the first has no
+attention, its refiner four, two text encoders of unlike width and padding, the published scheduler's config, and so
+on. Norms are moved off 1 and 0, so that a dropped one shows.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+
+from sdjax.text import write_word_tokenizer
+
+WORDS = ["a", "an", "red", "blue", "green", "circle", "square", "ring", "above", "below"]
+LENGTH = 12  # tokens in a row
+SIZE = 16  # native latents
+FACTOR = 2  # of the VAE
+STEPS = 6
+
+CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
+UP_CROSS, UP_PLAIN = "CrossAttnUpBlock2D", "UpBlock2D"
+NARROW, WIDE, POOLED = 16, 24, 20  # hidden sizes of the text encoders, and of the second's projection
+IDS = 8  # features of each of SDXL's numbers
+
+XL_UNET: dict[str, Any] = dict(
+    block_out_channels=(8, 16, 24),
+    down_block_types=(PLAIN, CROSS, CROSS),
+    up_block_types=(UP_CROSS, UP_CROSS, UP_PLAIN),
+    attention_head_dim=(1, 2, 3),
+    transformer_layers_per_block=(1, 2, 3),
+    layers_per_block=2,
+    cross_attention_dim=NARROW + WIDE,
+    projection_class_embeddings_input_dim=POOLED + 6 * IDS,
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=IDS,
+)
+SD_UNET: dict[str, Any] = dict(
+    block_out_channels=(8, 16),
+    down_block_types=(CROSS, PLAIN),
+    up_block_types=(UP_PLAIN, UP_CROSS),
+    attention_head_dim=4,
+    layers_per_block=1,
+    cross_attention_dim=NARROW,
+)
+UNETS: dict[str, dict[str, Any]] = {
+    "sd1": SD_UNET,
+    "sd2": SD_UNET
+    | dict(attention_head_dim=(1, 2), use_linear_projection=True, upcast_attention=True, cross_attention_dim=WIDE),
+    "lcm": SD_UNET | dict(time_cond_proj_dim=12),
+    "sdxl": XL_UNET,
+    "refiner": XL_UNET
+    | dict(
+        block_out_channels=(8, 16, 24, 24),
+        down_block_types=(PLAIN, CROSS, CROSS, PLAIN),
+        up_block_types=(UP_PLAIN, UP_CROSS, UP_CROSS, UP_PLAIN),
+        attention_head_dim=(1, 2, 3, 3),
+        transformer_layers_per_block=2,
+        layers_per_block=1,
+        cross_attention_dim=WIDE,
+        projection_class_embeddings_input_dim=POOLED + 5 * IDS,
+    ),
+    # Each attention with a number of layers of its own, the middle a lone resnet, as segmind/SSD-1B.
+    "ssd": XL_UNET
+    | dict(
+        mid_block_type="UNetMidBlock2D",
+        transformer_layers_per_block=[1, [2, 1], [1, 3]],
+        reverse_transformer_layers_per_block=[[1, 2, 3], [2, 1, 1], 1],
+    ),
+    # No middle at all, as the tiny distillations of SD 1.x and segmind/Segmind-Vega.
+    "tiny": SD_UNET | dict(mid_block_type=None),
+    "vega": XL_UNET | dict(mid_block_type=None, transformer_layers_per_block=(1, 1, 2), layers_per_block=1),
+}
+UNETS |= {"turbo": XL_UNET, "sdxl_v": XL_UNET}
+
+_BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+_SD = _BETAS | dict(skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1, clip_sample=False)
+_XL = _SD | dict(timestep_spacing="leading", prediction_type="epsilon", use_karras_sigmas=False)
+_ZERO_SNR = dict(prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True)
+SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
+    "sd1": (diffusers.PNDMScheduler, _SD),
+    "tiny": (diffusers.PNDMScheduler, _SD),
+    "sd2": (diffusers.DDIMScheduler, _SD | dict(prediction_type="v_prediction")),
+    "lcm": (diffusers.LCMScheduler, _SD),
+    "turbo": (diffusers.EulerAncestralDiscreteScheduler, _XL | dict(timestep_spacing="trailing")),
+    "sdxl_v": (diffusers.EulerDiscreteScheduler, _XL | _ZERO_SNR),
+    **dict.fromkeys(("sdxl", "refiner", "ssd", "vega"), (diffusers.EulerDiscreteScheduler, _XL)),
+}
+
+# Our samplers' names and diffusers' classes.
+SAMPLERS: dict[str, type] = {
+    "pndm": diffusers.PNDMScheduler,
+    "ddim": diffusers.DDIMScheduler,
+    "euler": diffusers.EulerDiscreteScheduler,
+    "euler_ancestral": diffusers.EulerAncestralDiscreteScheduler,
+    "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
+    "lcm": diffusers.LCMScheduler,
+}
+# Our arguments and diffusers'.
+NAMES = {
+    "steps": "num_inference_steps",
+    "num_images": "num_images_per_prompt",
+    "crop": "crops_coords_top_left",
+    "negative_crop": "negative_crops_coords_top_left",
+}
+
+
+def build(kind: str, seed: int = 0) -> diffusers.DiffusionPipeline:
+    """The family's pipeline, float32."""
+    torch.manual_seed(seed)
+    scheduler, config = SCHEDULERS[kind]
+    parts = dict(
+        unet=diffusers.UNet2DConditionModel(sample_size=SIZE, norm_num_groups=4, **UNETS[kind]),
+        vae=_vae(0.13025 if UNETS[kind].get("addition_embed_type") else 0.18215),
+        scheduler=scheduler.from_config(config),
+    )
+    parts |= _text(kind)
+    for module in parts.values():
+        if isinstance(module, torch.nn.Module):
+            _move_norms(module.eval())
+    pipeline = _PIPELINES.get(kind, _sdxl)(parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _vae(scaling_factor: float) -> diffusers.AutoencoderKL:
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        scaling_factor=scaling_factor,
+    )
+
+
+def _text(kind: str) -> dict[str, Any]:
+    """Text encoders and tokenizers: ViT-L's kind pads with EOS, the OpenCLIP ones with "!", which is id 0."""
+    end, zero = _tokenizer("<|endoftext|>"), _tokenizer("!")
+    if kind == "sd2":
+        return dict(tokenizer=zero, text_encoder=_clip(transformers.CLIPTextModel, zero, WIDE, "gelu"))
+    first = dict(tokenizer=end, text_encoder=_clip(transformers.CLIPTextModel, end, NARROW, "quick_gelu"))
+    if "addition_embed_type" not in UNETS[kind]:
+        return first
+    second = _clip(transformers.CLIPTextModelWithProjection, zero, WIDE, "gelu")
+    if kind == "refiner":
+        first = dict(tokenizer=None, text_encoder=None)
+    return first | dict(tokenizer_2=zero, text_encoder_2=second)
+
+
+def _tokenizer(pad: str) -> transformers.CLIPTokenizer:
+    with tempfile.TemporaryDirectory() as folder:
+        write_word_tokenizer(folder, WORDS, LENGTH)
+        for name in ("special_tokens_map", "tokenizer_config"):
+            path = Path(folder) / f"{name}.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": pad}))
+        return transformers.CLIPTokenizer.from_pretrained(folder)
+
+
+def _clip(kind: type, tokenizer: transformers.CLIPTokenizer, width: int, act: str) -> torch.nn.Module:
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        projection_dim=POOLED,
+        hidden_act=act,
+        bos_token_id=0,
+        eos_token_id=2,  # as published, and wrong: the pooled state then lies at the largest id
+        pad_token_id=1,
+    )
+    return kind(config)
+
+
+def _move_norms(module: torch.nn.Module) -> None:
+    for parameter in module.parameters():
+        if parameter.ndim == 1:
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+
+
+_UNCHECKED = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
+def _sd(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
+    return diffusers.StableDiffusionPipeline(**parts, **_UNCHECKED)
+
+
+def _lcm(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
+    return diffusers.LatentConsistencyModelPipeline(**parts, **_UNCHECKED)
+
+
+def _sdxl(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
+    return diffusers.StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=True, add_watermarker=False)
+
+
+def _refiner(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
+    return diffusers.StableDiffusionXLImg2ImgPipeline(
+        **parts, requires_aesthetics_score=True, force_zeros_for_empty_prompt=False, add_watermarker=False
+    )
+
+
+_PIPELINES: dict[str, Callable[[dict[str, Any]], diffusers.DiffusionPipeline]] = {
+    "sd1": _sd,
+    "sd2": _sd,
+    "tiny": _sd,
+    "lcm": _lcm,
+    "refiner": _refiner,
+}
+
+
+def noise(count: int, height: int = SIZE, width: int = SIZE, seed: int = 0) -> np.ndarray:
+    """Unit Gaussian latents `b h w c`, float32."""
+    return np.random.default_rng(seed).standard_normal((count, height, width, 4)).astype(np.float32)
+
+
+def channels_first(array: np.ndarray) -> torch.Tensor:
+    """`b h w c` -> `b c h w`."""
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+
+
+def channels_last(tensor: torch.Tensor) -> np.ndarray:
+    """`b c h w` -> `b h w c`."""
+    return tensor.detach().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+@torch.no_grad()
+def run(pipeline: diffusers.DiffusionPipeline, sampler: str | None = None, **asked: Any) -> torch.Tensor:
+    """What the pipeline makes: final latents `b c h w` at its scheduler's own scale, of our arguments.
+
+    sampler: as we name it, made from the pipeline's own scheduler's config; None is the pipeline's own.
+    """
+    own = pipeline.scheduler
+    # From the file's text and not from the live config, which remembers what was a default and drops it again.
+    config = json.loads(own.to_json_string())
+    pipeline.scheduler = (type(own) if sampler is None else SAMPLERS[sampler]).from_config(config)
+    given = {NAMES.get(name, name): value for name, value in asked.items()}
+    try:
+        return pipeline(**{"num_inference_steps": STEPS, "output_type": "latent", **given}).images
+    finally:
+        pipeline.ran, pipeline.scheduler = pipeline.scheduler, own
+
+
+def one_by_one(pipeline: diffusers.DiffusionPipeline, latents: np.ndarray, **asked: Any) -> np.ndarray:
+    """`run` for each picture alone, where lists have one entry for each; `b h w c`."""
+    made = []
+    for i in range(len(latents)):
+        own = {name: value[i] if isinstance(value, list) else value for name, value in asked.items()}
+        made.append(run(pipeline, latents=channels_first(latents[i : i + 1]), **own))
+    return channels_last(torch.cat(made))
+
+
+def relative(ours: object, theirs: np.ndarray) -> float:
+    """Largest difference over the reference's largest value."""
+    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+
+
+def repeated(values: Sequence[Any], times: int) -> list[Any]:
+    """Each value so many times over, as pictures of one prompt follow each other."""
+    return [value for value in values for _ in range(times)]
