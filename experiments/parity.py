@@ -79,7 +79,7 @@ def run_theirs(values: Any, folder: Path, reference: Path) -> None:
     given = inputs(folder, values.size, values.vae_size, values.sampled_size)
     seconds: dict[str, float] = {}
     made = parity_theirs.evaluate(folder, given, seconds)
-    if not is_xl(folder):
+    if values.samplers and not is_xl(folder):
         made |= parity_theirs.sample(folder, given, values.steps, values.samplers, seconds)
     named = {f"given {name}": array for name, array in given.items()}
     held: dict[str, Any] = {"took": json.dumps(_took(seconds)), **named, **made}

@@ -36,7 +36,7 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def evaluate(folder: Path, given: Arrays, seconds: dict[str, float]) -> Arrays:
-    """The text encoders, the U-Net for both prompts, the VAE both ways; what each took enters `seconds`, loading too."""
+    """The text encoders, the U-Net for both prompts, the VAE both ways; `seconds` gets what each took, loading too."""
     import torch
 
     made: Arrays = {}

@@ -27,6 +27,9 @@ Texts = Mapping[str, str]  # by text encoder
 EncodeRow = Callable[[str, Sequence[int], int], tuple[np.ndarray, np.ndarray]]
 
 CONVENTIONS = ("diffusers", "a1111", "comfy")
+# A1111 counts two evaluations for each step of these when it reads `[cat:dog:0.5]`, even where the last has one
+# (`second_order` in modules/sd_samplers_kdiffusion.py).
+TWO_A_STEP = ("heun", "dpm2", "dpm2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "restart")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,25 +108,29 @@ class Part:
     zero: bool = False
 
 
-def parts(given: Texts, evaluations: int, style: str) -> list[Part]:
-    """The parts of a prompt, which may be another one for each encoder. Raises ValueError."""
+def parts(given: Texts, plan: Plan, style: str) -> list[Part]:
+    """The parts of a prompt, which may be another one for each encoder, along a plan. Raises ValueError."""
     split = {name: prompts.parts(text, style) for name, text in given.items()}
     counts = {len(one) for one in split.values()}
     if len(counts) > 1:
         raise ValueError("prompt and prompt_2 have another number of parts joined by AND; they go together in pairs")
     made = []
     for i in range(counts.pop()):
-        along = {name: prompts.timeline(one[i][0], evaluations, style) for name, one in split.items()}
-        texts = tuple({name: line[k] for name, line in along.items()} for k in range(evaluations))
-        made.append(Part(texts, next(iter(split.values()))[i][1]))
+        along = _along({name: one[i][0] for name, one in split.items()}, plan, style)
+        made.append(Part(along, next(iter(split.values()))[i][1]))
     return made
 
 
-def negative_part(given: Texts, evaluations: int, style: str, zero: bool) -> Part:
+def negative_part(given: Texts, plan: Plan, style: str, zero: bool) -> Part:
     """The part that a picture is pulled away from; AND joins nothing here, as in A1111."""
-    along = {name: prompts.timeline(text, evaluations, style) for name, text in given.items()}
-    texts = tuple({name: line[k] for name, line in along.items()} for k in range(evaluations))
-    return Part(texts, negative=True, zero=zero)
+    return Part(_along(given, plan, style), negative=True, zero=zero)
+
+
+def _along(given: Texts, plan: Plan, style: str) -> tuple[Texts, ...]:
+    """The texts in force at each of the plan's evaluations."""
+    counted = max(plan.evaluations, 2 * plan.steps if plan.sampler in TWO_A_STEP else 0)
+    lines = {name: prompts.timeline(text, counted, style) for name, text in given.items()}
+    return tuple({name: line[k] for name, line in lines.items()} for k in range(plan.evaluations))
 
 
 def pieces(
@@ -189,6 +196,15 @@ class Encoding:
 
     def _depth(self, name: str, negative: bool) -> int:
         return self.clip_skip.depth(self.encoders[name].config, self.xl, negative)
+
+
+def check(parts: Sequence[Part], encoders: Mapping[str, TextEncoder], style: str) -> None:
+    """Raises ValueError for a text that takes too many rows, or whose weights are no numbers to multiply by."""
+    for name, encoder in encoders.items():
+        for text in {texts[name] for part in parts for texts in part.texts}:
+            rows = prompts.chunks(text, encoder.tokenizer, style)
+            if not np.isfinite([weight for row in rows for weight in row.weights]).all():
+                raise ValueError(f"the prompt's weights are infinite or no numbers: {text[:60]!r}")
 
 
 def in_pieces(encoded: Sequence[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:

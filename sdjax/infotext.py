@@ -7,6 +7,9 @@
 AUTOMATIC1111's web UI began it [1]; Forge, SD.Next, galleries and others took it over. It is data from strangers: it
 is parsed by a pattern, and nothing of it is ever run. A sampler or schedule that those tools lack goes by our name.
 
+A text of another tool also says how its prompt is meant and whose noise its seed is: A1111's, on a GPU unless it says
+`RNG: CPU`. What cannot be told from it (a Brownian tree's own seeds, `ENSD`) makes another picture.
+
 [1] https://github.com/AUTOMATIC1111/stable-diffusion-webui, modules/infotext_utils.py; the samplers' and schedules'
 names are from modules/sd_samplers_*.py and sd_schedulers.py, and Forge's modules_forge/alter_samplers.py
 """
@@ -20,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import sdjax
+from sdjax.diffusion.peers import A1111, OWN_TIMESTEPS
 
 # Our word: theirs. DDPM, IPNDM and DEIS are Forge's.
 SAMPLERS = {
@@ -61,6 +65,8 @@ SCHEDULES = {
 ALSO = {"Uniform": "normal", "Turbo": "trailing"}
 # A sampler of theirs that is an option of one of ours.
 SDE_HEUN = "DPM++ 2M SDE Heun"
+RNG = {"torch_cpu": "CPU", "torch_cuda": "NV"}  # "GPU" is its default, and what "NV" computes on any machine
+OURS = "sdjax "  # begins our Version
 SIGMAS = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
 
 # `word: value` or `word: "quoted, value"` between commas. The bound keeps the search linear in the text.
@@ -83,9 +89,14 @@ def write(settings: Mapping[str, Any], model: str) -> str:
         "Seed": settings["seed"],
         "Size": f"{settings['width']}x{settings['height']}",
         "Model": model,
+        "Prompt style": get("prompt_style"),
+        "Clip skip": (get("clip_skip") or "").removeprefix("a1111:") or None,
+        "RNG": RNG.get(get("noise_source") or "jax"),
+        "Refiner": get("refiner"),
+        "Refiner switch at": get("refiner_start"),
         "Eta DDIM" if settings["sampler"] == "ddim" else "Eta": _short(get("eta")),
         **{theirs: options.get(ours) for ours, theirs in SIGMAS.items()},
-        "Version": f"sdjax {sdjax.__version__}",
+        "Version": f"{OURS}{sdjax.__version__}",
     }
     line = ", ".join(f"{name}: {_quoted(str(value))}" for name, value in fields.items() if value is not None)
     negative = [f"Negative prompt: {settings['negative_prompt']}"] if settings["negative_prompt"] else []
@@ -117,7 +128,24 @@ def read(text: str) -> dict[str, Any]:
             if "sampler_options" in found:
                 found["sampler_options"] = {**settings.get("sampler_options", {}), **found["sampler_options"]}
             settings |= found
-    return settings
+    return settings if not fields or fields.get("Version", "").startswith(OURS) else _as_theirs(settings)
+
+
+def _as_theirs(settings: dict[str, Any]) -> dict[str, Any]:
+    """With A1111's conventions for prompts, noise and, where its samplers walk k-diffusion's sigmas, levels."""
+    usual: dict[str, Any] = {"prompt_style": "a1111", "noise_source": "torch_cuda"}
+    sampler, schedule = settings.get("sampler"), settings.get("schedule")
+    if sampler in SAMPLERS and sampler not in OWN_TIMESTEPS and schedule in (None, *A1111):
+        usual["preset"] = "a1111"
+    return usual | settings
+
+
+def _clip_skip(text: str) -> dict[str, Any]:
+    return {"clip_skip": text if ":" in text else f"a1111:{int(text)}"}
+
+
+def _rng(text: str) -> dict[str, Any]:
+    return {"noise_source": "torch_cpu" if text == "CPU" else "torch_cuda"}
 
 
 def _sampler(text: str) -> dict[str, Any]:
@@ -164,6 +192,9 @@ _READERS: dict[str, Callable[[str], dict[str, Any]]] = {
     "Guidance schedule": lambda text: {"guidance_schedule": text},
     "Seed": lambda text: {"seed": int(text)},
     "Size": _size,
+    "Prompt style": lambda text: {"prompt_style": text},
+    "Clip skip": _clip_skip,
+    "RNG": _rng,
     "Eta": _number("eta"),
     "Eta DDIM": _number("eta"),
     **{theirs: _option(ours) for ours, theirs in SIGMAS.items()},

@@ -7,6 +7,7 @@ keeps the record that lets the same picture be made again.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -42,6 +43,12 @@ Size = Sequence[int] | Sequence[Sequence[int]]
 # Rows of the table between two updates of the progress bar. An update is a call of its own: on a CPU it costs a
 # millisecond beside 80 of a small model's rows, and 0.3 s of fresh scratch memory beside 40 s of SD 1.5's.
 SEGMENT_ROWS = 8
+
+
+ALONE = (
+    "{} is an SDXL refiner, trained on the last fifth of the noise levels: from pure noise its pictures fall apart. "
+    "Give it to a base model as refiner=, or go on from latents= with denoising_start="
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,7 +276,10 @@ class StableDiffusion:
         """What this model has to do, and what its refiner has to do after it."""
         refiner = given["refiner"]
         if refiner is None:
-            return self._request(given), None
+            asked = self._request(given)
+            if self.time_ids == REFINER_IDS and asked.latents is None:
+                warnings.warn(ALONE.format(self.name), stacklevel=3)
+            return asked, None
         self._check_refiner(given)
         of_base = ("prompt_2", "negative_prompt_2", "target_size", "negative_target_size")
         of_refiner = ("aesthetic_score", "negative_aesthetic_score")
@@ -314,7 +324,7 @@ class StableDiffusion:
             raise ValueError("denoising_start goes on from latents: pass those of a run with denoising_end as latents=")
         ends = {name: given[name] for name in ("denoising_start", "denoising_end") if given[name] is not None}
         plans = request.check_plans(partial(self.plan, **ends), given, count)
-        style = given["prompt_style"]
+        style, source = given["prompt_style"], request.check_source(given["noise_source"])
         check_style(style)
         texts = {name: request.optional_texts(given[name], len(prompts), name) for name in request.TEXTS}
         parts = [self._parts(i, texts, plans[i * each + k], style) for i in range(len(prompts)) for k in range(each)]
@@ -333,7 +343,7 @@ class StableDiffusion:
             clip_skip=clip_skip,
             micro=micro,
             time_ids=micro.time_ids(height, width, count, self.time_ids) if self.xl else None,
-            seeds=tuple(request.check_seeds(given["seed"], count)),
+            seeds=tuple(request.check_seeds(given["seed"], count, bits=32 if source == "jax" else 64)),
             numbers=tuple(first if many else first + i for i in range(count)),
             guidance_scales=request.check_scales(scale, count),
             guidance_schedules=tuple(map(GuidanceSchedule.read, schedules)),
@@ -342,7 +352,7 @@ class StableDiffusion:
             width=width,
             plans=plans,
             latents=latents,
-            noise_source=request.check_source(given["noise_source"]),
+            noise_source=source,
             distilled=self.unet.time_cond_proj_dim is not None,
         )
 
@@ -365,8 +375,11 @@ class StableDiffusion:
         zero = self.zero_empty and texts["negative_prompt"][i] is None
         zero = zero or (self.xl and style == "a1111" and not any(negative.values()))
         said = {name: text or "" for name, text in negative.items()}
-        pull = conditions.parts({name: text or "" for name, text in positive.items()}, plan.evaluations, style)
-        return conditions.negative_part(said, plan.evaluations, style, zero), *pull
+        pull = conditions.parts({name: text or "" for name, text in positive.items()}, plan, style)
+        made = (conditions.negative_part(said, plan, style, zero), *pull)
+        if style != "plain":  # which warns of what it cuts, once
+            conditions.check(made, self.encoders, style)
+        return made
 
     def _sample(self, asked: request.Request, progress: bool | None) -> jax.Array:
         """The final latents `b h w c` of what was asked."""

@@ -196,12 +196,12 @@ def check_size(value: int | None, default: int, multiple: int, name: str) -> int
     return int(value)
 
 
-def check_seeds(value: Any, count: int) -> list[int]:
-    """One seed for all pictures, or one each; 0 to 2^32 - 1. Raises ValueError."""
+def check_seeds(value: Any, count: int, bits: int = 32) -> list[int]:
+    """One seed for all pictures, or one each; 0 to 2^bits - 1. Raises ValueError."""
     seeds = spread(value, count, "seed")
     for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be a whole number from 0 to 4294967295, not {seed!r}")
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**bits:
+            raise ValueError(f"seed must be a whole number from 0 to {2**bits - 1}, not {seed!r}")
     return [int(seed) for seed in seeds]
 
 

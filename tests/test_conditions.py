@@ -1,5 +1,7 @@
 """Prompts along a run and in pieces: what the U-Net is told, when, and in which program."""
 
+from dataclasses import dataclass, field, replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,8 +61,6 @@ def test_clip_skip_beyond_the_encoder():
 
 def test_clip_skip_takes_a_hidden_state_through_the_final_norm(sd):
     """Layer k from the end is the last layer of an encoder that stops there."""
-    from dataclasses import replace
-
     from sdjax.nn.clip import ClipTextEncoder
 
     config = next(iter(sd.encoders.values())).config
@@ -72,10 +72,17 @@ def test_clip_skip_takes_a_hidden_state_through_the_final_norm(sd):
     assert np.abs(np.asarray(sd.encode_prompt(["a red circle"])) - want).max() > 0.1
 
 
+@dataclass
 class FakePlan:
     """Seven rows before the result, of which the third brings in noise only."""
 
-    evaluate = np.array([True, True, False, True, True, True, True])
+    sampler: str = "euler"
+    steps: int = 6
+    evaluate: np.ndarray = field(default_factory=lambda: np.array([True, True, False, True, True, True, True]))
+
+    @property
+    def evaluations(self) -> int:
+        return int(self.evaluate.sum())
 
 
 def test_texts_change_between_rows():
@@ -88,13 +95,20 @@ def test_texts_change_between_rows():
 
 
 def test_parts_of_a_prompt():
-    made = parts({"text_encoder": "a [cat:dog:0.5] AND hat :0.7"}, 4, "a1111")
+    made = parts({"text_encoder": "a [cat:dog:0.5] AND hat :0.7"}, FakePlan(), "a1111")
     assert [part.share for part in made] == [1.0, 0.7]
     said = [one["text_encoder"].strip() for one in made[0].texts]
     assert said[0] == "a cat" and said[-1] == "a dog"
-    assert negative_part({"text_encoder": "x"}, 3, "plain", False).texts == ({"text_encoder": "x"},) * 3
+    assert negative_part({"text_encoder": "x"}, FakePlan(), "plain", False).texts == ({"text_encoder": "x"},) * 6
     with pytest.raises(ValueError, match="joined by AND"):
-        parts({"text_encoder": "a AND b", "text_encoder_2": "a"}, 4, "a1111")
+        parts({"text_encoder": "a AND b", "text_encoder_2": "a"}, FakePlan(), "a1111")
+
+
+def test_samplers_of_two_evaluations_a_step():
+    """Heun's 4 steps make 7 evaluations, which A1111 counts as 8: half of them is evaluation 4 of a count from 0."""
+    heun = FakePlan("heun", 4, np.ones(7, bool))
+    [part] = parts({"text_encoder": "[cat:dog:0.5]"}, heun, "a1111")
+    assert [texts["text_encoder"] for texts in part.texts] == ["cat"] * 5 + ["dog"] * 2
 
 
 def test_pieces_of_a_text_are_attended_as_one(sd):
@@ -183,6 +197,7 @@ def test_prompts_that_pull_together(sd):
         ({"refiner": "sdxl"}, "refiner must be a loaded checkpoint"),
         ({"denoising_start": 0.5}, "pass those of a run with denoising_end"),
         ({"prompt": "a, " * 20000, "prompt_style": "a1111"}, "limit is 16 chunks"),
+        ({"prompt": "(a:nan)", "prompt_style": "comfy"}, "weights are infinite or no numbers"),
     ],
 )
 def test_doors(sd, given, message):

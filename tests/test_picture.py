@@ -163,6 +163,10 @@ def test_the_text_of_another_tool(tmp_path):
         "width": 512,
         "height": 768,
         "eta": 0.25,
+        "clip_skip": "a1111:2",
+        "prompt_style": "a1111",
+        "noise_source": "torch_cuda",
+        "preset": "a1111",
     }
 
 
@@ -199,8 +203,29 @@ def test_the_text_of_another_tool(tmp_path):
 )
 def test_samplers_of_another_tool(tmp_path, fields, found):
     text = f"a cat\nSteps: 5, Seed: 1, {fields}, Version: 1"
-    want = {"prompt": "a cat", "steps": 5, "seed": 1} | found
-    assert picture.read_settings(png(tmp_path / "x.png", parameters=text)) == want
+    want = {"prompt": "a cat", "steps": 5, "seed": 1, "prompt_style": "a1111", "noise_source": "torch_cuda"} | found
+    read = picture.read_settings(png(tmp_path / "x.png", parameters=text))
+    # A1111's own levels, where its sampler walks k-diffusion's and knows the schedule.
+    theirs = "sampler" in found and not {"ddim", "trailing", "Mine Karras"} & {*map(str, found.values())}
+    assert read.pop("preset", None) == ("a1111" if theirs else None)
+    assert read == want
+
+
+def test_whose_noise_another_tool_s_seed_means(tmp_path):
+    text = "a cat\nSteps: 5, Seed: 1, Sampler: Euler a, RNG: CPU, Version: v1.10.1"
+    assert picture.read_settings(png(tmp_path / "x.png", parameters=text))["noise_source"] == "torch_cpu"
+
+
+def test_conventions_of_ours_in_words_of_theirs():
+    given = {"prompt_style": "a1111", "clip_skip": "a1111:2", "noise_source": "torch_cpu", "refiner_start": 0.8}
+    image = made(**given, refiner="base + refiner")
+    for words in ("Prompt style: a1111", "Clip skip: 2", "RNG: CPU", "Refiner: base + refiner, Refiner switch at: 0.8"):
+        assert words in image.info["parameters"]
+    del image.info["sdjax"]
+    read = picture.read_settings(image)
+    assert {name: read[name] for name in ("prompt_style", "clip_skip", "noise_source")} == {
+        name: given[name] for name in ("prompt_style", "clip_skip", "noise_source")
+    }
 
 
 # A1111's own lists, of modules/sd_samplers_kdiffusion.py, _timesteps.py, _lcm.py and sd_schedulers.py of version 1.10.

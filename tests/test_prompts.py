@@ -142,6 +142,7 @@ def test_the_first_text_has_one_evaluation_more_than_said():
         ("x:[a:2]:y", "x::y", "x:a:y"),
         ("[c:(d:e:f):[a:b:2]", "[c:(d:e:f):a", "[c:(d:e:f):b"),
         ("[a:b:2] x|y", "[a:b:2] x|y", "[a:b:2] x|y"),
+        ("[a:b:2] [x|y", "[a:b:2] [x|y", "[a:b:2] [x|y"),
         ("[a:b:2] \\", "[a:b:2] \\", "[a:b:2] \\"),
         ("[a:b:1e999]", "a", "a"),  # on which A1111 fails
     ],
@@ -169,6 +170,28 @@ def test_plain_is_the_tokenizers_row(tokenizer):
     assert row.ids == tuple(tokenizer.tokens([text])[0].tolist()) and set(row.weights) == {1.0}
     with pytest.warns(UserWarning, match=r"has 32 tokens and the text encoder sees 30"):
         assert len(chunks("red " * 32, tokenizer, "plain")) == 1
+
+
+def lengths(rows: list[Chunk], tokenizer: Tokenizer) -> list[int]:
+    return [row.ids.index(tokenizer.eos) - 1 for row in rows]
+
+
+def test_a1111_ends_a_row_at_a_comma_among_its_last_twenty(tokenizer):
+    for before, expected in ((9, [30, 10]), (10, [11, 29]), (29, [30, 10])):
+        text = "red " * before + ", " + "red " * (39 - before)
+        assert lengths(chunks(text, tokenizer, "a1111"), tokenizer) == expected
+
+
+def test_comfyui_keeps_fewer_than_eight_tokens_together(tokenizer):
+    for after, expected in (("red " * 7, [25, 7]), ("red " * 8, [30, 3])):
+        rows = chunks("(" + "square " * 25 + ")" + after, tokenizer, "comfy")
+        assert lengths(rows, tokenizer) == expected
+
+
+def test_comfyui_begins_anew_at_an_embeddings_name(tokenizer):
+    for after, first in (("a red a a embedding:a", 27), ("a red a a-embedding:a", 30)):
+        rows = chunks("(" + "square " * 27 + ")" + after, tokenizer, "comfy")
+        assert lengths(rows, tokenizer)[0] == first
 
 
 @pytest.mark.parametrize("style", STYLES)

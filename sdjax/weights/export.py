@@ -69,8 +69,8 @@ def _drafts(flat: Mapping[names.Path, Any], layout: Layout, places: names.Places
     found = {}
     for name, parts in sharing.items():
         parts.sort(key=lambda part: part[0].third or 0)
-        # Three parameters in one tensor have one dtype; a file where they had not is not known.
-        code = max((codes[path] for _, path in parts), key=list(DTYPES).index)
+        held = {codes[path] for _, path in parts}
+        code = held.pop() if len(held) == 1 else "F32"  # one tensor has one dtype
         found[name] = Draft(code, parts[0][0].shapes[0], partial(_joined, parts, flat, code))
     return found
 

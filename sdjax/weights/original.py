@@ -29,6 +29,7 @@ _LEFTOVERS = (
     ("the VAE's training loss", r"first_stage_model\.(loss\..*|logvar)"),
     ("the safety checker", r"safety_checker\..*"),
     ("the depth estimator", r"depth_model\..*"),
+    ("the upscaler's noise schedule", r"low_scale_model\..*"),
     ("marks", rf"{V_PRED}|{ZTSNR}|edm_vpred\.sigma_min"),
 )  # fmt: skip
 

@@ -28,6 +28,13 @@ from sdjax.weights.save import default_layout
 from sdjax.weights.tensors import Blame, read_tensors
 
 _DISTILLED = f"{UNET_PREFIX}time_embed.cond_proj.weight"  # latent consistency models know the guidance scale
+# What a pipeline could have beside its networks, for which diffusers looks in model_index.json.
+_ABSENT = {
+    "XL": ("feature_extractor", "image_encoder", *PAIRS, *PAIRS.values()),
+    "Depth": ("depth_estimator", "feature_extractor"),
+    "Upscale": ("low_res_scheduler", "watermarker", "safety_checker", "feature_extractor"),
+    "": ("safety_checker", "feature_extractor", "image_encoder"),
+}
 
 
 def open_single_file(
@@ -121,10 +128,7 @@ def _files(preset: Preset, prediction: Prediction) -> dict[str, bytes]:
 
 def _index(preset: Preset) -> dict[str, Any]:
     """model_index.json: what the family has by class, what its pipeline could have had as [null, null]."""
-    xl = preset.pipeline.startswith("StableDiffusionXL")
-    absent = ["feature_extractor", "image_encoder", *([*PAIRS, *PAIRS.values()] if xl else ["safety_checker"])]
-    if "Depth" in preset.pipeline:
-        absent = ["depth_estimator", "feature_extractor"]
+    absent = next(names for kind, names in _ABSENT.items() if kind in preset.pipeline)
     index: dict[str, Any] = {"_class_name": preset.pipeline} | {name: [None, None] for name in absent}
     if "safety_checker" in absent:
         index["requires_safety_checker"] = False

@@ -1,4 +1,4 @@
-"""Makes prompts.json: what A1111's and ComfyUI's own code makes of prompts. Run: python tests/golden/make_prompts.py
+"""Makes prompts.json: what A1111's and ComfyUI's own code makes of prompts. Run: python -m tests.golden.make_prompts
 FOLDER
 
 FOLDER holds two files, cut from the programs and not part of this repository (needs `lark`, 1.3.1 was used, and
@@ -64,17 +64,7 @@ def tree(draw: random.Random, depth: int = 0) -> str:
 
 def long(draw: random.Random) -> str:
     """A prompt of several rows."""
-    words = (
-        "red",
-        "small",
-        "large circle",
-        "square,",
-        ",",
-        "BREAK",
-        "(large:1.2)",
-        "(the left of,:0.7)",
-        "to the left of",
-    )
+    words = ("red", "small", "large circle", "square,", ",", "BREAK", "(large:1.2)", "(the left:0.7)", "of embedding:a")
     tail = "[(a very large red square above a small circle on the background, below:1.4), red]"
     return " ".join(draw.choices(words, k=draw.randint(15, 60))) + draw.choice(("", tail, " <|endoftext|> red"))
 

@@ -34,8 +34,8 @@ XL_UNET: dict[str, Any] = dict(
     down_block_types=(PLAIN, CROSS, CROSS),
     up_block_types=(UP_CROSS, UP_CROSS, UP_PLAIN),
     attention_head_dim=(1, 2, 3),
-    transformer_layers_per_block=(1, 2, 3),
-    layers_per_block=2,
+    transformer_layers_per_block=(1, 1, 2),
+    layers_per_block=1,
     cross_attention_dim=NARROW + WIDE,
     projection_class_embeddings_input_dim=POOLED + 6 * IDS,
     use_linear_projection=True,
@@ -62,8 +62,7 @@ UNETS: dict[str, dict[str, Any]] = {
         down_block_types=(PLAIN, CROSS, CROSS, PLAIN),
         up_block_types=(UP_PLAIN, UP_CROSS, UP_CROSS, UP_PLAIN),
         attention_head_dim=(1, 2, 3, 3),
-        transformer_layers_per_block=2,
-        layers_per_block=1,
+        transformer_layers_per_block=1,
         cross_attention_dim=WIDE,
         projection_class_embeddings_input_dim=POOLED + 5 * IDS,
     ),
@@ -71,12 +70,12 @@ UNETS: dict[str, dict[str, Any]] = {
     "ssd": XL_UNET
     | dict(
         mid_block_type="UNetMidBlock2D",
-        transformer_layers_per_block=[1, [2, 1], [1, 3]],
-        reverse_transformer_layers_per_block=[[1, 2, 3], [2, 1, 1], 1],
+        layers_per_block=(1, 2, 1),
+        transformer_layers_per_block=[1, [2, 1], [1]],
+        reverse_transformer_layers_per_block=[[1, 2], [1, 2, 1], 1],
     ),
-    # No middle at all, as the tiny distillations of SD 1.x and segmind/Segmind-Vega.
+    # No middle at all, as the tiny distillations of SD 1.x.
     "tiny": SD_UNET | dict(mid_block_type=None),
-    "vega": XL_UNET | dict(mid_block_type=None, transformer_layers_per_block=(1, 1, 2), layers_per_block=1),
 }
 UNETS |= {"turbo": XL_UNET, "sdxl_v": XL_UNET}
 
@@ -91,7 +90,7 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "lcm": (diffusers.LCMScheduler, _SD),
     "turbo": (diffusers.EulerAncestralDiscreteScheduler, _XL | dict(timestep_spacing="trailing")),
     "sdxl_v": (diffusers.EulerDiscreteScheduler, _XL | _ZERO_SNR),
-    **dict.fromkeys(("sdxl", "refiner", "ssd", "vega"), (diffusers.EulerDiscreteScheduler, _XL)),
+    **dict.fromkeys(("sdxl", "refiner", "ssd"), (diffusers.EulerDiscreteScheduler, _XL)),
 }
 
 # Our samplers' names and diffusers' classes.
@@ -242,10 +241,13 @@ def run(pipeline: diffusers.DiffusionPipeline, sampler: str | None = None, **ask
     config = json.loads(own.to_json_string())
     pipeline.scheduler = (type(own) if sampler is None else SAMPLERS[sampler]).from_config(config)
     given = {NAMES.get(name, name): value for name, value in asked.items()}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several wait for each other longer than these networks take, on a busy machine
     try:
         return pipeline(**{"num_inference_steps": STEPS, "output_type": "latent", **given}).images
     finally:
         pipeline.ran, pipeline.scheduler = pipeline.scheduler, own
+        torch.set_num_threads(threads)
 
 
 def one_by_one(pipeline: diffusers.DiffusionPipeline, latents: np.ndarray, **asked: Any) -> np.ndarray:

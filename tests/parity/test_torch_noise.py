@@ -52,6 +52,7 @@ def test_a_million_and_every_small_size():
         same_bits(ours.randn((size,)), torch.randn(size, generator=theirs).numpy())
 
 
+@vectorised
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("size", [7, 16, 4096])
 def test_half_precision_rounds_the_same_numbers(dtype, size):

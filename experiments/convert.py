@@ -1,0 +1,102 @@
+r"""A checkpoint from one layout into the other.
+
+    python -m experiments.convert --source=model.safetensors --target=folder
+    python -m experiments.convert --source=folder --target=model.safetensors --dtype=float16
+
+The source is a folder in the diffusers layout, a .safetensors file in the original one, or a Hub id; the target's name
+says which layout is written, or --layout does. Nothing is computed: without --dtype every weight keeps its bits, so
+that there and back again gives the same tensors. What no picture needs (averaged weights, a safety checker) is left
+behind, and said so.
+
+Run time: that of reading and writing the file, about 10 s for Stable Diffusion 1.5 in float16, and as much memory as
+the weights take.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import _cli
+
+
+def define_flags() -> None:
+    """Called for the program only: who imports this file may name flags of their own as they like."""
+    flags.DEFINE_string("source", None, "A folder, a .safetensors file or a Hub id.", required=True)
+    flags.DEFINE_string("target", None, "The new folder, or the new .safetensors file.", required=True)
+    flags.DEFINE_enum(
+        "layout", None, ["diffusers", "single_file"], "What to write; default: as the target's name says."
+    )
+    flags.DEFINE_enum("dtype", None, ["float32", "float16", "bfloat16"], "What to store; default: as it is.")
+    flags.DEFINE_string("variant", None, "Which weights of a folder where there are several, as fp16.")
+    flags.DEFINE_string("vae", None, "Another autoencoder, a file or a folder, in place of the checkpoint's own.")
+    flags.DEFINE_string("prediction_type", None, "epsilon or v_prediction, where the checkpoint has it wrong.")
+
+
+def main(values: Any) -> None:
+    """Opens the source, reads it and writes the target, whose path is printed. `values` has a flag an attribute."""
+    layout = values.layout or ("single_file" if values.target.endswith(".safetensors") else "diffusers")
+    check_target(Path(values.target), layout)
+    import jax  # takes a second, which a wrong flag should not cost
+
+    from sdjax import weights
+
+    opened = weights.open_checkpoint(values.source, variant=values.variant, prediction_type=values.prediction_type)
+    if values.vae:
+        opened = weights.open_vae(values.vae, values.variant).into(opened)
+    for note in opened.notes:
+        print(note)
+    with jax.default_device(jax.devices("cpu")[0]):
+        components = {name: read(opened, name, tree, values.dtype) for name, tree in expected(opened.configs).items()}
+    if layout == "single_file":
+        weights.save_single_file(values.target, opened.configs, components, opened.scheduler)
+    else:
+        weights.save_folder(values.target, components, opened.files)
+    print(values.target)
+
+
+def check_target(target: Path, layout: str) -> None:
+    """Raises ValueError where the target's name and the layout do not go together."""
+    named = target.suffix == ".safetensors"
+    if layout == "single_file" and (not named or target.is_dir()):
+        raise ValueError(f"--target={target}: a single file's name ends with .safetensors")
+    if layout == "diffusers" and (named or target.is_file()):
+        raise ValueError(f"--target={target}: the diffusers layout is a folder; for a file say --layout=single_file")
+
+
+def expected(configs: Any) -> dict[str, Any]:
+    """The shapes of all parameters by component, from what the configs say."""
+    from sdjax import config, programs
+
+    read = {"unet": config.UNetConfig.from_dict, "vae": config.VaeConfig.from_dict}
+    return programs.expected_params({n: read.get(n, config.ClipTextConfig.from_dict)(c) for n, c in configs.items()})
+
+
+def read(opened: Any, name: str, tree: Any, dtype: str | None) -> Any:
+    """One component's parameters, in `dtype` where it is given, and how to save them."""
+    params, layout = opened.read(name, tree)
+    if dtype is None:
+        return params, layout
+    from sdjax.weights import default_layout
+
+    params = cast(params, dtype, name)
+    return params, default_layout(params, opened.configs[name])
+
+
+def cast(tree: Any, dtype: str, where: str) -> Any:
+    """The parameters in another dtype, on the host. Raises ValueError where one is too large for it."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    if isinstance(tree, dict):
+        return {name: cast(leaf, dtype, f"{where}.{name}") for name, leaf in tree.items()}
+    with np.errstate(over="ignore"):  # told as an error
+        array = np.asarray(tree).astype(jnp.dtype(dtype))
+    if not np.isfinite(array).all():
+        raise ValueError(f"{where} holds numbers that are too large for {dtype}; bfloat16 has room for them")
+    return array
+
+
+if __name__ == "__main__":
+    define_flags()
+    _cli.run(lambda: main(flags.FLAGS))
