@@ -12,6 +12,7 @@ Run time: that of reading and writing the file, about 10 s for Stable Diffusion 
 the weights take.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def main(values: Any) -> None:
     if values.vae:
         opened = weights.open_vae(values.vae, values.variant).into(opened)
     for note in opened.notes:
-        print(note)
+        warnings.warn(note, stacklevel=1)
     with jax.default_device(jax.devices("cpu")[0]):
         components = {name: read(opened, name, tree, values.dtype) for name, tree in expected(opened.configs).items()}
     if layout == "single_file":
@@ -64,12 +65,12 @@ def check_target(target: Path, layout: str) -> None:
         raise ValueError(f"--target={target}: the diffusers layout is a folder; for a file say --layout=single_file")
 
 
-def expected(configs: Any) -> dict[str, Any]:
-    """The shapes of all parameters by component, from what the configs say."""
+def expected(configs: Any) -> Any:
+    """The shapes of all parameters by component, from what the config.json files say."""
     from sdjax import config, programs
 
-    read = {"unet": config.UNetConfig.from_dict, "vae": config.VaeConfig.from_dict}
-    return programs.expected_params({n: read.get(n, config.ClipTextConfig.from_dict)(c) for n, c in configs.items()})
+    kinds: Any = {"unet": config.UNetConfig, "vae": config.VaeConfig}
+    return programs.expected_params({n: kinds.get(n, config.ClipTextConfig).from_dict(c) for n, c in configs.items()})
 
 
 def read(opened: Any, name: str, tree: Any, dtype: str | None) -> Any:

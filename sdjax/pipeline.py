@@ -170,10 +170,10 @@ class StableDiffusion:
     def plan(self, sampler: SamplerLike, steps: int | None, schedule: str | None = None, **options: Any) -> Plan:
         """The sampler's plan under this checkpoint's scheduler config, as diffusers' pipelines would run it.
 
-        They overrule a config in two places: latents are never clipped, and steps_offset is 1. options: see
-        `sdjax.plan`.
+        They overrule a config in two places: latents are never clipped, and steps_offset is 1, but not for SDXL.
+        options: see `sdjax.plan`.
         """
-        config = {**self.scheduler, "clip_sample": False, "steps_offset": 1}
+        config = {**self.scheduler, "clip_sample": False} | ({} if self.xl else {"steps_offset": 1})
         return make_plan(sampler, steps, config, schedule, **options)
 
     def save(self, folder: str | Path) -> None:
@@ -268,7 +268,7 @@ class StableDiffusion:
         if refiner is not None and refined is not None:
             final = refiner._sample(replace(refined, latents=np.asarray(final)), progress)
         pixels = picture.to_uint8(np.asarray(self.decode(final))) if decode else None
-        settings = request.settings(given, asked, self.name if refiner is None else f"{self.name} + {refiner.name}")
+        settings = request.settings(given, asked, refined)
         images = [] if pixels is None else [self._image(asked, settings, i, pixels[i]) for i in range(len(pixels))]
         return Output(np.asarray(final), pixels, settings, images)
 
@@ -285,9 +285,7 @@ class StableDiffusion:
         of_refiner = ("aesthetic_score", "negative_aesthetic_score")
         cut = given["refiner_start"]
         base = {**given, **dict.fromkeys(of_refiner), "denoising_end": cut}
-        rest = {**given, **dict.fromkeys(of_base), "denoising_start": cut, "guidance_scale": given["guidance_scale"]}
-        if not self.time_ids:  # a pair of models without micro-conditions
-            rest |= dict.fromkeys(of_refiner)
+        rest = {**given, **dict.fromkeys(of_base if refiner.time_ids == REFINER_IDS else ()), "denoising_start": cut}
         asked = self._request(base)
         rest |= {"height": asked.height, "width": asked.width, "latents": None}
         goes_on = refiner._request(rest, goes_on=True)
@@ -308,7 +306,19 @@ class StableDiffusion:
         if mine != other:
             raise ValueError(f"{refiner.name} works in other latents than {self.name}; a refiner shares the base's VAE")
 
+    def _check_from_text(self) -> None:
+        """Raises ValueError where the U-Net needs more than a text to start from."""
+        channels, latent = self.unet.in_channels, self.vae.latent_channels
+        kinds = {9: "inpainting", 8: "pix2pix", 5: "depth", 7: "upscaling"}
+        if channels != latent:
+            kind = kinds.get(channels, "this")
+            raise ValueError(
+                f"{self.name} is a model for {kind}: its U-Net takes {channels} channels, {latent} of them latents and "
+                "the rest of a picture, which generate cannot be given yet; predict takes all channels"
+            )
+
     def _request(self, given: Mapping[str, Any], goes_on: bool = False) -> request.Request:
+        self._check_from_text()
         prompts = request.texts(given["prompt"], "prompt")
         each = request.check_count(given["num_images"], 1, "num_images")
         first = request.check_count(given["first_image"], 0, "first_image")

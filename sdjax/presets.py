@@ -9,8 +9,10 @@ those with the very tensors of a family before them, which only a name can tell.
 
 Checked against copies of the config.json files in public repositories (Forge's backend/huggingface, BK-SDM's
 src/unet_config*, mirrors of the Hub), against the authors' own .yaml files (generative-models, x4 upscaler,
-InstructPix2Pix) and, for Segmind's and KOALA's blocks, against ComfyUI's comfy/model_detection.py. tests/golden/tensors
-has the names and shapes that follow, and the sizes of the published files.
+InstructPix2Pix) and, for Segmind's and KOALA's blocks, against ComfyUI's comfy/model_detection.py; the tensors that
+follow are held to diffusers' and to the published files' sizes (tests/test_presets.py). Not seen but inferred: all of
+SD-Turbo, and of Stable Diffusion 2 depth all but its 5 channels; the schedulers of both InstructPix2Pix, of the
+distilled and of the LCMs.
 """
 
 from collections.abc import Mapping
@@ -232,7 +234,7 @@ def _sdxl(title: str, source: str, unet: Json, scheduler: Json = _EULER, pipelin
     return Preset(title, source, f"StableDiffusionXL{pipeline}Pipeline", configs, scheduler, pads, index)
 
 
-# In a file's tensors' order of choice: of two that fit, the first.
+# The order matters: of two whose tensors are the same, a single file is taken for the first.
 PRESETS: dict[str, Preset] = {
     "sd15": _sd1(
         "Stable Diffusion 1.x",

@@ -18,13 +18,14 @@ from sdjax.diffusion.plan import Plan
 from sdjax.micro import MicroConditions
 
 # Arguments that are texts, one per prompt.
-TEXTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
+SECOND = ("prompt_2", "negative_prompt_2")
+TEXTS = ("prompt", "negative_prompt", *SECOND)
 # What makes a plan: the arguments that may be one value, or a list with one per picture.
 PLANNING = ("sampler", "steps", "schedule", "preset", "eta", "sampler_options")
 # Arguments that the settings name where they are not as usual.
 USUAL = {"noise_source": "jax", "prompt_style": "plain", "denoising_start": None, "denoising_end": None}
 # No names for an entry of `sampler_options`: these have an argument of their own.
-TAKEN = ("self", "scheduler", "sampler", "steps", "schedule", "preset", "eta")
+TAKEN = ("self", "scheduler", *PLANNING[:-1], "denoising_start", "denoising_end")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,16 +108,23 @@ class Request:
             "first_image": self.numbers[i],
             "num_images": 1,
         }
-        return {name: value[i] if is_list(value) else value for name, value in {**settings, **own}.items()}
+        own |= {name: settings[name][i // settings["num_images"]] for name in SECOND if name in settings}
+        mine = {name: value for name, value in {**settings, **own}.items() if name not in SECOND or value is not None}
+        return {name: value[i] if is_list(value) else value for name, value in mine.items()}
 
 
 def optional_texts(value: str | Sequence[str] | None, count: int, name: str) -> list[str | None]:
-    """`texts` for `count` prompts, or None for each. Raises ValueError."""
-    return [None] * count if value is None else list(spread(texts(value, name), count, name))
+    """`texts` for `count` prompts, None where there is none. Raises ValueError."""
+    listed: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
+    texts(["" if entry is None else entry for entry in listed], name)
+    return list(spread(listed, count, name))
 
 
-def settings(given: Mapping[str, Any], asked: Request, model: str) -> dict[str, Any]:
-    """The arguments of `generate` that make the pictures again, and of the rarer ones those that were given."""
+def settings(given: Mapping[str, Any], asked: Request, refined: Request | None = None) -> dict[str, Any]:
+    """The arguments of `generate` that make the pictures again, and of the rarer ones those that were given.
+
+    asked: of the model; refined: of its refiner, which goes by its name.
+    """
     each = given["num_images"]
     made = {
         "prompt": list(asked.prompts[::each]),
@@ -132,14 +140,15 @@ def settings(given: Mapping[str, Any], asked: Request, model: str) -> dict[str, 
         "first_image": given["first_image"],
         **{name: given[name] for name, usual in USUAL.items() if given[name] != usual},
     }
-    for name in ("prompt_2", "negative_prompt_2"):
+    for name in SECOND:
         if given[name] is not None:
-            made[name] = spread(texts(given[name], name), len(made["prompt"]), name)
+            made[name] = optional_texts(given[name], len(made["prompt"]), name)
     if given["clip_skip"] is not None:
         made["clip_skip"] = str(asked.clip_skip)
-    if given["refiner"] is not None:
-        made |= {"refiner": model, "refiner_start": given["refiner_start"]}
-    return {**made, **asked.micro.settings(), **({} if given["latents"] is None else {"latents": "given"})}
+    made |= asked.micro.settings()
+    if refined is not None:
+        made |= {"refiner": given["refiner"].name, "refiner_start": given["refiner_start"]} | refined.micro.settings()
+    return {**made, **({} if given["latents"] is None else {"latents": "given"})}
 
 
 def texts(value: str | Sequence[str], name: str) -> list[str]:

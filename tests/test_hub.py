@@ -198,10 +198,30 @@ def test_a_folder_wins_over_the_hub(hub, tmp_path, monkeypatch):
 
 def test_names_that_are_neither(tmp_path):
     for name in ("nowhere", "/no/such/folder", "./me/tiny", "a/b/c", "../x", "me/.."):
-        with pytest.raises(CheckpointError, match="neither a folder nor a Hub id"):
+        with pytest.raises(CheckpointError, match="neither a folder nor a file nor a Hub id"):
             resolve(name)
     with pytest.raises(CheckpointError, match="v1.ckpt is a pickle"):
         resolve("runwayml/v1.ckpt")
-    (tmp_path / "one.safetensors").write_bytes(WEIGHTS)
-    with pytest.raises(CheckpointError, match="is a single file"):
-        resolve(tmp_path / "one.safetensors")
+
+
+def test_a_file_is_taken_as_it_is(tmp_path):
+    path = tmp_path / "one.safetensors"
+    path.write_bytes(WEIGHTS)
+    assert resolve(path) == path
+    (tmp_path / "zip.safetensors").write_bytes(b"PK\x03\x04" + bytes(20))
+    with pytest.raises(CheckpointError, match="zip.safetensors is a pickle"):
+        resolve(tmp_path / "zip.safetensors")
+
+
+XL = {"text_encoder_2/config.json": b"{}", "text_encoder_2/model.safetensors": WEIGHTS, "tokenizer_2/vocab.json": b"{}"}
+
+
+def test_both_text_encoders_of_sdxl_and_the_one_of_its_refiner(hub):
+    hub.repositories["me/xl"] = FILES | XL | {"text_encoder_2/model.fp16.safetensors": WEIGHTS}
+    assert held(resolve("me/xl")) == FETCHED | set(XL)
+    refiner = {
+        name: data for name, data in (FILES | XL).items() if name.split("/")[0] not in ("text_encoder", "tokenizer")
+    }
+    hub.repositories["me/refiner"] = refiner
+    first = {name for name in FETCHED if name.split("/")[0] in ("text_encoder", "tokenizer")}
+    assert held(resolve("me/refiner")) == FETCHED - first | set(XL)

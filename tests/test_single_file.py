@@ -79,21 +79,23 @@ def refused(path: Path, match: str, **options) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_recognised_and_read(originals, family):
-    path, params = originals(family)
-    opened = open_single_file(path, presets=SMALL)
+def test_every_family_is_recognised(originals, family):
+    opened = open_single_file(originals(family)[0], presets=SMALL)
     assert opened.configs == SMALL[family].configs
     assert opened.scheduler["prediction_type"] == PRESETS[family].scheduler.get("prediction_type", "epsilon")
     assert opened.index["_class_name"] == PRESETS[family].pipeline
-    for name, (read, _) in read_all(opened).items():
-        jax.tree.map(np.testing.assert_array_equal, read, params[name])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# Those that differ from another in the first convolution alone are left to tests/parity.
+DISTINCT = [name for name in FAMILIES if SMALL[name].configs["unet"]["in_channels"] in (4, 7)]
+
+
+@pytest.mark.parametrize("family", DISTINCT)
 def test_there_and_back_again_bit_for_bit(originals, tmp_path, family):
     """Single file, folder, single file; each component in a dtype of its own."""
     opened = open_single_file(originals(family)[0], presets=SMALL)
     parts = read_all(opened)
+    jax.tree.map(np.testing.assert_array_equal, {name: p for name, (p, _) in parts.items()}, originals(family)[1])
     for name, dtype in (("unet", np.float16), ("vae", jnp.bfloat16)):
         narrow = jax.tree.map(lambda leaf, dtype=dtype: np.asarray(leaf).astype(dtype), parts[name][0])
         parts[name] = narrow, default_layout(narrow, opened.configs[name])
@@ -294,8 +296,6 @@ def second(tmp_path_factory):
 
 @pytest.mark.parametrize("spread,found", [(0.05, "epsilon"), (0.2, "v_prediction")])
 def test_stable_diffusion_2_is_guessed_as_comfyui_does(second, tmp_path, spread, found):
-    if "sd21_base" not in SMALL:
-        pytest.skip("the table has one Stable Diffusion 2 only")
     bias = np.tile(np.float32([-spread, spread]), 8)
     path = edited(second, tmp_path / "a.safetensors", {BIAS: bias})
     opened = open_single_file(path, presets=SMALL)

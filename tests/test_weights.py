@@ -18,6 +18,7 @@ import safetensors.numpy
 from sdjax.weights import (
     CheckpointError,
     default_layout,
+    open_folder,
     read_component,
     read_index,
     read_json,
@@ -25,6 +26,7 @@ from sdjax.weights import (
     save_folder,
     side_files,
 )
+from sdjax.weights.write import Draft, write_tensors
 
 UNET = "diffusion_pytorch_model.safetensors"
 BF16 = np.dtype(jnp.bfloat16)
@@ -409,12 +411,47 @@ def test_model_index(tmp_path):
     assert untouched["model_index.json"] == (tmp_path / "model_index.json").read_bytes()
 
 
+TEXT_2 = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer_2": INDEX["tokenizer"]}
+NO_TEXT_1 = {"text_encoder": [None, None], "tokenizer": [None, None]}
+
+
+@pytest.mark.parametrize(
+    "pipeline,changes,text",
+    [
+        ("StableDiffusionXLPipeline", TEXT_2, ["text_encoder", "text_encoder_2"]),
+        ("StableDiffusionXLImg2ImgPipeline", TEXT_2 | NO_TEXT_1, ["text_encoder_2"]),
+        ("StableDiffusionInpaintPipeline", {}, ["text_encoder"]),
+        ("LatentConsistencyModelPipeline", {"scheduler": ["diffusers", "LCMScheduler"]}, ["text_encoder"]),
+    ],
+)
+def test_other_pipelines_and_their_text_encoders(tmp_path, pipeline, changes, text):
+    index = index_of(tmp_path, _class_name=pipeline, requires_aesthetics_score=True, **changes)
+    assert [name for name in index.components if name.startswith("text")] == text
+    assert sum(name.startswith("tokenizer") for name in index.components) == len(text)
+    assert json.loads(side_files(index)["model_index.json"])["requires_aesthetics_score"] is True
+
+
+def test_what_is_left_alone_is_named_and_an_upscaler_keeps_its_second_scheduler(tmp_path):
+    upscaler = {"low_res_scheduler": ["diffusers", "DDPMScheduler"], "watermarker": ["x", "Watermark"]}
+    index = index_of(tmp_path, _class_name="StableDiffusionUpscalePipeline", **upscaler)
+    assert index.ignored == ("safety_checker", "low_res_scheduler", "watermarker")
+    (tmp_path / "low_res_scheduler").mkdir()
+    (tmp_path / "low_res_scheduler" / "scheduler_config.json").write_text("{}")
+    files = side_files(index)
+    assert files["low_res_scheduler/scheduler_config.json"] == b"{}"
+    written = json.loads(files["model_index.json"])
+    assert written["low_res_scheduler"][1] == "DDPMScheduler" and written["watermarker"] == [None, None]
+
+
 @pytest.mark.parametrize(
     "changes,match",
     [
+        (TEXT_2 | {"tokenizer_2": [None, None]}, "tokenizer_2 is 'missing'"),
+        (NO_TEXT_1, "text_encoder is 'missing'"),
+        ({"tokenizer": [None, None]}, "tokenizer is 'missing'"),
         (
             {"_class_name": "FluxPipeline"},
-            "'FluxPipeline' is not supported; supported: StableDiffusionPipeline",
+            "'FluxPipeline' is not supported; supported: StableDiffusionPipeline, ",
         ),
         (
             {"unet": ["diffusers", "UNet3DConditionModel"]},
@@ -434,6 +471,23 @@ def test_model_index(tmp_path):
 def test_unsupported_model_index(tmp_path, changes, match):
     with pytest.raises(CheckpointError, match=match):
         index_of(tmp_path, **changes)
+
+
+def test_an_open_folder_has_read_no_weight(tmp_path):
+    """Configs, index and headers are checked at once, and what is left alone is told; numbers come when asked for."""
+    parts, files = checkpoint(tmp_path)
+    config = {"scheduler/scheduler_config.json": b'{"prediction_type": "epsilon"}', "tokenizer/vocab.json": b"{}"}
+    all_parts = {name: parts["unet"] for name in ("text_encoder", "unet", "vae")}
+    save_folder(tmp_path / "m", all_parts, files | config | {"model_index.json": json.dumps(INDEX).encode()})
+    opened = open_folder(tmp_path / "m")
+    assert opened.configs["vae"] == {"a": 1} and opened.tokenizer("tokenizer") == {"vocab.json": b"{}"}
+    assert "safety_checker" in opened.notes[0] and opened.index["safety_checker"] == [None, None]
+    jax.tree.map(np.testing.assert_array_equal, opened.read("unet", structs(EXPECTED))[0], parts["unet"][0])
+    assert opened.with_scheduler(prediction_type="sample").scheduler["prediction_type"] == "sample"
+    weights = tmp_path / "m" / "vae" / UNET
+    os.truncate(weights, weights.stat().st_size - 1)
+    with pytest.raises(CheckpointError, match="vae/.* is truncated or corrupt"):
+        open_folder(tmp_path / "m")
 
 
 # Writing ------------------------------------------------------
@@ -479,6 +533,23 @@ def test_a_component_that_was_never_loaded(tmp_path):
     save_component(tmp_path / "text", text, default_layout(text, {}))
     stored = safetensors.numpy.load_file(tmp_path / "text" / "model.safetensors")
     assert list(stored) == ["text_model.final_layer_norm.weight"]
+
+
+def test_the_writer_is_safetensors_own(tmp_path):
+    """Byte for byte what safetensors.numpy writes, for every dtype that a component's file may hold."""
+    arrays = [RNG.normal(size=(3, 5)).astype(dtype) for dtype in (np.float16, BF16, np.float32, np.float64)]
+    arrays += [
+        np.arange(7).reshape(1, 7),
+        np.zeros(0, np.float32),
+        np.float32(3),
+        np.ones(2, np.uint8),
+        np.ones(1, bool),
+    ]
+    tensors = {f"t{i}.ä": np.asarray(array) for i, array in enumerate(arrays)}
+    for metadata in ({}, {"format": "pt"}):
+        safetensors.numpy.save_file(tensors, tmp_path / "theirs", metadata or None)
+        write_tensors({name: Draft.of(array) for name, array in tensors.items()}, metadata, tmp_path / "ours")
+        assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
 def test_parameters_that_are_not_the_layout_s(tmp_path):

@@ -19,7 +19,8 @@ import numpy as np
 
 from sdjax.diffusion import plot
 from sdjax.diffusion.choice import choose, count_steps, keys_in_force
-from sdjax.diffusion.noise import Settings
+from sdjax.diffusion.noise import Level, Settings
+from sdjax.diffusion.part import Part
 from sdjax.diffusion.prediction import check_prediction
 from sdjax.diffusion.samplers import Sampler
 from sdjax.diffusion.samplers import sampler as find_sampler
@@ -41,7 +42,9 @@ class Plan:
         result.
       row_timesteps: [n], what the network is told; `timesteps` leaves out rows without an evaluation.
       c_skip, c_out: [n], D_i = c_skip_i x_i + c_out_i raw_i.
-      alpha, sigma: [n + 1], the level of x_i: x_i = alpha_i x0 + sigma_i e.
+      alpha, sigma: [n + 1], the level of x_i: x_i = alpha_i x0 + sigma_i e. The result's is the last.
+      start: the level of the first step. With `denoising_start` x_T is not noise but latents there: to go on from a
+        picture x0, x_T = start.alpha x0 + start.sigma e. (x_0 is at a noisier level where churn comes before it.)
       clip: [n], bound on D_i, infinite where there is none. ratio: [n], the quantile of dynamic thresholding, or 0.
       evaluate: bool [n], whether the network runs.
       draw: int [n + 1], number of the draw that comes in with the row, or -1.
@@ -61,6 +64,7 @@ class Plan:
     evaluate: np.ndarray
     draw: np.ndarray
     spans: np.ndarray
+    start: Level
     sampler: str
     schedule: str
     steps: int
@@ -195,6 +199,8 @@ def plan(
     rho: float | None = None,
     sigmas: Sequence[float] | None = None,
     timesteps: Sequence[float] | None = None,
+    denoising_start: float | None = None,
+    denoising_end: float | None = None,
     **options: Any,
 ) -> Plan:
     """The plan that diffusers' scheduler of that name, made from the same config, would follow.
@@ -214,20 +220,26 @@ def plan(
       sigmas: the levels themselves in place of a schedule: decreasing variance-exploding noise from the first to
         the last of the run, which is 0 where it is to end clean. N + 1 of them make N steps.
       timesteps: the levels as decreasing timesteps in 0 .. num_train_timesteps - 1, one for each step.
+      denoising_start, denoising_end: run only a `part` of the schedule, from and to these shares of it, 0 .. 1: of
+        `steps` those that start at timesteps t with cutoff(denoising_end) <= t < cutoff(denoising_start), cutoff(f)
+        being round(T - f T). With a start, x_T is not noise but the latents to go on from, x = alpha x0 + sigma e at
+        the level `Plan.start`, and with an end the result is such latents, whatever the sampler's own scale.
       options: what the sampler's function takes by keyword (eta, solver_order, s_churn, ..); None is its default, or
         what the config says.
 
     Raises:
-      ValueError: an unknown name (the nearest are given), a number out of range, or a config that has no such plan.
+      ValueError: an unknown name (the nearest are given), a number out of range, a part without a step, or a config
+        that has no such plan.
     """
     name, record = find_sampler(sampler)
     chosen = {"rho": rho, "sigmas": sigmas, "timesteps": timesteps}
     settings = _settings(name, record, scheduler, schedule, preset or "diffusers", **chosen)
     count = count_steps(settings, steps)
-    levels = record.schedule(settings, count)
+    part = Part(denoising_start, denoising_end)
+    levels = part.of(record.schedule(settings, count), settings.num_train_timesteps)
     tape = Tape(settings.prediction_type, levels.init, inexact=levels.gap, bound=_bound(settings))
     rows = tape.finish(record.solve(tape, levels, **_options(name, record, settings, options)), levels.end)
-    return _plan(tape, rows, sampler=name, schedule=schedule_name(settings), steps=count)
+    return _plan(tape, rows, start=levels.steps[0][0], sampler=name, schedule=schedule_name(settings), steps=count)
 
 
 def _options(name: str, record: Sampler, settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,7 +273,7 @@ def _settings(
     return choose(settings, name, schedule, preset, **chosen)
 
 
-def _plan(tape: Tape, rows: list[Row], **names: Any) -> Plan:
+def _plan(tape: Tape, rows: list[Row], **known: Any) -> Plan:
     """The tape's rows as arrays, columns sorted into x_T, predictions, draws."""
     order = [i for kind in "xDn" for i, column in enumerate(tape.columns) if column == kind]
     weights = np.zeros((len(rows), len(order)))
@@ -281,5 +293,5 @@ def _plan(tape: Tape, rows: list[Row], **names: Any) -> Plan:
         draw=np.array([draw.number for draw in draws], np.int64),
         spans=np.array([(draw.start, draw.stop) for draw in draws if draw is not NONE], np.int64).reshape(-1, 2),
         inexact=tape.inexact,
-        **names,
+        **known,
     )

@@ -34,7 +34,7 @@ class Sampler:
     """A solver and how a checkpoint's scheduler config is to be read for it.
 
     Attributes:
-      solve: (tape, schedule, **options) -> the last latents.
+      solve: (tape, schedule, **options) -> the last latents, at `schedule.end`.
       schedule: (settings, steps) -> the levels, in the convention of the solver's diffusers class.
       reads: keys of scheduler_config.json which that class has; the others are ignored, as diffusers ignores
         them.

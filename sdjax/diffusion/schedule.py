@@ -1,7 +1,7 @@
-"""A schedule: the noise levels of a run, and from which to which each step goes."""
+"""A schedule: the noise levels of a run, or of a part of one, and from which to which each step goes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,8 @@ class Schedule:
 
     `init`: scale of the unit Gaussian x_T at the network's own scale on the first level. `end`: the level of
     the result, whose alpha is 1 where the result is left on the variance-exploding scale. `timestep`: what the
-    network is told at noise `ve` between levels, for solvers that evaluate there.
+    network is told at noise `ve` between levels, for solvers that evaluate there. `before`, `after`: the whole run's
+    steps in front of these and behind them, where these are a `part` of it.
 
     A run that ends at the smallest training level may have a last step that goes nowhere, to its own level:
     diffusers' do on karras, exponential, beta and lu.
@@ -28,6 +29,21 @@ class Schedule:
     init: float
     end: Level
     timestep: Callable[[Any], Any]
+    before: int = field(default=0, kw_only=True)
+    after: int = field(default=0, kw_only=True)
+
+    @property
+    def whole(self) -> int:
+        """Steps of the whole run."""
+        return self.before + len(self.steps) + self.after
+
+    def left(self, i: int) -> int:
+        """Steps from step i of these to the end of the whole run, step i counted."""
+        return len(self.steps) - i + self.after
+
+    def changed(self, change: "Callable[[Schedule], Schedule]") -> "Schedule":
+        """The schedule whose plain steps, one from each level to the next, have gone through `change`."""
+        return change(self)
 
     def level(self, ve: float) -> Level:
         """The level of variance-exploding noise `ve`, anywhere between those visited."""

@@ -13,7 +13,9 @@ training levels, with fractional timesteps, and end clean. Timesteps that the ca
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -35,6 +37,26 @@ class TrajectorySchedule(Schedule):
         return self.noise.level(math.floor(np.float32(share) * np.float32(level.t)))
 
 
+@dataclass(frozen=True)
+class StagedSchedule(Schedule):
+    """A schedule that `stages` made of the `plain` one: with a warm-up, or upwards. A part of it is made anew."""
+
+    plain: Schedule
+    stages: Callable[[Schedule], Schedule]
+
+    @classmethod
+    def of(cls, plain: Schedule, stages: Callable[[Schedule], Schedule]) -> "StagedSchedule":
+        """`stages` of `plain`."""
+        made = stages(plain)
+        return cls(
+            made.steps, made.init, made.end, made.timestep, plain, stages, before=plain.before, after=plain.after
+        )
+
+    def changed(self, change: Callable[[Schedule], Schedule]) -> Schedule:
+        """`Schedule.changed`, and its stages."""
+        return self.of(change(self.plain), self.stages)
+
+
 def ddim_schedule(settings: Settings, steps: int) -> Schedule:
     """DDIM's convention."""
     levels, noise = _chosen(settings, steps), noise_schedule(settings)
@@ -48,9 +70,7 @@ def ddim_schedule(settings: Settings, steps: int) -> Schedule:
 
 def inverse_schedule(settings: Settings, steps: int) -> Schedule:
     """DDIMInverse's convention: `ddim_schedule` upwards. diffusers' class lacks "linspace"."""
-    whole = ddim_schedule(settings, steps)
-    pairs = tuple((there, here) for here, there in reversed(whole.steps))
-    return replace(whole, steps=pairs, end=pairs[-1][1])
+    return StagedSchedule.of(ddim_schedule(settings, steps), _upwards)
 
 
 def ddpm_schedule(settings: Settings, steps: int) -> Schedule:
@@ -65,16 +85,7 @@ def pndm_schedule(settings: Settings, steps: int) -> Schedule:
     N + 1 steps for N >= 2. diffusers takes that second step from T // N above its end, which on "linspace"
     and uneven "trailing" is not quite where x stands.
     """
-    whole = ddim_schedule(settings, steps)
-    plain = whole.steps
-    if len(plain) == 1:
-        return whole
-    if _chosen(settings, steps) is not None:
-        extra = plain[0]
-    else:
-        noise, t = noise_schedule(settings), int(plain[1][0].t)
-        extra = (noise.level(t + settings.num_train_timesteps // steps), noise.level(t))
-    return replace(whole, steps=(plain[0], extra, *plain[1:]))
+    return StagedSchedule.of(ddim_schedule(settings, steps), partial(_heun_stages, settings, steps))
 
 
 def prk_schedule(settings: Settings, steps: int) -> Schedule:
@@ -85,20 +96,7 @@ def prk_schedule(settings: Settings, steps: int) -> Schedule:
     Raises:
       ValueError: less than 4 steps: nothing would be left for the multistep formula.
     """
-    whole = ddim_schedule(settings, steps)
-    plain = whole.steps
-    if len(plain) < 4:
-        raise ValueError(
-            f"pndm_prk needs at least 4 steps, three of them its Runge-Kutta warm-up, not {len(plain)}; "
-            "take more steps, or pndm, whose warm-up is one step"
-        )
-    starts = [here for here, _ in plain[:4]]
-    stages = [
-        (here, stop)
-        for here, end in pairwise(starts)
-        for stop in (*_middles(settings, steps, whole, here, end), end, end)
-    ]
-    return replace(whole, steps=(*stages, *plain[3:]))
+    return StagedSchedule.of(ddim_schedule(settings, steps), partial(_runge_kutta_stages, settings, steps))
 
 
 def lcm_schedule(settings: Settings, steps: int) -> Schedule:
@@ -117,6 +115,41 @@ def tcd_schedule(settings: Settings, steps: int) -> TrajectorySchedule:
     end = noise.level(0) if levels is None or settings.timesteps is not None else CLEAN
     levels = levels or _training_levels(settings, _distilled_timesteps(settings, steps))
     return TrajectorySchedule(chain([*levels, end]), 1.0, end, sigma_noise(settings).timestep, noise)
+
+
+def _upwards(whole: Schedule) -> Schedule:
+    pairs = tuple((there, here) for here, there in reversed(whole.steps))
+    return replace(whole, steps=pairs, end=pairs[-1][1])
+
+
+def _heun_stages(settings: Settings, steps: int, whole: Schedule) -> Schedule:
+    """`pndm_schedule` of `whole`, which is all steps of DDIM or some of them."""
+    plain = whole.steps
+    if len(plain) == 1:
+        return whole
+    if _chosen(settings, steps) is not None:
+        extra = plain[0]
+    else:
+        noise, t = noise_schedule(settings), int(plain[1][0].t)
+        extra = (noise.level(t + settings.num_train_timesteps // steps), noise.level(t))
+    return replace(whole, steps=(plain[0], extra, *plain[1:]))
+
+
+def _runge_kutta_stages(settings: Settings, steps: int, whole: Schedule) -> Schedule:
+    """`prk_schedule` of `whole`, which is all steps of DDIM or some of them."""
+    plain = whole.steps
+    if len(plain) < 4:
+        raise ValueError(
+            f"pndm_prk needs at least 4 steps, three of them its Runge-Kutta warm-up, not {len(plain)}; "
+            "take more steps, or pndm, whose warm-up is one step"
+        )
+    starts = [here for here, _ in plain[:4]]
+    stages = [
+        (here, stop)
+        for here, end in pairwise(starts)
+        for stop in (*_middles(settings, steps, whole, here, end), end, end)
+    ]
+    return replace(whole, steps=(*stages, *plain[3:]))
 
 
 def _chosen(settings: Settings, steps: int) -> list[Level] | None:

@@ -14,7 +14,7 @@ until no pair is in the list. The last byte of a piece carries the suffix `</w>`
 
 The work is done by the `tokenizers` library, the same Rust code that transformers' `CLIPTokenizer` wraps;
 importing transformers for it costs about 1.2 s of a start that should take six.
-`tests/parity/test_checkpoints.py` holds the two equal, id for id.
+`tests/parity/test_vocabulary.py` holds the two equal, id for id, with the real vocabulary.
 
 [1] Sennrich, Haddow, Birch: Neural Machine Translation of Rare Words with Subword Units (2016),
     arXiv:1508.07909; the byte alphabet and the pieces are those of https://github.com/openai/CLIP

@@ -22,7 +22,7 @@ def in_small(family):
     configs = {name: dict(config) for name, config in preset.configs.items()}
     for name in WIDTHS.keys() & configs.keys():
         width = WIDTHS[name]
-        configs[name] |= {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 3}
+        configs[name] |= {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2}
         configs[name] |= {"num_attention_heads": 2, "projection_dim": width, "vocab_size": 1000}
     unet = configs["unet"]
     levels = len(unet["block_out_channels"])
@@ -42,9 +42,6 @@ def test_every_family_agrees(tmp_path, family):
     folder = make(in_small(family), tmp_path / family, STORED[family])
     given = parity.inputs(folder, None, 64, 128)
     theirs, ours = (side.evaluate(folder, dict(given), {}) for side in (parity_theirs, parity_ours))
-    if "xl" not in family:
-        theirs |= parity_theirs.sample(folder, given, 3, ["euler"], {})
-        ours |= parity_ours.sample(folder, given, 3, ["euler"], {})
     table = parity.compare(dict(ours), dict(theirs), float(given["scale"]))
     assert {"unet", "unet, guided", "vae_decode", "vae_encode_mean"} < set(table)
     assert ("pooled" in table) == ("xl" in family)

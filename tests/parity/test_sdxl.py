@@ -5,8 +5,10 @@ latents away from the plain run's by far more than the tolerance, else it would 
 """
 
 import functools
+import json
 from dataclasses import replace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -15,12 +17,18 @@ import sdjax
 from tests.parity import families
 from tests.parity.families import FACTOR, channels_first, channels_last, one_by_one, relative, run
 
-TOLERANCE = 1e-4  # the issue asks for 1e-3
-MOVES = 20 * TOLERANCE
+TOLERANCE = 1e-5  # the issue asks for 1e-3
+MOVES = 100 * TOLERANCE
 PROMPTS, NEGATIVES = ["a red circle", "a blue square above a red ring"], ["a blue", "a red square"]
 HEIGHT, WIDTH = 12 * FACTOR, 16 * FACTOR
 COMMON = dict(prompt=PROMPTS, height=HEIGHT, width=WIDTH, guidance_scale=5.0)
 NOISE = families.noise(2, 12, 16)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiles():
+    with families.quick_compiles():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +145,7 @@ def handed_over(base, sampler, cut, **asked):
 
 
 @pytest.mark.parametrize("cut", [0.5, 0.8])
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "ddim"])
 def test_ensemble(opened, sampler, cut):
     (base, sd), (refining, refiner) = opened("sdxl"), opened("refiner")
     asked = dict(prompt=PROMPTS, negative_prompt=NEGATIVES, guidance_scale=5.0, steps=10)
@@ -145,7 +153,7 @@ def test_ensemble(opened, sampler, cut):
     half, scale = handed_over(base, sampler, cut, **asked, **sizes, height=HEIGHT, width=WIDTH)
     want = channels_last(run(refining, sampler, image=half, denoising_start=cut, **asked, **REFINED))
     other = channels_last(run(refining, sampler, image=half, denoising_start=cut, **asked, **sizes))
-    assert relative(other, want) > MOVES / 10  # that the scores are heard
+    assert relative(other, want) > MOVES  # the scores are heard
     place = dict(height=HEIGHT, width=WIDTH, sampler=sampler)
     assert relative(ours(sd, **asked, **place, **REFINED, refiner=refiner, refiner_start=cut), want) <= TOLERANCE
     first = ours(sd, **asked, **place, **sizes, denoising_end=cut)
@@ -154,10 +162,24 @@ def test_ensemble(opened, sampler, cut):
     assert relative(second, want) <= TOLERANCE
 
 
+def test_ensemble_with_fresh_noise(opened):
+    """One generator draws for both; as one run of the schedule does."""
+    (base, sd), (refining, refiner) = opened("sdxl"), opened("refiner")
+    asked = dict(guidance_scale=5.0, steps=8, sampler="euler_ancestral")
+    made = []
+    for prompt, seed in zip(PROMPTS, (3, 4), strict=True):
+        draws = torch.Generator().manual_seed(seed)
+        half = run(base, prompt=prompt, **asked, denoising_end=0.5, height=HEIGHT, width=WIDTH, generator=draws)
+        made.append(run(refining, prompt=prompt, **asked, image=half, denoising_start=0.5, generator=draws))
+    given = dict(prompt=PROMPTS, seed=[3, 4], noise_source="torch_cpu", height=HEIGHT, width=WIDTH)
+    out = ours(sd, None, **asked, **given, refiner=refiner, refiner_start=0.5)
+    assert relative(out, channels_last(torch.cat(made))) <= TOLERANCE
+
+
 @pytest.mark.parametrize("asked", [dict(), dict(negative_prompt=NEGATIVES), dict(negative_original_size=(9, 44))])
 def test_refiner_alone_over_a_whole_run(opened, asked):
     """From noise; the negative prompt of None is the empty text here, not zeros."""
-    pipeline, sd = opened("refiner")
+    pipeline, refiner = opened("refiner")
     config = families.SCHEDULERS["refiner"]
     given = dict(prompt=PROMPTS, guidance_scale=5.0, crop=(4, 9), **asked)
     # Image to image of strength 1 with latents given starts where text to image does, so at its scale.
@@ -165,22 +187,41 @@ def test_refiner_alone_over_a_whole_run(opened, asked):
     scheduler.set_timesteps(families.STEPS)
     start = channels_first(NOISE) * scheduler.init_noise_sigma
     want = channels_last(run(pipeline, image=start, latents=start, strength=1.0, **given))
-    out = ours(sd, **given, height=HEIGHT, width=WIDTH, sampler="euler")
+    out = ours(refiner, **given, height=HEIGHT, width=WIDTH, sampler="euler")
     assert relative(out, want) <= TOLERANCE
 
 
-def test_refiner_settings_tell_of_both(opened):
+def test_another_base_model_as_the_refiner(opened):
+    """It has all that the first has: the second text, the target size, zeros for no negative prompt."""
+    pipeline, sd = opened("sdxl")
+    asked = dict(prompt=PROMPTS, prompt_2=["a green ring", "an"], guidance_scale=5.0, target_size=(50, 21), steps=8)
+    half, _ = handed_over(pipeline, "euler", 0.5, **asked, height=HEIGHT, width=WIDTH)
+    going_on = diffusers.StableDiffusionXLImg2ImgPipeline.from_pipe(pipeline, add_watermarker=False)
+    going_on.set_progress_bar_config(disable=True)
+    want = channels_last(run(going_on, "euler", image=half, denoising_start=0.5, **asked))
+    out = ours(sd, **asked, height=HEIGHT, width=WIDTH, sampler="euler", refiner=replace(sd), refiner_start=0.5)
+    assert relative(out, want) <= TOLERANCE
+
+
+def test_settings_make_the_same_pictures_again(opened):
     (_, sd), (_, refiner) = opened("sdxl"), opened("refiner")
-    asked = dict(prompt="a ring", prompt_2="red", height=HEIGHT, width=WIDTH, steps=4, sampler="euler", num_images=2)
-    out = sd.generate(**asked, **REFINED, refiner=refiner, refiner_start=0.5, latents=NOISE, progress=False)
-    assert {name: out.settings[name] for name in SCORES} == {name: [value] * 2 for name, value in SCORES.items()}
-    assert out.settings["prompt_2"] == ["red"] and len(out.images) == 2
+    asked = dict(prompt=PROMPTS, prompt_2=["a green ring", "an"], crop=(1, 2), guidance_scale=5.0, steps=4)
+    asked |= dict(height=HEIGHT, width=WIDTH, sampler="euler", seed=7, refiner_start=0.5, progress=False)
+    once = sd.generate(**asked, **SCORES, refiner=refiner)
+    assert once.settings["refiner"] == refiner.name
+    given = {**json.loads(json.dumps(once.settings)), "refiner": refiner}
+    np.testing.assert_array_equal(sd.generate(**given).latents, once.latents)
+    assert relative(sd.generate(**asked, refiner=refiner).latents, once.latents) > MOVES
+    alone = sdjax.read_settings(once.images[1])
+    assert alone["prompt_2"] == "an" and alone["crop"] == [1, 2] and alone["aesthetic_score"] == 7.5
+    twice = sd.generate(**given | dict(prompt=PROMPTS[:1], prompt_2="red", negative_prompt=None, num_images=2))
+    assert [sdjax.read_settings(image)["prompt_2"] for image in twice.images] == ["red", "red"]
 
 
 # ---------------------------------------------------------------------- the other families
 
 
-@pytest.mark.parametrize("kind,sampler", [("sd1", "pndm"), ("sd2", "ddim"), ("sd2", "euler"), ("tiny", "dpmpp_2m")])
+@pytest.mark.parametrize("kind,sampler", [("sd1", "pndm"), ("sd2", "ddim"), ("sd2", "euler")])
 def test_stable_diffusion(opened, kind, sampler):
     pipeline, sd = opened(kind)
     asked = COMMON | dict(negative_prompt=NEGATIVES, sampler=sampler)
@@ -232,7 +273,8 @@ def test_turbo(opened, sampler, steps):
 def test_velocity_from_pure_noise(opened, rescale):
     pipeline, sd = opened("sdxl_v")
     asked = COMMON | dict(guidance_rescale=rescale, negative_prompt="", sampler="euler")
-    assert relative(ours(sd, **asked), theirs(pipeline, **asked)) <= TOLERANCE
+    # It starts at sigma 4096, where diffusers' own float32 has fewer digits left.
+    assert relative(ours(sd, **asked), theirs(pipeline, **asked)) <= 10 * TOLERANCE
 
 
 def test_sdxl_keeps_a_steps_offset_of_its_own(opened):

@@ -10,7 +10,7 @@ import math
 
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers.churn import scaled
-from sdjax.diffusion.solvers.euler import slope, start
+from sdjax.diffusion.solvers.euler import finish, slope, start
 from sdjax.diffusion.solvers.second_order import midpoint_step
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
@@ -37,7 +37,7 @@ def euler_ancestral(tape: Tape, schedule: Schedule, *, eta: float = 1.0, s_noise
         x = x + (down - here.ve) * slope(tape, x, here)
         if eta:
             x = renew(tape, x, scaled(tape, s_noise) * up, here, there)
-    return x
+    return finish(x, schedule)
 
 
 def dpm2_ancestral(tape: Tape, schedule: Schedule, *, eta: float = 1.0, s_noise: float = 1.0) -> Linear:
@@ -48,7 +48,7 @@ def dpm2_ancestral(tape: Tape, schedule: Schedule, *, eta: float = 1.0, s_noise:
         x = midpoint_step(tape, schedule, x, here, down)
         if eta:
             x = renew(tape, x, scaled(tape, s_noise) * up, here, there)
-    return x
+    return finish(x, schedule)
 
 
 def dpmpp_2s_ancestral(tape: Tape, schedule: Schedule, *, eta: float = 1.0, s_noise: float = 1.0) -> Linear:
@@ -69,4 +69,4 @@ def dpmpp_2s_ancestral(tape: Tape, schedule: Schedule, *, eta: float = 1.0, s_no
         x = (down / here.ve) * x + (1.0 - down / here.ve) * denoised
         if eta:
             x = renew(tape, x, scaled(tape, s_noise) * up, here, there)
-    return x
+    return finish(x, schedule)

@@ -13,8 +13,8 @@ class Churn:
     """The noise added before each step; Karras et al. 2022, arXiv:2206.00364, algorithm 2.
 
     Attributes:
-      s_churn: strength, shared among the steps: one of N raises the noise from ve to (1 + min(s_churn / N, sqrt(2) -
-        1)) ve. 0 for none.
+      s_churn: strength, shared among the steps of the whole run: one of N raises the noise from ve to (1 + min(s_churn
+        / N, sqrt(2) - 1)) ve. 0 for none.
       s_tmin, s_tmax: noise (variance-exploding) between which this is done.
       s_noise: factor on the added noise; at other values than 1 the latents no longer hold the noise that the network
         is told.
@@ -33,7 +33,7 @@ class Churn:
 
     def add(self, tape: Tape, schedule: Schedule, x: Linear, here: Level) -> tuple[Linear, Level]:
         """x, variance-exploding, and its level, both with the noise of one step added."""
-        gamma = min(self.s_churn / len(schedule.steps), math.sqrt(2.0) - 1.0)
+        gamma = min(self.s_churn / schedule.whole, math.sqrt(2.0) - 1.0)
         if gamma == 0.0 or not self.s_tmin <= here.ve <= self.s_tmax:
             return x, here
         scaled(tape, self.s_noise)

@@ -35,7 +35,7 @@ def lcm(tape: Tape, schedule: Schedule, *, timestep_scaling: float = 10.0) -> Li
         c_out = s / math.sqrt(s**2 + SIGMA_DATA**2)
         picture = c_skip * x + c_out * tape.clip(tape.denoise(x, here))
         x = picture
-        if i + 1 < len(schedule.steps):
+        if schedule.left(i) > 1:
             x = there.alpha * picture + there.sigma * tape.draw()
     return x
 
@@ -55,7 +55,7 @@ def tcd(tape: Tape, schedule: Schedule, *, eta: float = 0.3) -> Linear:
         raise ValueError("tcd needs a schedule that knows all training levels: timesteps.tcd_schedule")
     x = tape.x_T
     for i, (here, there) in enumerate(schedule.steps):
-        stochastic = eta > 0.0 and i + 1 < len(schedule.steps)
+        stochastic = eta > 0.0 and schedule.left(i) > 1
         s = schedule.fraction(there, 1.0 - eta) if stochastic else there
         denoised = tape.denoise(x, here)
         x = s.alpha * denoised + s.sigma * (x - here.alpha * denoised) / here.sigma

@@ -20,7 +20,7 @@ def deis(tape: Tape, schedule: Schedule, *, solver_order: int = 2, lower_order_f
     order = ei.check_order("deis", "solver_order", solver_order)
     ei.check_end("deis", schedule.steps[-1][1], order, data=False)
     x, past = tape.x_T, list[tuple[Linear, Level]]()
-    orders = multistep_orders(len(schedule.steps), order, lower_order_final, euler_at_final=False)
+    orders = multistep_orders(schedule, order, lower_order_final, euler_at_final=False)
     for (here, there), now in zip(schedule.steps, orders, strict=True):
         past = [(ei.predict(tape, x, here, data=False), here), *past][:order]
         integral = ei.polynomial(past[:now], here, there, ei.exponent(here, there, data=False))

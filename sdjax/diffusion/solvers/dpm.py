@@ -100,7 +100,7 @@ def multistep(
     solver_type = ei.check_type("DPM-Solver", solver_type, SOLVER_TYPES)
     x, past = tape.x_T, list[tuple[Linear, Level]]()
     clean = schedule.steps[-1][1].sigma == 0.0
-    orders = multistep_orders(len(schedule.steps), order, lower_order_final, clean or euler_at_final)
+    orders = multistep_orders(schedule, order, lower_order_final, clean or euler_at_final)
     for (here, there), now in zip(schedule.steps, orders, strict=True):
         past = [(ei.predict(tape, x, here, data), here), *past][:order]
         integral = _taylor(ei.exponent(here, there, data, eta), ei.step_length(here, there), past[:now], solver_type)
@@ -108,12 +108,12 @@ def multistep(
     return ei.finish(x, schedule)
 
 
-def multistep_orders(count: int, order: int, lower_order_final: bool, euler_at_final: bool) -> list[int]:
-    """The order of each of `count` steps: rising from 1, and falling to 1 at the end where that is asked for."""
-    orders = [min(order, i + 1) for i in range(count)]
-    if lower_order_final and count < FEW_STEPS:
-        orders = [min(o, count - i) for i, o in enumerate(orders)]
-    return [*orders[:-1], 1] if euler_at_final else orders
+def multistep_orders(schedule: Schedule, order: int, lower_order_final: bool, euler_at_final: bool) -> list[int]:
+    """The order of each step: rising from 1, and falling to 1 at the whole run's end where that is asked for."""
+    orders = [min(order, i + 1) for i in range(len(schedule.steps))]
+    if lower_order_final and schedule.whole < FEW_STEPS:
+        orders = [min(o, schedule.left(i)) for i, o in enumerate(orders)]
+    return [*orders[:-1], 1] if euler_at_final and not schedule.after else orders
 
 
 def _taylor(z: float, h: float, past: ei.Past, solver_type: str) -> Linear:

@@ -13,7 +13,7 @@ from typing import Any
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers.ancestral import renew, split
 from sdjax.diffusion.solvers.churn import scaled
-from sdjax.diffusion.solvers.euler import slope, start
+from sdjax.diffusion.solvers.euler import finish, slope, start
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
 
@@ -63,7 +63,7 @@ def dpm_fast(tape: Tape, schedule: Schedule, *, eta: float = 0.0, s_noise: float
         x = _step(order, tape, schedule, x, here, down)
         if eta:
             x = renew(tape, x, scaled(tape, s_noise) * math.sqrt(there.ve**2 - down**2), here, there)
-    return schedule.end.alpha * x
+    return finish(x, schedule)
 
 
 def _step(order: int, tape: Tape, schedule: Schedule, x: Linear, here: Level, ve: float) -> Linear:

@@ -6,7 +6,7 @@ from sdjax.diffusion import brownian
 from sdjax.diffusion.solvers.ancestral import split
 from sdjax.diffusion.solvers.churn import scaled
 from sdjax.diffusion.solvers.dpm import multistep
-from sdjax.diffusion.solvers.euler import start
+from sdjax.diffusion.solvers.euler import finish, start
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
 
@@ -33,7 +33,7 @@ def dpmpp_sde(tape: Tape, schedule: Schedule, *, eta: float = 1.0, s_noise: floa
             p = brownian.share(here, middle, there)
             whole = math.sqrt(p) * first + math.sqrt(1.0 - p) * tape.draw(middle, there)
             x = x + s_noise * up * whole
-    return x
+    return finish(x, schedule)
 
 
 def dpmpp_3m_sde(tape: Tape, schedule: Schedule, *, eta: float = 1.0) -> Linear:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 from sdjax.diffusion.solvers import exponential as ei
+from sdjax.diffusion.solvers.euler import finish, start
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
 
@@ -39,7 +40,7 @@ def er_sde(
     it moves the result by some 1e-4, and only beyond a hundred steps it lowers the order.
     """
     stages = ei.check_order("er_sde", "max_stage", max_stage)
-    x, past = tape.x_T / schedule.steps[0][0].alpha, list[tuple[Linear, float]]()
+    x, past = start(tape, schedule), list[tuple[Linear, float]]()
     for here, there in schedule.steps:
         s, t = here.ve, there.ve
         past = [(tape.denoise(here.alpha * x, here), s), *past][:stages]
@@ -50,7 +51,7 @@ def er_sde(
         x = r * x + (1.0 - r) * past[0][0] + _corrections(past, s, t, noise_scaler)
         if r < (1.0 - 1e-12) * t / s:
             x = x + math.sqrt(t**2 - (s * r) ** 2) * tape.draw(here, there)
-    return schedule.end.alpha * x
+    return finish(x, schedule)
 
 
 def _ratio(phi: Callable[[float], float], s: float, t: float) -> float:

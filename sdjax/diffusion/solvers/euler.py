@@ -18,6 +18,11 @@ def start(tape: Tape, schedule: Schedule) -> Linear:
     return tape.x_T / schedule.steps[0][0].alpha
 
 
+def finish(x: Linear, schedule: Schedule) -> Linear:
+    """x, which is variance-exploding, on the scale that the schedule leaves its result on."""
+    return schedule.end.alpha * x
+
+
 def slope(tape: Tape, x: Linear, level: Level) -> Linear:
     """Equation 1 at x, which is variance-exploding: one network evaluation."""
     return (x - tape.clip(tape.denoise(level.alpha * x, level))) / level.ve
@@ -41,7 +46,7 @@ def euler(
     for here, there in schedule.steps:
         x, here = churn.add(tape, schedule, x, here)
         x = x + (there.ve - here.ve) * slope(tape, x, here)
-    return x
+    return finish(x, schedule)
 
 
 def gradient_estimation(tape: Tape, schedule: Schedule, *, gamma: float = 2.0) -> Linear:
@@ -58,4 +63,4 @@ def gradient_estimation(tape: Tape, schedule: Schedule, *, gamma: float = 2.0) -
         change = d - before if before is not None and there.ve > 0.0 else 0.0 * d
         x = x + (there.ve - here.ve) * (d + (gamma - 1.0) * change)
         before = d
-    return x
+    return finish(x, schedule)

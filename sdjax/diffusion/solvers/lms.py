@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from sdjax.diffusion.solvers.euler import slope, start
+from sdjax.diffusion.solvers.euler import finish, slope, start
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
 
@@ -23,7 +23,7 @@ def lms(tape: Tape, schedule: Schedule, *, order: int = 4) -> Linear:
         noises = [here.ve, *noises][:order]
         for weight, d in zip(integrals(noises, there.ve), slopes, strict=True):
             x = x + weight * d
-    return x
+    return finish(x, schedule)
 
 
 def integrals(noises: Sequence[float], end: float) -> list[float]:

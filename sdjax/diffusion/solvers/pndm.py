@@ -14,7 +14,7 @@ equal steps in t, not in ve, so all three are of second order, which is what Liu
 
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.prediction import coefficients
-from sdjax.diffusion.solvers.euler import slope, start
+from sdjax.diffusion.solvers.euler import finish, slope, start
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
 
@@ -81,7 +81,7 @@ def ipndm(tape: Tape, schedule: Schedule, *, max_order: int = 4) -> Linear:
     for here, there in schedule.steps:
         slopes = [*slopes, slope(tape, x, here)][-max_order:]
         x = x + (there.ve - here.ve) * _adams_bashforth(slopes if there.sigma else slopes[-1:])
-    return x
+    return finish(x, schedule)
 
 
 def _say_mixed(tape: Tape) -> None:

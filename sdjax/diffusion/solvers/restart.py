@@ -8,7 +8,7 @@ import numpy as np
 from sdjax.diffusion import sigmas
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers.churn import scaled
-from sdjax.diffusion.solvers.euler import start
+from sdjax.diffusion.solvers.euler import finish, start
 from sdjax.diffusion.solvers.second_order import heun_step
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
@@ -29,7 +29,7 @@ def restart(tape: Tape, schedule: Schedule, *, s_noise: float = 1.0) -> Linear:
         if here.ve > at:
             x = x + scaled(tape, s_noise) * math.sqrt(here.ve**2 - at**2) * tape.draw()
         x, at = heun_step(tape, x, here, there), there.ve
-    return x
+    return finish(x, schedule)
 
 
 def _steps(schedule: Schedule) -> list[tuple[Level, Level]]:

@@ -40,14 +40,14 @@ def sa_solver(
     p = ei.check_order("sa_solver", "predictor_order", predictor_order, 4)
     c = ei.check_order("sa_solver", "corrector_order", corrector_order, 4)
     data, count = algorithm_type != "noise_prediction", len(schedule.steps)
-    orders = [min(p, i + 1, count - i if lower_order_final else p) for i in range(count)]
+    orders = [min(p, i + 1, schedule.left(i) if lower_order_final else p) for i in range(count)]
     ei.check_end("sa_solver", schedule.steps[-1][1], orders[-1], data)
     x, past = tape.x_T, list[tuple[Linear, Level]]()
     correct: Callable[[ei.Past], Linear] | None = None
     for i, (here, there) in enumerate(schedule.steps):
         new = (ei.predict(tape, x, here, data), here)
         if correct:
-            x = correct([new, *past[: min(c, count - i + 2 if lower_order_final else c) - 1]])
+            x = correct([new, *past[: min(c, schedule.left(i) + 2 if lower_order_final else c) - 1]])
         past = [new, *past][: max(p, c - 1)]
         correct = _step(tape, x, here, there, _tau(tau_func, here.t), data)
         x = correct(past[: orders[i]])

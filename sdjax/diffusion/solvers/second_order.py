@@ -4,7 +4,7 @@ import math
 
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers.churn import Churn
-from sdjax.diffusion.solvers.euler import slope, start
+from sdjax.diffusion.solvers.euler import finish, slope, start
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
 
@@ -27,7 +27,7 @@ def heun(
     for here, there in schedule.steps:
         x, here = churn.add(tape, schedule, x, here)
         x = heun_step(tape, x, here, there)
-    return x
+    return finish(x, schedule)
 
 
 def heun_step(tape: Tape, x: Linear, here: Level, there: Level) -> Linear:
@@ -57,7 +57,7 @@ def dpm2(
     for here, there in schedule.steps:
         x, here = churn.add(tape, schedule, x, here)
         x = midpoint_step(tape, schedule, x, here, there.ve)
-    return x
+    return finish(x, schedule)
 
 
 def midpoint_step(tape: Tape, schedule: Schedule, x: Linear, here: Level, ve: float) -> Linear:

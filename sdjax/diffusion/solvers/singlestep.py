@@ -23,10 +23,11 @@ def dpmpp_2s(
     """
     order = ei.check_order("dpmpp_2s", "solver_order", solver_order)
     solver_type = ei.check_type("dpmpp_2s", solver_type, SOLVER_TYPES)
-    last, clean = len(schedule.steps) - 1, schedule.steps[-1][1].sigma == 0.0
+    clean = schedule.steps[-1][1].sigma == 0.0
     x, start, group = tape.x_T, tape.x_T, list[tuple[Linear, Level]]()
     for i, (here, there) in enumerate(schedule.steps):
-        if i == last and (clean or (lower_order_final and len(group) + 1 == order)) or len(group) == order:
+        last = schedule.left(i) == 1 and (clean or (lower_order_final and len(group) + 1 == order))
+        if last or len(group) == order:
             group = []
         start = start if group else x
         group = [*group, (ei.predict(tape, x, here), here)]

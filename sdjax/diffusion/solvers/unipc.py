@@ -30,18 +30,18 @@ def unipc(
         `lower_order_final`.
       solver_type: "bh1" for B(h) = z, "bh2" for B(h) = e^z - 1.
       predict_x0: integrate the clean latents; otherwise the noise, which cannot end at sigma zero.
-      disable_corrector: steps, counted from 0, whose end is not corrected.
+      disable_corrector: steps of the whole run, counted from 0, whose end is not corrected.
     """
     order = ei.check_order("unipc", "solver_order", solver_order)
     solver_type = ei.check_type("unipc", solver_type, ("bh2", "bh1"))
     count = len(schedule.steps)
-    orders = [min(order, i + 1, count - i if lower_order_final else order) for i in range(count)]
+    orders = [min(order, i + 1, schedule.left(i) if lower_order_final else order) for i in range(count)]
     ei.check_end("unipc", schedule.steps[-1][1], orders[-1], predict_x0)
     step = functools.partial(_step, bh1=solver_type == "bh1", data=predict_x0)
     x, before, past = tape.x_T, tape.x_T, list[tuple[Linear, Level]]()
     for i, (here, there) in enumerate(schedule.steps):
         new = (ei.predict(tape, x, here, predict_x0), here)
-        if i and i - 1 not in disable_corrector:
+        if i and schedule.before + i - 1 not in disable_corrector:
             x = step(before, *schedule.steps[i - 1], [new, *past[: orders[i - 1]]])
         before, past = x, [new, *past][:order]
         x = step(before, here, there, past[: orders[i]])

@@ -1,0 +1,249 @@
+"""The doors of `fuzz_checkpoints`: small sound checkpoints, one mutated copy of them a case, opened and judged.
+
+A Door opens a copy as a user would and compares what comes out with the bytes, read by hand. Which tensor a parameter
+comes from is found by the numbers of the sound checkpoint alone, so that no table of names is trusted.
+"""
+
+import json
+import os
+import re
+import resource
+import shutil
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from experiments.fuzz_mutations import DTYPES, FOLDERS_ONLY, KINDS, SHARDED_ONLY, WEIGHTS, file_of, files, tensors_of
+
+SECONDS = 10.0  # of work, after which a case is too slow
+ROOM = 3 << 30  # address space a worker may take beyond its own
+FAMILIES = ("bk_sdm_tiny", "sd21", "sdxl_refiner")
+MiB = 2**20
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case: `outcome` is "loaded", "refused", or what went wrong, in capitals."""
+
+    case: int
+    base: str
+    kind: str
+    outcome: str
+    message: str = ""
+    seconds: float = 0.0
+    mebibytes: float = 0.0
+
+
+# ---------------------------------------------------------------------- the sound checkpoints
+
+
+def make_bases(folder: Path) -> None:
+    """Writes the checkpoints that are to be mutated: one a name."""
+    from sdjax.weights import default_layout, save_single_file
+    from tests.checkpoints import make_checkpoint, random_params
+    from tests.single_files import SMALL, expected
+
+    make_checkpoint(folder / "folder")
+    shutil.copytree(folder / "folder", folder / "shards")
+    for file in files(folder / "shards", "*.safetensors"):
+        _shard(file)
+    shutil.copy(folder / "folder/vae/diffusion_pytorch_model.safetensors", folder / "vae.safetensors")
+    for family in FAMILIES:
+        preset, parts = SMALL[family], {}
+        for seed, (name, tree) in enumerate(expected(preset.configs).items()):
+            params = random_params(tree, np.float16, seed)
+            parts[name] = params, default_layout(params, preset.configs[name])
+        save_single_file(folder / f"{family}.safetensors", preset.configs, parts, preset.scheduler)
+
+
+def _shard(file: Path) -> None:
+    tensors = sorted(tensors_of(file.read_bytes()).items())
+    shards = {f"{file.stem}-0000{i + 1}-of-00003.safetensors": dict(tensors[i::3]) for i in range(3)}
+    for name, own in shards.items():
+        (file.parent / name).write_bytes(file_of(own))
+    weight_map = {tensor: name for name, own in shards.items() for tensor in own}
+    text = json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map})
+    file.with_name(f"{file.name}.index.json").write_text(text)
+    file.unlink()
+
+
+def make_case(seed: int, case: int, bases: Path, into: Path) -> tuple[str, str, Path]:
+    """A base's name, the kind of mutation, and where the mutated copy lies."""
+    rng = Random(f"{seed} {case}")
+    kind = rng.choices(list(KINDS), [WEIGHTS.get(kind, 2.0) for kind in KINDS])[0]
+    choice = sorted(path.name for path in bases.iterdir())
+    if kind in FOLDERS_ONLY + SHARDED_ONLY:
+        choice = ["shards", "folder"][: 1 if kind in SHARDED_ONLY else 2]
+    base = rng.choice(choice)
+    path = into / base
+    shutil.copytree(bases / base, path) if path.suffix == "" else shutil.copy(bases / base, path)
+    KINDS[kind](rng, path)
+    return base, kind, path
+
+
+# ---------------------------------------------------------------------- opened and judged
+
+
+class Wrong(Exception):
+    """A checkpoint was loaded, and not as its bytes say."""
+
+
+class Door:
+    """Opens checkpoints as a user would, and checks what came out. One a process."""
+
+    def __init__(self, bases: Path) -> None:
+        from sdjax import programs
+        from sdjax.weights import open_single_file, source
+        from tests.single_files import SMALL
+
+        self.bases = bases
+        # Single files are of narrow networks, and a network already traced is not traced again.
+        source.open_single_file = partial(open_single_file, presets=SMALL)  # type: ignore[assignment]
+        traced = programs.expected_params
+        one = cache(lambda name, config: traced({name: config})[name])
+        programs.expected_params = lambda configs: {name: one(name, config) for name, config in configs.items()}
+        self.sources = {base.name: self._sources(base) for base in sorted(bases.iterdir())}
+
+    def _sources(self, base: Path) -> dict[tuple[str, ...], tuple[str, int | None]]:
+        """Of each parameter the tensor, or the third of one, that holds its numbers: found by the numbers alone."""
+        held = {}
+        for component, name, array in tensors_in(base):
+            for third, part in [(None, array), *enumerate(np.split(array, 3) if len(array) % 3 == 0 else ())]:
+                held[component, _sorted(part)] = name, third
+        return {
+            p: held[_of(base, p), _sorted(array)] for p, array in _flat(self.open(base)) if _of(base, p) is not None
+        }
+
+    def open(self, path: Path) -> Mapping[str, Any]:
+        """The parameters by component; of a folder its sampler's plans are made as well."""
+        import sdjax
+        from sdjax import programs
+        from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+        from sdjax.weights import open_checkpoint
+
+        if path.name == "vae.safetensors":
+            return {"vae": sdjax.load(self.bases / "folder", vae=path, compilation_cache=False).params["vae"]}
+        if path.suffix == "":
+            sd = sdjax.load(path, compilation_cache=False)
+            for sampler in ("ddim", "euler", "dpmpp_2m"):
+                sd.plan(sampler, 2)
+            return sd.params
+        opened = open_checkpoint(path)
+        read: dict[str, Any] = {"unet": UNetConfig, "vae": VaeConfig}
+        configs = {name: read.get(name, ClipTextConfig).from_dict(config) for name, config in opened.configs.items()}
+        return {name: opened.read(name, tree)[0] for name, tree in programs.expected_params(configs).items()}
+
+    def check(self, path: Path, params: Mapping[str, Any]) -> None:
+        """Raises Wrong unless each parameter is the tensor that the base's own came from, read by hand."""
+        held = {(component, name): array for component, name, array in tensors_in(path)}
+        numbers = {(component, _sorted(array)) for (component, _), array in held.items()}
+        for place, array in _flat(params):
+            component = _of(path, place)
+            name, third = self.sources[path.name].get(place, (None, None))
+            stored = held.get((component, name))
+            if stored is None:  # a name of older files, or a network that another config asks for
+                right = (component, _sorted(array)) in numbers
+            else:
+                part = stored if third is None else np.split(stored, 3)[third]
+                right = any(np.array_equal(_bits(array), _bits(one)) for one in _turned(part))
+            if not right:
+                raise Wrong(f"{'.'.join(place)} is not what {name} holds")
+
+
+def tensors_in(path: Path) -> Iterator[tuple[str | None, str, np.ndarray]]:
+    """(component in a folder, name, numbers) of every tensor; eight bits are widened as they say."""
+    for file in files(path, "*.safetensors"):
+        for name, (dtype, shape, data) in tensors_of(file.read_bytes()).items():
+            array = np.frombuffer(data, DTYPES[dtype]).reshape(shape)
+            narrow = dtype.startswith("F8")
+            yield (file.parent.name if path.is_dir() else None, name, array.astype(np.float16) if narrow else array)
+
+
+def _of(path: Path, place: tuple[str, ...]) -> str | None:
+    return place[0] if path.suffix == "" else None
+
+
+def _flat(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    for key, value in tree.items():
+        yield from _flat(value, (*above, key)) if isinstance(value, Mapping) else [((*above, key), np.asarray(value))]
+
+
+def _turned(stored: np.ndarray) -> Iterator[np.ndarray]:
+    """A tensor as it is, as a linear layer's kernel, as a convolution's."""
+    yield from (stored, stored.T)
+    if stored.ndim == 4:
+        yield from (stored.transpose(2, 3, 1, 0), stored[:, :, 0, 0].T)
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).view(f"u{array.itemsize}")
+
+
+def _sorted(array: np.ndarray) -> bytes:
+    return np.sort(_bits(array), axis=None).tobytes()
+
+
+def run_case(door: Door, seed: int, case: int, traced: bool = False) -> Result:
+    """Mutates, opens, judges; traced: prints the traceback of an error."""
+    with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
+        base, kind, path = make_case(seed, case, door.bases, Path(folder))
+        size = sum(file.stat().st_size for file in files(path) if file.stat().st_blocks) if path.exists() else 0
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        before, begun, outcome, message = _memory("VmRSS"), time.process_time(), "loaded", ""
+        try:
+            params = door.open(path)
+        except Exception as error:
+            if traced:
+                traceback.print_exc()
+            params, outcome, message = None, judge(error, path), f"{type(error).__name__}: {error}"
+        seconds, grown = time.process_time() - begun, (_memory("VmHWM") - before) / MiB
+        if params is not None:
+            try:
+                door.check(path, params)
+            except Wrong as error:
+                outcome, message = "WRONG NUMBERS", str(error)
+        if seconds > SECONDS:
+            outcome, message = "SLOW", f"{seconds:.1f} s: {outcome} {message}"
+        if grown > 64 + 20 * size / MiB:
+            outcome, message = "MEMORY", f"{grown:.0f} MiB: {outcome} {message}"
+        return Result(case, base, kind, outcome, message.replace(folder, ""), seconds, grown)
+
+
+def judge(error: Exception, path: Path) -> str:
+    """ "refused" where an error is one that a user can act on, else what is wrong with it."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    message = str(error)
+    if not isinstance(error, ValueError) or not frame.f_globals.get("__name__", "").startswith("sdjax"):
+        return "WRONG ERROR"
+    if re.search(r"NoneType|object has no|not subscriptable|operand|Traceback|unhashable", message):
+        return "UNCLEAR"
+    if len(message) > 4000 or not all(c.isprintable() or c == "\n" for c in message):
+        return "UNREADABLE"
+    return (
+        "refused" if path.name in message or re.search(r"\w\.json|scheduler config: \w+", message) else "NAMES NOTHING"
+    )
+
+
+def _memory(what: str) -> int:
+    return int(re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
+
+
+def serve(pipe: Any, bases: Path, seed: int) -> None:
+    """A worker: takes numbers of cases, gives results."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    door = Door(bases)
+    size = _memory("VmSize") + ROOM
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    pipe.send(None)
+    while (case := pipe.recv()) is not None:
+        pipe.send(run_case(door, seed, case))
