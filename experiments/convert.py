@@ -50,6 +50,7 @@ def main(values: Any) -> None:
     with jax.default_device(jax.devices("cpu")[0]):
         components = {name: read(opened, name, tree, values.dtype) for name, tree in expected(opened.configs).items()}
     if layout == "single_file":
+        check_family(opened.configs["unet"])
         weights.save_single_file(values.target, opened.configs, components, opened.scheduler)
     else:
         weights.save_folder(values.target, components, opened.files)
@@ -63,6 +64,16 @@ def check_target(target: Path, layout: str) -> None:
         raise ValueError(f"--target={target}: a single file's name ends with .safetensors")
     if layout == "diffusers" and (named or target.is_file()):
         raise ValueError(f"--target={target}: the diffusers layout is a folder; for a file say --layout=single_file")
+
+
+def check_family(unet: Any) -> None:
+    """Warns where the new file could not be told apart: it does not say its own config, its tensors have to."""
+    from sdjax.config import UNetConfig
+    from sdjax.presets import PRESETS
+    from sdjax.weights.families import is_known
+
+    if not is_known(UNetConfig.from_dict(unet), PRESETS):
+        warnings.warn("the U-Net is of no published family: only the folder can be opened, not this file", stacklevel=2)
 
 
 def expected(configs: Any) -> Any:

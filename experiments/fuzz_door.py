@@ -22,7 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from experiments.fuzz_mutations import DTYPES, FOLDERS_ONLY, KINDS, SHARDED_ONLY, WEIGHTS, file_of, files, tensors_of
+from experiments.fuzz_mutations import (
+    DTYPES,
+    FOLDERS_ONLY,
+    KINDS,
+    SCHEDULER_KEYS,
+    SHARDED_ONLY,
+    WEIGHTS,
+    file_of,
+    files,
+    tensors_of,
+)
 
 SECONDS = 10.0  # of work, after which a case is too slow
 ROOM = 3 << 30  # address space a worker may take beyond its own
@@ -119,9 +129,7 @@ class Door:
         for component, name, array in tensors_in(base):
             for third, part in [(None, array), *enumerate(np.split(array, 3) if len(array) % 3 == 0 else ())]:
                 held[component, _sorted(part)] = name, third
-        return {
-            p: held[_of(base, p), _sorted(array)] for p, array in _flat(self.open(base)) if _of(base, p) is not None
-        }
+        return {place: held[_of(base, place), _sorted(array)] for place, array in _flat(self.open(base))}
 
     def open(self, path: Path) -> Mapping[str, Any]:
         """The parameters by component; of a folder its sampler's plans are made as well."""
@@ -145,13 +153,17 @@ class Door:
     def check(self, path: Path, params: Mapping[str, Any]) -> None:
         """Raises Wrong unless each parameter is the tensor that the base's own came from, read by hand."""
         held = {(component, name): array for component, name, array in tensors_in(path)}
-        numbers = {(component, _sorted(array)) for (component, _), array in held.items()}
+
+        @cache
+        def numbers() -> set[tuple[str | None, bytes]]:
+            return {(component, _sorted(array)) for (component, _), array in held.items()}
+
         for place, array in _flat(params):
             component = _of(path, place)
             name, third = self.sources[path.name].get(place, (None, None))
             stored = held.get((component, name))
             if stored is None:  # a name of older files, or a network that another config asks for
-                right = (component, _sorted(array)) in numbers
+                right = (component, _sorted(array)) in numbers()
             else:
                 part = stored if third is None else np.split(stored, 3)[third]
                 right = any(np.array_equal(_bits(array), _bits(one)) for one in _turned(part))
@@ -200,7 +212,11 @@ def run_case(door: Door, seed: int, case: int, traced: bool = False) -> Result:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
         before, begun, outcome, message = _memory("VmRSS"), time.process_time(), "loaded", ""
         try:
-            params = door.open(path)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                params = door.open(path)
+            if stray := [one for one in caught if one.category is not UserWarning]:
+                outcome, message = "STRAY WARNING", str(stray[0].message)
         except Exception as error:
             if traced:
                 traceback.print_exc()
@@ -228,9 +244,8 @@ def judge(error: Exception, path: Path) -> str:
         return "UNCLEAR"
     if len(message) > 4000 or not all(c.isprintable() or c == "\n" for c in message):
         return "UNREADABLE"
-    return (
-        "refused" if path.name in message or re.search(r"\w\.json|scheduler config: \w+", message) else "NAMES NOTHING"
-    )
+    named = path.name in message or ".json" in message or any(key in message for key in SCHEDULER_KEYS)
+    return "refused" if named else "NAMES NOTHING"
 
 
 def _memory(what: str) -> int:

@@ -9,7 +9,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,12 +18,21 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+from sdjax.diffusion.noise import Settings
+
 Tensor = tuple[str, list[int], bytes]  # dtype as safetensors spells it, shape, bytes
 DTYPES = {
     "F16": np.float16, "F32": np.float32, "BF16": jnp.bfloat16, "F64": np.float64, "I8": np.int8, "U8": np.uint8,
     "I16": np.int16, "U16": np.uint16, "I64": np.int64, "BOOL": np.bool_,
     "F8_E4M3": jnp.float8_e4m3fn, "F8_E5M2": jnp.float8_e5m2,
 }  # fmt: skip
+NETWORK_KEYS = sorted(
+    {field.name for config in (ClipTextConfig, UNetConfig, VaeConfig) for field in fields(config)}
+    | {"transformer_layers_per_block", "reverse_transformer_layers_per_block", "attention_head_dim", "architectures"}
+    | {"resnet_time_scale_shift", "dropout", "conv_in_kernel", "latents_mean", "time_embedding_type"}
+)
+SCHEDULER_KEYS = sorted({field.name for field in fields(Settings)} | {"_use_default_values", "_class_name"})
 DEEP: Any = json.loads("[" * 500 + "]" * 500)
 EVIL: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 7, 10**6, 10**9, 2**31, 2**63, 2**64, 10**30, 0.5, 1.0, -1e308, 1e308, math.nan,
@@ -31,7 +41,8 @@ EVIL: tuple[Any, ...] = (
 )  # fmt: skip
 FOREIGN = (
     "lora_unet_down_blocks_0.lora_up.weight", "control_model.x.weight", "double_blocks.0.img_attn.weight", "emb_params",
-    "joint_blocks.0.x.weight", "v_pred", "ztsnr", "edm_mean", "scaled_fp8", "model_ema.decay", "vae.encoder.conv_in.weight",
+    "joint_blocks.0.x.weight", "v_pred", "ztsnr", "edm_mean", "scaled_fp8", "model_ema.decay",
+    "vae.encoder.conv_in.weight",
     "first_stage_model.loss.x", "conditioner.embedders.0.transformer.x", "cond_stage_model.model.ln_final.weight",
     "model.diffusion_model.label_emb.0.0.weight", "model.diffusion_model.time_embed.cond_proj.weight",
     "model.diffusion_model.input_blocks.99.9.x.weight", "text_model.embeddings.position_ids", "embeddings.position_ids",
@@ -109,11 +120,16 @@ def edit_tensors(change: Callable[[Random, dict[str, Tensor], str], Any]) -> Cal
     return edit(whole, "*.safetensors")
 
 
-def edit_json(pattern: str) -> Callable[[Random, Path], None]:
-    """A mutation of one value of a JSON file."""
+def edit_json(pattern: str, keys: Sequence[str] = ()) -> Callable[[Random, Path], None]:
+    """A mutation of one value of a JSON file, or one of `keys` added."""
 
     def whole(rng: Random, content: bytes) -> bytes:
-        return json.dumps(disturbed(rng, json.loads(content))).encode()
+        found = json.loads(content)
+        if keys and rng.random() < 0.5:
+            found[rng.choice(keys)] = rng.choice(EVIL)
+        else:
+            found = disturbed(rng, found)
+        return json.dumps(found).encode()
 
     return edit(whole, pattern)
 
@@ -252,7 +268,8 @@ def _shapes(rng: Random, tensors: dict[str, Tensor], name: str) -> None:
     new = rng.choice(
         [
             shape[::-1], [count], [count, 1], [1] * 7 + [count], [*shape, 1, 1], [1, *shape], [0], [0, *shape], [],
-            [shape[0] + 1, *shape[1:]], [2 * shape[0], *shape[1:]], [*shape[:-1], max(1, shape[-1] // 2)], [3 * shape[0]],
+            [shape[0] + 1, *shape[1:]], [2 * shape[0], *shape[1:]], [*shape[:-1], max(1, shape[-1] // 2)],
+            [3 * shape[0]],
         ]
     )  # fmt: skip
     size = len(data) // (count or 1)
@@ -310,8 +327,10 @@ def _index(rng: Random, path: Path) -> None:
     tensor, shard = rng.choice(sorted(found["weight_map"].items()))
     match rng.randrange(5):
         case 0:
-            found["weight_map"][tensor] = rng.choice((*EVIL, "../a.safetensors", "/a.safetensors", index.name, "C:a.safetensors",
-                f"x/{shard}", f"./{shard}", "a" * 300 + ".safetensors", "\ud800.safetensors", "none.safetensors"))  # fmt: skip
+            elsewhere = [
+                f"{start}{shard}" for start in ("../", "/", "C:", "x/", "./", "a" * 300, "\ud800", "none", "\0")
+            ]
+            found["weight_map"][tensor] = rng.choice([*elsewhere, index.name, *EVIL])
         case 1:
             (index.parent / shard).unlink()
         case 2:
@@ -346,7 +365,7 @@ def _things(rng: Random, path: Path) -> None:
             )
         case 6:
             with open(one, "wb") as file:  # takes no disk
-                file.truncate(1 << 33)
+                file.truncate(1 << 30)
         case 7:
             one.write_bytes(rng.choice((b"{", b"null", b"\xff\xfe", b"[" * 10**5, b"1" * 10**4, b'{"a":' * 10**4)))
 
@@ -367,9 +386,9 @@ KINDS: dict[str, Callable[[Random, Path], None]] = {
     "100,000 tensors, one twice": edit_header(_many_twice),
     "another thing than a file": _things,
     "index of shards": _index,
-    "a network's config.json": edit_json("config.json"),
-    "model_index.json": edit_json("model_index.json"),
-    "scheduler_config.json": edit_json("scheduler_config.json"),
+    "a network's config.json": edit_json("config.json", NETWORK_KEYS),
+    "model_index.json": edit_json("model_index.json", ("_guidance_scale", "force_zeros_for_empty_prompt", "x")),
+    "scheduler_config.json": edit_json("scheduler_config.json", SCHEDULER_KEYS),
     "tokenizer's JSON": lambda rng, path: edit_json("*.json")(rng, path / "tokenizer"),
 }  # fmt: skip
 FOLDERS_ONLY = (

@@ -1,14 +1,14 @@
 """sdjax against diffusers at full size: one checkpoint, the same inputs, float32.
 
-    python -m experiments.random_checkpoints --family=sd15 --out=/tmp/sd15
-    python -m experiments.parity --checkpoint=/tmp/sd15 --out=parity.json       # 20 minutes on 2 busy cores
+    python -m experiments.random_checkpoints --family=sdxl --out=/tmp/sdxl
+    python -m experiments.parity --checkpoint=/tmp/sdxl --out=parity.json      # 13 GiB; half an hour on 2 busy cores
 
 Any checkpoint in the diffusers layout will do: Stable Diffusion 1.x, 2.x, SDXL, its refiner; weights need not be
 random. The text encoders, one guided evaluation of the U-Net and the VAE run at --size (default: the checkpoint's own).
-Whole guided runs of --steps steps at --sampled_size are for 1.x and 2.x only, whose float32 pipelines fit in 6 GiB.
-Prompts go through each side's own tokenizers.
+Whole guided runs of --steps steps at --sampled_size are for 1.x and 2.x only, since a float32 SDXL does not fit
+beside its stored weights in 24 GiB. Prompts go through each side's own tokenizers.
 
-Each side is a process of its own, diffusers first, so that one model is in memory at a time: `--side=theirs` writes
+Each side is a process of its own, diffusers first, so that one network is in memory at a time: `--side=theirs` writes
 its arrays and their inputs to --reference, `--side=ours` compares with that file, `--side=both` does the one and then
 the other. Weights are stored as they are (float16 in SDXL's), computed with in float32.
 
@@ -134,7 +134,9 @@ def main(values: Any) -> None:
         raise ValueError(f"--checkpoint: {folder} has no model_index.json, so it is no diffusers folder")
     reference = Path(values.reference or f"{folder}.reference.npz")
     if values.side == "both":
-        subprocess.run([sys.executable, "-m", "experiments.parity", *sys.argv[1:], "--side=theirs"], check=True)
+        first = [sys.executable, "-m", "experiments.parity", *sys.argv[1:], "--side=theirs"]
+        if status := subprocess.run(first).returncode:  # it has said why
+            sys.exit(status)
     if values.side == "theirs":
         return run_theirs(values, folder, reference)
     if not reference.is_file():

@@ -56,7 +56,7 @@ def sample(folder: Path, given: Arrays, steps: int, samplers: list[str], seconds
     import diffusers
     import torch
 
-    pipe: Any = diffusers.StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe: Any = diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     size, config = 8 * given["noise"].shape[1], pipe.scheduler.config
     negative, prompt = given["prompts"].tolist()
@@ -111,7 +111,7 @@ def _unet(folder: Path, given: Arrays, context: Any, pooled: Any) -> np.ndarray:
     import torch
 
     added = None if pooled is None else {"text_embeds": pooled, "time_ids": torch.from_numpy(given["time_ids"])}
-    unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=_stored(folder / "unet"))
+    unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", dtype=_stored(folder / "unet"))
     x = _theirs(given["x"]).repeat(2, 1, 1, 1)
     return _ours(in_float32(unet)(x, torch.from_numpy(given["t"]), context, added_cond_kwargs=added).sample)
 
@@ -129,7 +129,7 @@ def _vae(folder: Path, part: str, given: Arrays) -> Arrays:
     import diffusers
     import torch
 
-    vae: Any = diffusers.AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    vae: Any = diffusers.AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
     if part == "vae_decode":
         return {part: _ours(vae.decode(_theirs(given["z"])).sample)}
     posterior = vae.encode(_theirs(given["pixels"])).latent_dist

@@ -1,7 +1,7 @@
 """From prompts to what a U-Net is told: texts along a run, their hidden states, SDXL's sizes.
 
 A picture is pulled by its prompt (in A1111's style by several, joined by AND) and away from its negative prompt. Each
-of these is a `Part`, whose text may change from one network evaluation to the next (`[cat:dog:0.5]`): the run then
+of these is a `Pull`, whose text may change from one network evaluation to the next (`[cat:dog:0.5]`): the run then
 goes in pieces of rows, and every piece has contexts of its own in the same compiled program.
 
 What of the text encoders a U-Net attends to is a matter of the family (Podell et al. 2023, arXiv:2307.01952, section
@@ -19,6 +19,7 @@ import numpy as np
 
 from sdjax.config import ClipTextConfig
 from sdjax.diffusion.plan import Plan
+from sdjax.diffusion.run import Run
 from sdjax.text import prompts
 from sdjax.text.tokens import Tokenizer
 
@@ -93,7 +94,7 @@ class ClipSkip:
 
 
 @dataclass(frozen=True)
-class Part:
+class Pull:
     """One pull on a picture.
 
     Attributes:
@@ -108,39 +109,41 @@ class Part:
     zero: bool = False
 
 
-def parts(given: Texts, plan: Plan, style: str) -> list[Part]:
-    """The parts of a prompt, which may be another one for each encoder, along a plan. Raises ValueError."""
+def pulls(given: Texts, run: Run, style: str) -> list[Pull]:
+    """The pulls of a prompt, which may be another one for each encoder, along a run. Raises ValueError."""
     split = {name: prompts.parts(text, style) for name, text in given.items()}
     counts = {len(one) for one in split.values()}
     if len(counts) > 1:
         raise ValueError("prompt and prompt_2 have another number of parts joined by AND; they go together in pairs")
     made = []
     for i in range(counts.pop()):
-        along = _along({name: one[i][0] for name, one in split.items()}, plan, style)
-        made.append(Part(along, next(iter(split.values()))[i][1]))
+        along = _along({name: one[i][0] for name, one in split.items()}, run, style)
+        made.append(Pull(along, next(iter(split.values()))[i][1]))
     return made
 
 
-def negative_part(given: Texts, plan: Plan, style: str, zero: bool) -> Part:
+def negative_pull(given: Texts, run: Run, style: str, zero: bool) -> Pull:
     """The part that a picture is pulled away from; AND joins nothing here, as in A1111."""
-    return Part(_along(given, plan, style), negative=True, zero=zero)
+    return Pull(_along(given, run, style), negative=True, zero=zero)
 
 
-def _along(given: Texts, plan: Plan, style: str) -> tuple[Texts, ...]:
-    """The texts in force at each of the plan's evaluations."""
-    counted = max(plan.evaluations, 2 * plan.steps if plan.sampler in TWO_A_STEP else 0)
+def _along(given: Texts, run: Run, style: str) -> tuple[Texts, ...]:
+    """The texts in force at each of the plan's evaluations; edits count those of the whole run."""
+    whole = run.whole
+    counted = max(whole.evaluations, 2 * whole.steps if whole.sampler in TWO_A_STEP else 0)
     lines = {name: prompts.timeline(text, counted, style) for name, text in given.items()}
-    return tuple({name: line[k] for name, line in lines.items()} for k in range(plan.evaluations))
+    mine = [min(run.before + k, counted - 1) for k in range(run.plan.evaluations)]
+    return tuple({name: line[k] for name, line in lines.items()} for k in mine)
 
 
 def pieces(
-    pictures: Sequence[Sequence[Part]], plans: Sequence[Plan], rows: int
+    pictures: Sequence[Sequence[Pull]], plans: Sequence[Plan], rows: int
 ) -> Iterator[tuple[int, int, list[list[Texts]]]]:
-    """The runs of table rows in which no picture's texts change: (start, stop, texts of each part by picture)."""
+    """The runs of table rows in which no picture's texts change: (start, stop, texts of each pull by picture)."""
     number = [np.clip(np.cumsum(np.append(plan.evaluate, np.zeros(rows))[:rows]) - 1, 0, None) for plan in plans]
 
     def texts(row: int) -> list[list[Texts]]:
-        return [[part.texts[int(at[row])] for part in own] for own, at in zip(pictures, number, strict=True)]
+        return [[pull.texts[int(at[row])] for pull in own] for own, at in zip(pictures, number, strict=True)]
 
     for _, group in groupby(range(rows), key=lambda row: _spelled(texts(row))):
         listed = list(group)
@@ -198,10 +201,10 @@ class Encoding:
         return self.clip_skip.depth(self.encoders[name].config, self.xl, negative)
 
 
-def check(parts: Sequence[Part], encoders: Mapping[str, TextEncoder], style: str) -> None:
+def check(pulls: Sequence[Pull], encoders: Mapping[str, TextEncoder], style: str) -> None:
     """Raises ValueError for a text that takes too many rows, or whose weights are no numbers to multiply by."""
     for name, encoder in encoders.items():
-        for text in {texts[name] for part in parts for texts in part.texts}:
+        for text in {texts[name] for pull in pulls for texts in pull.texts}:
             rows = prompts.chunks(text, encoder.tokenizer, style)
             if not np.isfinite([weight for row in rows for weight in row.weights]).all():
                 raise ValueError(f"the prompt's weights are infinite or no numbers: {text[:60]!r}")

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdjax.fields import ConfigError as ConfigError
+from sdjax.fields import Fields, short
+
 Json = Mapping[str, Any]
 
-
-class ConfigError(ValueError):
-    """A config.json asks for something that is missing or that this package does not have."""
+# More than any network has, and few enough that a trace of them all ends within seconds.
+MOST_LEVELS, MOST_RESNETS, MOST_LAYERS = 8, 16, 256
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,23 @@ class ClipTextConfig:
     @classmethod
     def from_dict(cls, config: Json) -> "ClipTextConfig":
         """Reads the dict of a text encoder's config.json. Raises ConfigError."""
-        _require(config, "text_encoder", "hidden_size", "intermediate_size", "num_hidden_layers")
-        _one_of(config, "text_encoder", "hidden_act", ("quick_gelu", "gelu"), "quick_gelu")
-        projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
+        read = Fields(config, "text_encoder/config.json")
+        read.require("hidden_size", "intermediate_size", "num_hidden_layers")
+        read.one_of("hidden_act", ("quick_gelu", "gelu"), "quick_gelu")
+        projects = "CLIPTextModelWithProjection" in read.list("architectures")
+        width, heads = read.whole("hidden_size"), read.whole("num_attention_heads", 8)
+        read.multiples("hidden_size", [width], "num_attention_heads", [heads])
         return cls(
-            vocab_size=config.get("vocab_size", 49408),
-            hidden_size=config["hidden_size"],
-            intermediate_size=config["intermediate_size"],
-            num_hidden_layers=config["num_hidden_layers"],
-            num_attention_heads=config.get("num_attention_heads", 8),
-            max_position_embeddings=config.get("max_position_embeddings", 77),
+            vocab_size=read.whole("vocab_size", 49408),
+            hidden_size=width,
+            intermediate_size=read.whole("intermediate_size"),
+            num_hidden_layers=read.whole("num_hidden_layers", most=MOST_LAYERS),
+            num_attention_heads=heads,
+            max_position_embeddings=read.whole("max_position_embeddings", 77),
             hidden_act=config.get("hidden_act", "quick_gelu"),
-            layer_norm_eps=config.get("layer_norm_eps", 1e-5),
-            eos_token_id=config.get("eos_token_id", 2),
-            projection_dim=config.get("projection_dim", 512) if projects else None,
+            layer_norm_eps=read.number("layer_norm_eps", 1e-5, 0.0, 1.0),
+            eos_token_id=read.whole("eos_token_id", 2, least=0),
+            projection_dim=read.whole("projection_dim", 512) if projects else None,
         )
 
 
@@ -90,43 +95,60 @@ class UNetConfig:
     @classmethod
     def from_dict(cls, config: Json) -> "UNetConfig":
         """Reads the dict of a U-Net's config.json. Raises ConfigError."""
-        _require(config, "unet", "block_out_channels", "down_block_types", "up_block_types", "cross_attention_dim")
-        levels = len(config["block_out_channels"])
-        _check_unet(config, levels)
-        resnets = _per_level(config.get("layers_per_block", 2), levels, "layers_per_block")
+        read = Fields(config, "unet/config.json")
+        read.require("block_out_channels", "down_block_types", "up_block_types", "cross_attention_dim")
+        widths = read.wholes("block_out_channels", MOST_LEVELS)
+        levels = len(widths)
+        _check_unet(read, levels)
+        found = config.get("layers_per_block")
+        resnets = read.per_level("layers_per_block", 2 if found is None else found, levels, most=MOST_RESNETS)
         down, up = _transformer_layers(config, resnets)
         # diffusers' field `attention_head_dim` has always held the number of heads for these U-Nets.
-        heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
-        return cls(
-            sample_size=config.get("sample_size") or 64,
-            in_channels=config.get("in_channels", 4),
-            out_channels=config.get("out_channels", 4),
-            block_out_channels=tuple(config["block_out_channels"]),
+        heads = config.get("num_attention_heads") or config.get("attention_head_dim") or 8
+        made = cls(
+            sample_size=read.whole("sample_size", 64),
+            in_channels=read.whole("in_channels", 4),
+            out_channels=read.whole("out_channels", 4),
+            block_out_channels=widths,
             layers_per_block=resnets,
             down_block_types=tuple(config["down_block_types"]),
             up_block_types=tuple(config["up_block_types"]),
             mid_block_type=config.get("mid_block_type", "UNetMidBlock2DCrossAttn"),
-            cross_attention_dim=config["cross_attention_dim"],
-            heads=_per_level(heads, levels, "attention_head_dim"),
+            cross_attention_dim=read.whole("cross_attention_dim"),
+            heads=read.per_level("attention_head_dim", heads, levels),
             transformer_layers=down,
             up_transformer_layers=up,
-            only_cross_attention=_per_level(
-                config.get("only_cross_attention") or False, levels, "only_cross_attention"
-            ),
-            use_linear_projection=bool(config.get("use_linear_projection", False)),
-            upcast_attention=bool(config.get("upcast_attention", False)),
-            norm_num_groups=config.get("norm_num_groups", 32),
-            norm_eps=config.get("norm_eps", 1e-5),
-            act_fn=config.get("act_fn", "silu"),
-            flip_sin_to_cos=config.get("flip_sin_to_cos", True),
-            freq_shift=config.get("freq_shift", 0),
+            only_cross_attention=_flags(read, "only_cross_attention", levels),
+            use_linear_projection=read.flag("use_linear_projection", False),
+            upcast_attention=read.flag("upcast_attention", False),
+            norm_num_groups=read.whole("norm_num_groups", 32),
+            norm_eps=read.number("norm_eps", 1e-5, 0.0, 1.0),
+            act_fn=config.get("act_fn") or "silu",
+            flip_sin_to_cos=read.flag("flip_sin_to_cos", True),
+            freq_shift=read.number("freq_shift", 0, 0.0, 1.0),
             class_embed_type=config.get("class_embed_type"),
-            num_class_embeds=config.get("num_class_embeds"),
+            num_class_embeds=read.whole_or_none("num_class_embeds"),
             addition_embed_type=config.get("addition_embed_type"),
-            addition_time_embed_dim=config.get("addition_time_embed_dim"),
-            projection_class_embeddings_input_dim=config.get("projection_class_embeddings_input_dim"),
-            time_cond_proj_dim=config.get("time_cond_proj_dim"),
+            addition_time_embed_dim=read.whole_or_none("addition_time_embed_dim"),
+            projection_class_embeddings_input_dim=read.whole_or_none("projection_class_embeddings_input_dim"),
+            time_cond_proj_dim=read.whole_or_none("time_cond_proj_dim"),
         )
+        made._check_sizes(read)
+        return made
+
+    def _check_sizes(self, read: Fields) -> None:
+        """What the sizes must be to one another, and in all."""
+        widths = self.block_out_channels
+        read.multiples("block_out_channels", widths, "norm_num_groups", [self.norm_num_groups] * self.levels)
+        kinds = zip(widths, self.heads, self.down_block_types, self.up_block_types[::-1], strict=True)
+        crossed = [(width, heads) for width, heads, *types in kinds if any(kind.startswith("Cross") for kind in types)]
+        if self.mid_block_type == "UNetMidBlock2DCrossAttn":
+            crossed.append((widths[-1], self.heads[-1]))
+        for width, heads in crossed:
+            read.multiples("block_out_channels", [width], "attention_head_dim", [heads])
+        layers = sum(map(sum, (*self.transformer_layers, *self.up_transformer_layers)))
+        if layers > MOST_LAYERS:
+            raise read.error("transformer_layers_per_block", f"at most {MOST_LAYERS} layers in all", layers)
 
 
 @dataclass(frozen=True)
@@ -152,25 +174,28 @@ class VaeConfig:
     @classmethod
     def from_dict(cls, config: Json) -> "VaeConfig":
         """Reads the dict of a VAE's config.json. Raises ConfigError."""
-        _require(config, "vae", "block_out_channels")
-        _one_of(config, "vae", "act_fn", ("silu", "swish"), "silu")
+        read = Fields(config, "vae/config.json")
+        read.require("block_out_channels")
+        read.one_of("act_fn", ("silu", "swish"), "silu")
         for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-            for value in config.get(key, ()):
-                _one_of({key: value}, "vae", key, (kind,), kind)
+            for value in read.list(key):
+                Fields({key: value}, read.where).one_of(key, (kind,))
         for key in ("latents_mean", "latents_std", "shift_factor"):
             if config.get(key) is not None:
                 raise ConfigError(f"vae/config.json: {key} is not supported yet; only scaling_factor is")
+        widths, groups = read.wholes("block_out_channels", MOST_LEVELS), read.whole("norm_num_groups", 32)
+        read.multiples("block_out_channels", widths, "norm_num_groups", [groups] * len(widths))
         return cls(
-            block_out_channels=tuple(config["block_out_channels"]),
-            layers_per_block=config.get("layers_per_block", 1),
-            latent_channels=config.get("latent_channels", 4),
-            out_channels=config.get("out_channels", 3),
-            norm_num_groups=config.get("norm_num_groups", 32),
-            scaling_factor=config.get("scaling_factor", 0.18215),
-            use_quant_conv=config.get("use_quant_conv", True),
-            use_post_quant_conv=config.get("use_post_quant_conv", True),
-            mid_block_add_attention=config.get("mid_block_add_attention", True),
-            force_upcast=bool(config.get("force_upcast", True)),
+            block_out_channels=widths,
+            layers_per_block=read.whole("layers_per_block", 1, most=MOST_RESNETS),
+            latent_channels=read.whole("latent_channels", 4),
+            out_channels=read.whole("out_channels", 3),
+            norm_num_groups=groups,
+            scaling_factor=read.number("scaling_factor", 0.18215, 1e-6, 1e6),
+            use_quant_conv=read.flag("use_quant_conv", True),
+            use_post_quant_conv=read.flag("use_post_quant_conv", True),
+            mid_block_add_attention=read.flag("mid_block_add_attention", True),
+            force_upcast=read.flag("force_upcast", True),
         )
 
 
@@ -201,20 +226,25 @@ _UNET_FIXED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def _check_unet(config: Json, levels: int) -> None:
+def _check_unet(read: Fields, levels: int) -> None:
+    config = read.values
     for key, supported in _UNET_FIXED.items():
         if config.get(key) is not None:
-            _one_of(config, "unet", key, supported, None)
+            read.one_of(key, supported)
     if not isinstance(config["cross_attention_dim"], int):
         raise ConfigError("unet/config.json: cross_attention_dim must be one number for all levels")
+    if config.get("addition_embed_type") == "text_time":
+        read.require("addition_time_embed_dim", "projection_class_embeddings_input_dim")
+    if config.get("class_embed_type") == "projection":
+        read.require("projection_class_embeddings_input_dim")
     for key, kinds in (
         ("down_block_types", ("CrossAttnDownBlock2D", "DownBlock2D")),
         ("up_block_types", ("CrossAttnUpBlock2D", "UpBlock2D")),
     ):
-        if len(config[key]) != levels:
+        if len(read.list(key)) != levels:
             raise ConfigError(f"unet/config.json: {key} has {len(config[key])} entries, block_out_channels {levels}")
         for value in config[key]:
-            _one_of({key: value}, "unet", key, kinds, None)
+            Fields({key: value}, read.where).one_of(key, kinds)
 
 
 def _transformer_layers(config: Json, resnets: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], ...]:
@@ -224,7 +254,7 @@ def _transformer_layers(config: Json, resnets: tuple[int, ...]) -> tuple[tuple[t
     `reverse_transformer_layers_per_block` says otherwise.
     """
     key, levels = "transformer_layers_per_block", len(resnets)
-    given = _per_level(config.get(key, 1), levels, key)
+    given = _per_level(1 if config.get(key) is None else config[key], levels, key)
     mirrored = config.get(f"reverse_{key}")
     if mirrored is None and any(isinstance(entry, list | tuple) for entry in given):
         raise ConfigError(f"unet/config.json: {key} has a list within, so reverse_{key} must be given")
@@ -236,22 +266,15 @@ def _transformer_layers(config: Json, resnets: tuple[int, ...]) -> tuple[tuple[t
 
 def _each(entry: Any, count: int, key: str) -> tuple[int, ...]:
     listed = tuple(entry) if isinstance(entry, list | tuple) else (entry,) * count
-    if len(listed) != count or not all(isinstance(one, int) for one in listed):
-        raise ConfigError(f"unet/config.json: {key} has {entry!r} for a level with {count} attentions")
+    if len(listed) != count or not all(type(one) is int and 0 <= one <= MOST_LAYERS for one in listed):
+        raise ConfigError(f"unet/config.json: {key} has {short(entry)} for a level with {count} attentions")
     return listed
 
 
-def _require(config: Json, component: str, *keys: str) -> None:
-    missing = [key for key in keys if config.get(key) is None]
-    if missing:
-        raise ConfigError(f"{component}/config.json: {', '.join(missing)} missing; is this the right file?")
-
-
-def _one_of(config: Json, component: str, key: str, supported: tuple[Any, ...], default: Any) -> None:
-    value = config.get(key, default)
-    if value not in supported:
-        known = ", ".join(repr(one) for one in supported) or "none (leave it out)"
-        raise ConfigError(f"{component}/config.json: {key} = {value!r} is not supported; supported: {known}")
+def _flags(read: Fields, key: str, levels: int) -> tuple[bool, ...]:
+    """True or false, or a list with one of them for each level."""
+    values = _per_level(read.values.get(key) or False, levels, key)
+    return tuple(Fields({key: value}, read.where).flag(key, False) for value in values)
 
 
 def _per_level(value: Any, levels: int, key: str) -> tuple[Any, ...]:

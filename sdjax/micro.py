@@ -6,7 +6,8 @@
 Every number becomes a sinusoid that is added to the time embedding. By default a picture is told that it was never
 resized nor cropped, and the refiner that it is a good one (6.0) pulled away from a bad one (2.5). What is pulled away
 from has the base's numbers unless both its sizes are given, and the refiner's original size: so diffusers' pipelines
-have it (pipeline_stable_diffusion_xl.py and ..._xl_img2img.py).
+have it (pipeline_stable_diffusion_xl.py and ..._xl_img2img.py) for one picture. For several the former deals the two
+kinds of numbers out in turns, to texts that do not lie in turns; here every picture has what it has alone.
 """
 
 from collections.abc import Sequence

@@ -1,19 +1,25 @@
 """From a name to a checkpoint in memory: a folder, a single file, a Hub id, or the model of our own."""
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdjax import cache, programs
 from sdjax.conditions import TextEncoder
-from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+from sdjax.config import ClipTextConfig, ConfigError, UNetConfig, VaeConfig
+from sdjax.diffusion.noise import Settings
+from sdjax.fields import Fields
 from sdjax.pipeline import StableDiffusion
 from sdjax.text.tokens import Tokenizer
-from sdjax.weights import Checkpoint, open_checkpoint, open_vae
+from sdjax.weights import Checkpoint, CheckpointError, open_checkpoint, open_vae
 
 SHAPES = Path(__file__).parent / "assets" / "shapes"
+MOST_TIMESTEPS = 100_000  # of training; 1000 in every Stable Diffusion
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 
 
@@ -54,16 +60,15 @@ def load(
     if vae is not None:
         opened = open_vae(vae).into(opened)
     encoders = {
-        name: TextEncoder(
-            ClipTextConfig.from_dict(opened.configs[name]),
-            Tokenizer.read(opened.tokenizer(folder), f"{source or SHAPES}/{folder}"),
-        )
+        name: _encoder(opened, name, folder, f"{source or SHAPES}/{folder}")
         for name, folder in TOKENIZERS.items()
         if name in opened.configs
     }
     unet, autoencoder = UNetConfig.from_dict(opened.configs["unet"]), VaeConfig.from_dict(opened.configs["vae"])
     networks: dict[str, programs.Config] = {name: encoder.config for name, encoder in encoders.items()}
     networks |= {"unet": unet, "vae": autoencoder}
+    _check_scheduler(opened.scheduler)
+    _check_fit(encoders, unet, autoencoder)
     if compilation_cache is not False:
         cache.enable(None if compilation_cache is True else compilation_cache)
     params, layouts = {}, {}
@@ -87,7 +92,58 @@ def load(
 def _guidance_scale(opened: Checkpoint, unet: UNetConfig) -> float:
     """The checkpoint's own, else what diffusers' pipelines have: 5 for SDXL, 7.5 for the others."""
     usual = 5.0 if unet.addition_embed_type == "text_time" else 7.5
-    return float(opened.index.get("_guidance_scale", usual))
+    return Fields(opened.index, "model_index.json").number("_guidance_scale", usual, 0.0, 1000.0)
+
+
+def _encoder(opened: Checkpoint, name: str, folder: str, where: str) -> TextEncoder:
+    """A text encoder with its tokenizer. Raises CheckpointError or ConfigError, also where they do not fit."""
+    config = ClipTextConfig.from_dict(opened.configs[name])
+    try:
+        tokenizer = Tokenizer.read(opened.tokenizer(folder), where)
+    except (ValueError, FileNotFoundError) as error:
+        raise CheckpointError(str(error)) from None
+    for key, needs, has in (
+        ("vocab_size", tokenizer.size, config.vocab_size),
+        ("max_position_embeddings", tokenizer.max_length, config.max_position_embeddings),
+    ):
+        if needs > has:
+            raise CheckpointError(
+                f"{where} does not belong to {name}/config.json: it needs a {key} of at least {needs}, not {has}"
+            )
+    return TextEncoder(config, tokenizer)
+
+
+def _check_fit(encoders: Mapping[str, TextEncoder], unet: UNetConfig, vae: VaeConfig) -> None:
+    """Raises ConfigError where one network does not take what another gives."""
+    width = sum(encoder.config.hidden_size for encoder in encoders.values())
+    if width != unet.cross_attention_dim:
+        raise ConfigError(
+            f"unet/config.json: cross_attention_dim is {unet.cross_attention_dim}, and the text encoders "
+            f"({', '.join(encoders)}) give {width}: they are not of one checkpoint"
+        )
+    if vae.latent_channels != unet.out_channels:
+        raise ConfigError(
+            f"vae/config.json: latent_channels is {vae.latent_channels}, and the U-Net gives {unet.out_channels}: "
+            "they are not of one checkpoint"
+        )
+
+
+def _check_scheduler(config: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a value of another kind than the key's; what the values mean `plan` looks at."""
+    read = Fields(config, "scheduler/scheduler_config.json")
+    read.whole("num_train_timesteps", 1000, most=MOST_TIMESTEPS)
+    for key in ("_use_default_values", "trained_betas", "disable_corrector"):
+        read.list(key)
+    for field in fields(Settings):
+        match field.default:
+            case bool():
+                read.flag(field.name, field.default)
+            case int():
+                read.whole(field.name, field.default, least=0)
+            case float():
+                read.number(field.name, field.default)
+            case str():
+                read.text(field.name, field.default)
 
 
 def _check_dtype(dtype: DTypeLike) -> DTypeLike:

@@ -7,10 +7,9 @@ keeps the record that lets the same picture be made again.
 """
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,15 @@ from jax.typing import DTypeLike
 from PIL import Image
 from tqdm import tqdm
 
-from sdjax import conditions, picture, programs, request
-from sdjax.conditions import ClipSkip, EncodeRow, Encoding, Part, TextEncoder, Texts
+from sdjax import asking, checks, conditions, picture, programs, request
+from sdjax.conditions import ClipSkip, EncodeRow, Encoding, Pull, TextEncoder, Texts
 from sdjax.config import UNetConfig, VaeConfig
 from sdjax.diffusion import scan
-from sdjax.diffusion.guidance import GuidanceSchedule
 from sdjax.diffusion.plan import Plan, padded_length
 from sdjax.diffusion.plan import plan as make_plan
 from sdjax.diffusion.samplers import Sampler
 from sdjax.diffusion.table import Linear, Table
-from sdjax.micro import REFINER_IDS, MicroConditions
+from sdjax.micro import MicroConditions
 from sdjax.nn.unet import Added, Conditions, guidance_embedding
 from sdjax.text.prompts import MAX_CHUNKS, check_style
 from sdjax.text.tokens import Tokenizer
@@ -43,12 +41,6 @@ Size = Sequence[int] | Sequence[Sequence[int]]
 # Rows of the table between two updates of the progress bar. An update is a call of its own: on a CPU it costs a
 # millisecond beside 80 of a small model's rows, and 0.3 s of fresh scratch memory beside 40 s of SD 1.5's.
 SEGMENT_ROWS = 8
-
-
-ALONE = (
-    "{} is an SDXL refiner, trained on the last fifth of the noise levels: from pure noise its pictures fall apart. "
-    "Give it to a base model as refiner=, or go on from latents= with denoising_start="
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +155,7 @@ class StableDiffusion:
         """
         pixels = jnp.asarray(pixels, jnp.float32)
         for name, size in zip(("height", "width"), pixels.shape[1:3], strict=True):
-            request.check_size(size, size, self.vae.factor, name)
+            checks.check_size(size, size, self.vae.factor, name)
         keys = None if key is None else scan.keys_per_image(key, pixels.shape[0])
         return programs.encode(self.vae, self._vae_dtype, self._ready["vae"], pixels, keys)
 
@@ -263,7 +255,7 @@ class StableDiffusion:
           ValueError: anything out of range, named with its remedy, before anything is compiled.
         """
         given = {name: value for name, value in locals().items() if name != "self"}
-        asked, refined = self._stages(given)
+        asked, refined = asking.stages(self, given)
         final = self._sample(asked, progress)
         if refiner is not None and refined is not None:
             final = refiner._sample(replace(refined, latents=np.asarray(final)), progress)
@@ -272,132 +264,13 @@ class StableDiffusion:
         images = [] if pixels is None else [self._image(asked, settings, i, pixels[i]) for i in range(len(pixels))]
         return Output(np.asarray(final), pixels, settings, images)
 
-    def _stages(self, given: dict[str, Any]) -> tuple[request.Request, request.Request | None]:
-        """What this model has to do, and what its refiner has to do after it."""
-        refiner = given["refiner"]
-        if refiner is None:
-            asked = self._request(given)
-            if self.time_ids == REFINER_IDS and asked.latents is None:
-                warnings.warn(ALONE.format(self.name), stacklevel=3)
-            return asked, None
-        self._check_refiner(given)
-        of_base = ("prompt_2", "negative_prompt_2", "target_size", "negative_target_size")
-        of_refiner = ("aesthetic_score", "negative_aesthetic_score")
-        cut = given["refiner_start"]
-        base = {**given, **dict.fromkeys(of_refiner), "denoising_end": cut}
-        rest = {**given, **dict.fromkeys(of_base if refiner.time_ids == REFINER_IDS else ()), "denoising_start": cut}
-        asked = self._request(base)
-        rest |= {"height": asked.height, "width": asked.width, "latents": None}
-        goes_on = refiner._request(rest, goes_on=True)
-        return asked, replace(goes_on, stage=1, drawn=asked.plan.draws)
-
-    def _check_refiner(self, given: Mapping[str, Any]) -> None:
-        refiner = given["refiner"]
-        if not isinstance(refiner, StableDiffusion):
-            raise ValueError(f"refiner must be a loaded checkpoint, sdjax.load(...), not {refiner!r}")
-        if self.time_ids == REFINER_IDS:
-            raise ValueError(f"{self.name} is itself a refiner; call generate of the base model with refiner=")
-        if given["denoising_start"] is not None or given["denoising_end"] is not None:
-            raise ValueError("refiner= cuts the run at refiner_start; denoising_start and _end are for runs without")
-        mine, other = (
-            (sd.vae.scaling_factor, sd.vae.latent_channels, sd.vae.factor, sd.unet.in_channels)
-            for sd in (self, refiner)
-        )
-        if mine != other:
-            raise ValueError(f"{refiner.name} works in other latents than {self.name}; a refiner shares the base's VAE")
-
-    def _check_from_text(self) -> None:
-        """Raises ValueError where the U-Net needs more than a text to start from."""
-        channels, latent = self.unet.in_channels, self.vae.latent_channels
-        kinds = {9: "inpainting", 8: "pix2pix", 5: "depth", 7: "upscaling"}
-        if channels != latent:
-            kind = kinds.get(channels, "this")
-            raise ValueError(
-                f"{self.name} is a model for {kind}: its U-Net takes {channels} channels, {latent} of them latents and "
-                "the rest of a picture, which generate cannot be given yet; predict takes all channels"
-            )
-
-    def _request(self, given: Mapping[str, Any], goes_on: bool = False) -> request.Request:
-        self._check_from_text()
-        prompts = request.texts(given["prompt"], "prompt")
-        each = request.check_count(given["num_images"], 1, "num_images")
-        first = request.check_count(given["first_image"], 0, "first_image")
-        count = len(prompts) * each
-        native = self.unet.sample_size * self.vae.factor
-        height = request.check_size(given["height"], native, self.vae.factor, "height")
-        width = request.check_size(given["width"], native, self.vae.factor, "width")
-        latents, cut = given["latents"], given["denoising_start"]
-        if latents is not None:
-            shape = (count, height // self.vae.factor, width // self.vae.factor, self.unet.in_channels)
-            latents = request.check_latents(latents, shape)
-        elif cut is not None and not goes_on:
-            raise ValueError("denoising_start goes on from latents: pass those of a run with denoising_end as latents=")
-        ends = {name: given[name] for name in ("denoising_start", "denoising_end") if given[name] is not None}
-        plans = request.check_plans(partial(self.plan, **ends), given, count)
-        style, source = given["prompt_style"], request.check_source(given["noise_source"])
-        check_style(style)
-        texts = {name: request.optional_texts(given[name], len(prompts), name) for name in request.TEXTS}
-        parts = [self._parts(i, texts, plans[i * each + k], style) for i in range(len(prompts)) for k in range(each)]
-        micro = MicroConditions.read(dict(given), count, self.time_ids)
-        clip_skip = ClipSkip.read(given["clip_skip"], style)
-        for encoder in self.encoders.values():
-            clip_skip.depth(encoder.config, self.xl, negative=False)
-        scale = self.guidance_scale if given["guidance_scale"] is None else given["guidance_scale"]
-        schedules = request.spread(given["guidance_schedule"], count, "guidance_schedule")
-        many = request.is_list(given["seed"])
-        return request.Request(
-            prompts=tuple(text or "" for text in texts["prompt"] for _ in range(each)),
-            negative_prompts=tuple(self._said(text) for text in texts["negative_prompt"] for _ in range(each)),
-            parts=tuple(parts),
-            style=style,
-            clip_skip=clip_skip,
-            micro=micro,
-            time_ids=micro.time_ids(height, width, count, self.time_ids) if self.xl else None,
-            seeds=tuple(request.check_seeds(given["seed"], count, bits=32 if source == "jax" else 64)),
-            numbers=tuple(first if many else first + i for i in range(count)),
-            guidance_scales=request.check_scales(scale, count),
-            guidance_schedules=tuple(map(GuidanceSchedule.read, schedules)),
-            guidance_rescales=request.check_rescales(given["guidance_rescale"], count),
-            height=height,
-            width=width,
-            plans=plans,
-            latents=latents,
-            noise_source=source,
-            distilled=self.unet.time_cond_proj_dim is not None,
-        )
-
-    def _said(self, negative: str | None) -> str | None:
-        """A negative prompt as the settings keep it: None only where it differs from the empty text."""
-        return negative if self.zero_empty else negative or ""
-
-    def _parts(self, i: int, texts: Mapping[str, Sequence[str | None]], plan: Plan, style: str) -> tuple[Part, ...]:
-        """The parts of prompt i: the negative one, then those of the prompt."""
-        positive, negative = {}, {}
-        second = "text_encoder_2" in self.encoders and len(self.encoders) > 1
-        if not second and (texts["prompt_2"][i] is not None or texts["negative_prompt_2"][i] is not None):
-            raise ValueError(f"prompt_2 is for a second text encoder, which {self.name} does not have")
-        for name in self.encoders:
-            end = "_2" if second and name == "text_encoder_2" else ""
-            positive[name] = texts[f"prompt{end}"][i]
-            negative[name] = texts[f"negative_prompt{end}"][i]
-            positive[name] = texts["prompt"][i] if positive[name] is None else positive[name]
-            negative[name] = texts["negative_prompt"][i] if negative[name] is None else negative[name]
-        zero = self.zero_empty and texts["negative_prompt"][i] is None
-        zero = zero or (self.xl and style == "a1111" and not any(negative.values()))
-        said = {name: text or "" for name, text in negative.items()}
-        pull = conditions.parts({name: text or "" for name, text in positive.items()}, plan, style)
-        made = (conditions.negative_part(said, plan, style, zero), *pull)
-        if style != "plain":  # which warns of what it cuts, once
-            conditions.check(made, self.encoders, style)
-        return made
-
     def _sample(self, asked: request.Request, progress: bool | None) -> jax.Array:
         """The final latents `b h w c` of what was asked."""
         # Two sizes of table in practice (64 and 128 evaluations), and padding after any of them.
         rows, needed = padded_length(asked.plan.rows - 1) + SEGMENT_ROWS, asked.plan.rows
         table, guidance = asked.plan.table(rows - 1), asked.guidance(rows - 1)
         carry = self._begin(asked, table)
-        encoding, pulls = self._encoding(asked.style, asked.clip_skip), asked.pulls
+        encoding, pulls = self._encoding(asked.style, asked.clip_skip), asked.answered
         bar = tqdm(total=_evaluations(table), disable=None if progress is None else not progress, leave=False)
         with bar:
             for start, stop, texts in conditions.pieces(pulls, asked.plans, needed):
@@ -426,11 +299,11 @@ class StableDiffusion:
     def _conditions(
         self,
         asked: request.Request,
-        pulls: Sequence[Sequence[Part]],
+        pulls: Sequence[Sequence[Pull]],
         texts: Sequence[Sequence[Texts]],
         encoding: Encoding,
     ) -> Conditions:
-        """What the U-Net is told for each part of every picture, the first part of all pictures first."""
+        """What the U-Net is told for each pull on every picture, the first pull on all of them first."""
         states, pooled, ids = [], [], []
         for k in range(len(pulls[0])):
             for i, own in enumerate(pulls):
@@ -452,7 +325,7 @@ class StableDiffusion:
             raise ValueError(f"prompts must be a list of strings, not the one string {texts!r}; write [{texts!r}]")
         check_style(style)
         encoding = self._encoding(style, ClipSkip.read(clip_skip, style))
-        listed = request.texts(texts, "prompts")
+        listed = checks.texts(texts, "prompts")
         made = [encoding(dict.fromkeys(self.encoders, text)) for text in listed]
         most = max(len(states) for states, _ in made)
         empty = encoding(dict.fromkeys(self.encoders, ""))[0]
@@ -493,8 +366,8 @@ class StableDiffusion:
 
     @property
     def _vae_dtype(self) -> DTypeLike:
-        """float32 where the VAE's config says that its decoder overflows in float16 (SDXL)."""
-        return jnp.float32 if self.vae.force_upcast and self.dtype == jnp.float16 else self.dtype
+        """float32 where an SDXL VAE's config says that its decoder overflows in float16; SD 1 and 2 do not ask."""
+        return jnp.float32 if self.xl and self.vae.force_upcast and self.dtype == jnp.float16 else self.dtype
 
 
 def _evaluations(table: Table) -> int:

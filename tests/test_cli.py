@@ -13,7 +13,7 @@ import pytest
 
 import sdjax
 from experiments import _cli, generate
-from sdjax import picture, request
+from sdjax import checks, picture
 
 ROOT = Path(__file__).parents[1]
 
@@ -200,7 +200,7 @@ def test_an_unwritable_folder_is_told_before_anything_is_loaded(monkeypatch, tmp
 
 
 def test_a_mistake_that_generate_finds_is_one_line(monkeypatch, tmp_path, capsys):
-    stub = Stub(lambda: request.check_size(9, 8, 8, "height"))
+    stub = Stub(lambda: checks.check_size(9, 8, 8, "height"))
     told = failing(monkeypatch, capsys, stub, tmp_path / "out", 2)
     assert "height must be a multiple of 8, not 9" in told and not (tmp_path / "out").exists()
 

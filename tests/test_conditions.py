@@ -9,8 +9,9 @@ import pytest
 
 import sdjax
 from sdjax import programs
-from sdjax.conditions import ClipSkip, Part, in_pieces, negative_part, parts, pieces
+from sdjax.conditions import ClipSkip, Pull, in_pieces, negative_pull, pieces, pulls
 from sdjax.config import ClipTextConfig
+from sdjax.diffusion.run import Run
 from sdjax.nn.unet import Conditions
 
 
@@ -85,30 +86,40 @@ class FakePlan:
         return int(self.evaluate.sum())
 
 
+RUN = Run(FakePlan(), FakePlan())
+
+
 def test_texts_change_between_rows():
     line = tuple({"text_encoder": text} for text in "aabbba")
     still = tuple({"text_encoder": "n"} for _ in range(6))
-    found = list(pieces([[Part(still), Part(line)]], [FakePlan()], 8))
+    found = list(pieces([[Pull(still), Pull(line)]], [FakePlan()], 8))
     spans = [(start, stop, texts[0][1]["text_encoder"]) for start, stop, texts in found]
     # evaluations 0 1 . 2 3 4 5 lie in rows 0 1 2 3 4 5 6; row 2 belongs to the one before, the result to the last
     assert spans == [(0, 3, "a"), (3, 6, "b"), (6, 8, "a")]
 
 
-def test_parts_of_a_prompt():
-    made = parts({"text_encoder": "a [cat:dog:0.5] AND hat :0.7"}, FakePlan(), "a1111")
-    assert [part.share for part in made] == [1.0, 0.7]
+def test_pulls_of_a_prompt():
+    made = pulls({"text_encoder": "a [cat:dog:0.5] AND hat :0.7"}, RUN, "a1111")
+    assert [pull.share for pull in made] == [1.0, 0.7]
     said = [one["text_encoder"].strip() for one in made[0].texts]
     assert said[0] == "a cat" and said[-1] == "a dog"
-    assert negative_part({"text_encoder": "x"}, FakePlan(), "plain", False).texts == ({"text_encoder": "x"},) * 6
+    assert negative_pull({"text_encoder": "x"}, RUN, "plain", False).texts == ({"text_encoder": "x"},) * 6
     with pytest.raises(ValueError, match="joined by AND"):
-        parts({"text_encoder": "a AND b", "text_encoder_2": "a"}, FakePlan(), "a1111")
+        pulls({"text_encoder": "a AND b", "text_encoder_2": "a"}, RUN, "a1111")
+
+
+def test_a_part_of_a_run_has_the_whole_runs_texts():
+    """The last two of six evaluations lie behind an edit at half of them."""
+    rest = Run(FakePlan("euler", 6, np.ones(2, bool)), FakePlan(), before=4)
+    [pull] = pulls({"text_encoder": "[cat:dog:0.5]"}, rest, "a1111")
+    assert [texts["text_encoder"] for texts in pull.texts] == ["dog"] * 2
 
 
 def test_samplers_of_two_evaluations_a_step():
     """Heun's 4 steps make 7 evaluations, which A1111 counts as 8: half of them is evaluation 4 of a count from 0."""
     heun = FakePlan("heun", 4, np.ones(7, bool))
-    [part] = parts({"text_encoder": "[cat:dog:0.5]"}, heun, "a1111")
-    assert [texts["text_encoder"] for texts in part.texts] == ["cat"] * 5 + ["dog"] * 2
+    [pull] = pulls({"text_encoder": "[cat:dog:0.5]"}, Run(heun, heun), "a1111")
+    assert [texts["text_encoder"] for texts in pull.texts] == ["cat"] * 5 + ["dog"] * 2
 
 
 def test_pieces_of_a_text_are_attended_as_one(sd):

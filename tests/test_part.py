@@ -32,7 +32,14 @@ RENEWING = {
     "tcd": {},
 }
 OWN_LEVELS = ("restart", "dpm_fast")
-CORRECTED = ("unipc", "sa_solver")  # the last x before a cut is not what the next step would have made of it
+# Orders that would fall at the end of a run, of the classes that have these keys.
+HIGH = {
+    "solver_order": 3,
+    "predictor_order": 4,
+    "corrector_order": 4,
+    "euler_at_final": True,
+    "lower_order_final": True,
+}
 
 
 def networks(x, t):
@@ -124,17 +131,18 @@ def test_three_parts():
         np.testing.assert_allclose(x, follow(whole, X_T, none), rtol=0, atol=1e-12 * np.abs(x).max())
 
 
+@pytest.mark.parametrize("orders", [{}, HIGH])
 @pytest.mark.parametrize("steps", [10, 40])  # below and above what DPM-Solver calls few steps
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in (*OWN_LEVELS, "ddim_inverse")])
-def test_a_first_part_is_the_runs_beginning(name, steps):
+def test_a_first_part_is_the_runs_beginning(name, steps, orders):
     """Row by row, orders included; its result is what the network would see next, at the network's scale."""
-    for share in (0.4, 0.8):
-        whole = plan(name, steps, config_for(name), "trailing")
-        first = plan(name, steps, config_for(name), "trailing", denoising_end=share)
+    config = {**config_for(name), **orders}
+    for share in (0.3, 0.8):
+        whole = plan(name, steps, config, "trailing")
+        first = plan(name, steps, config, "trailing", denoising_end=share)
         n = first.rows - 1
-        last = n if name in CORRECTED else n + 1
         columns = [*range(n + 1), *range(whole.rows, whole.rows + first.draws)]
-        np.testing.assert_allclose(first.weights[:last], whole.weights[:last, columns], rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(first.weights, whole.weights[: n + 1, columns], rtol=1e-12, atol=1e-13)
         np.testing.assert_array_equal(first.row_timesteps, whole.row_timesteps[:n])
         np.testing.assert_allclose(first.alpha[-1], whole.alpha[n], rtol=1e-12)
 
@@ -237,6 +245,25 @@ def test_an_end_behind_the_last_step_leaves_the_run_whole():
     for name in ("euler", "dpmpp_2m", "dpm_fast", "unipc"):
         cut = plan(name, 20, noisy, denoising_end=0.999)
         assert cut.alpha[-1] ** 2 + cut.sigma[-1] ** 2 == pytest.approx(1, abs=1e-12) and cut.sigma[-1] > 0.02
+
+
+def test_unipc_counts_the_steps_of_the_whole_run():
+    """Step 20 of 40 is the first of the second half."""
+    chosen = {"denoising_start": 0.5, "solver_order": 3}
+    second, corrected = (plan("unipc", 40, SDXL, "trailing", **chosen, disable_corrector=d) for d in ((20,), (0,)))
+    ve = corrected.sigma / corrected.alpha
+    fresh = plan("unipc", None, SDXL, sigmas=[*ve[:-1], 0], solver_order=3, disable_corrector=(0,))
+    np.testing.assert_allclose(second.weights, fresh.weights, rtol=0, atol=1e-9)
+    assert np.abs(corrected.weights - fresh.weights).max() > 1e-3
+
+
+def test_orders_at_the_end_of_a_short_part():
+    """The whole run's number of steps tells whether they fall: the last step but one of 8 mixes three predictions."""
+    for steps, mixed in ((40, 3), (10, 2)):
+        p = plan("dpmpp_3m", steps, SDXL, "trailing", denoising_start=1 - 8 / steps + 1e-4)
+        assert p.evaluations == 8
+        step = p.weights[7] - p.sigma[7] / p.sigma[6] * p.weights[6]
+        assert (abs(step) > 1e-9).sum() == mixed
 
 
 def test_churn_is_shared_among_the_whole_run():

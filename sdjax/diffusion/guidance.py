@@ -86,13 +86,16 @@ class GuidanceSchedule:
             raise ValueError(f"guidance_schedule {value!r} cannot be understood; known: {_USAGE}")
         return cls(kind, *ends[:2])
 
-    def shares(self, plan: Plan) -> np.ndarray:
-        """m of equation 3 for each of the plan's n rows before the result, float64 [n]."""
+    def shares(self, plan: Plan, whole: Plan | None = None) -> np.ndarray:
+        """m of equation 3 for each of the plan's n rows before the result, float64 [n].
+
+        whole: the plan of the whole run, where this one is a part of it.
+        """
         if self.kind == "constant":
             return np.ones(plan.rows - 1)
         if self.kind == "noise_interval":
             return ((self.first < _noise(plan)) & (_noise(plan) <= self.last)).astype(np.float64)
-        along = progress(plan)
+        along = progress(plan, whole)
         if self.kind == "interval":
             return ((self.first <= along) & (along <= self.last)).astype(np.float64)
         rise = along if self.kind == "linear" else (1 - np.cos(np.pi * along)) / 2
@@ -102,15 +105,15 @@ class GuidanceSchedule:
 _USAGE = "constant, interval:first:last, noise_interval:low:high, linear[:first:last], cosine[:first:last]"
 
 
-def progress(plan: Plan) -> np.ndarray:
+def progress(plan: Plan, whole: Plan | None = None) -> np.ndarray:
     """How far each of the plan's n rows is, float64 [n], by its level's place among those the network sees.
 
     0 at the noisiest, 1 at the cleanest (also where there is only one); the same for rows at one level, as the stages
-    of Heun's method are, and for a level visited again.
+    of Heun's method are, and for a level visited again. Where the plan is a part of a `whole` one, the levels are its.
     """
     with np.errstate(divide="ignore"):
-        noise = np.log(_noise(plan)).round(9)
-    seen = np.unique(noise[plan.evaluate])
+        noise, all_noise = (np.log(_noise(one)).round(9) for one in (plan, whole or plan))
+    seen = np.unique(all_noise[(whole or plan).evaluate])
     place = np.clip(np.searchsorted(seen, noise), 0, len(seen) - 1)
     return 1 - place / max(len(seen) - 1, 1)
 
@@ -140,15 +143,16 @@ class Guidance:
         length: int,
         dtype: Any = np.float32,
         shares: np.ndarray | None = None,
+        wholes: Sequence[Plan] | None = None,
     ) -> "Guidance":
         """Equation 3 for b images (one entry each in the lists) along `plan.table(length)`; 1 in padded rows.
 
-        shares: [k, b] of equation 4, the same in every row.
+        shares: [k, b] of equation 4, the same in every row. wholes: the plans of the whole runs, [b].
         """
         plans = plan.plans if isinstance(plan, Lanes) else (plan,) * len(scales)
         scale = np.ones((length + 1, len(scales)), dtype)
-        for i, (one, s, schedule) in enumerate(zip(plans, scales, schedules, strict=True)):
-            scale[: one.rows - 1, i] = 1 + (float(s) - 1) * schedule.shares(one)
+        for i, (one, whole, s, schedule) in enumerate(zip(plans, wholes or plans, scales, schedules, strict=True)):
+            scale[: one.rows - 1, i] = 1 + (float(s) - 1) * schedule.shares(one, whole)
         if shares is not None:
             shares = np.broadcast_to(np.asarray(shares, dtype), (length + 1, *shares.shape))
         return cls(scale, np.broadcast_to(np.asarray(rescales, dtype), scale.shape), shares)

@@ -50,11 +50,11 @@ def save_single_file(
     tensors: dict[str, Draft] = {}
     for component, (params, own) in components.items():
         tensors |= _drafts(names.flatten(params), own, layout.places(component))
-    predicts_v = scheduler.get("prediction_type") == "v_prediction"
-    if predicts_v and configs["unet"].get("addition_embed_type") == "text_time":
+    predicts = scheduler.get("prediction_type", "epsilon")
+    if predicts == "v_prediction" and configs["unet"].get("addition_embed_type") == "text_time":
         marks = [V_PRED, *([ZTSNR] if scheduler.get("rescale_betas_zero_snr") else [])]
         tensors |= {mark: Draft.of(np.zeros(0, np.float32)) for mark in marks}
-    stated = {"modelspec.prediction_type": "v" if predicts_v else "epsilon"}
+    stated = {"modelspec.prediction_type": {"v_prediction": "v"}.get(predicts, predicts)}
     make_folder(path.parent)
     write_file(path, partial(write_tensors, tensors, {"format": "pt", **stated, **(metadata or {})}))
 

@@ -15,7 +15,7 @@ from sdjax.weights.ldm import UNET_PREFIX
 from sdjax.weights.names import CheckpointError
 
 _BLOCK = re.compile(r"(input_blocks\.\d+\.\d+|middle_block\.\d+|output_blocks\.\d+\.\d+)\.(.*)")
-_LAYER = re.compile(r"transformer_blocks\.(\d+)\..*")
+_LAYER = re.compile(r"transformer_blocks\.(\d{1,4})\..*")
 _CONV_IN, _ADDED = "input_blocks.0.0.weight", "label_emb.0.0.weight"
 
 
@@ -108,6 +108,14 @@ def candidates(shape: Shape, presets: Mapping[str, Preset], where: str) -> dict[
         )
     exact = [name for name in fitting if shapes[name].in_channels == shape.in_channels]
     return {name: presets[name] for name in exact or fitting}
+
+
+def is_known(config: UNetConfig, presets: Mapping[str, Preset]) -> bool:
+    """Whether a U-Net would be recognised in a single file; one that is not can be opened from a folder only."""
+    shape = shape_of_config(config)
+    return any(
+        not shape.differences(shape_of_config(UNetConfig.from_dict(p.configs["unet"]))) for p in presets.values()
+    )
 
 
 def _blocks(config: UNetConfig) -> Iterator[tuple[str, int]]:

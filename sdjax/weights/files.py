@@ -19,6 +19,7 @@ import json
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +27,14 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sdjax.weights.names import CheckpointError, listing, nearest
+from sdjax.weights.names import CheckpointError, listing, nearest, shown
 
 _STEM = r"(?:diffusion_pytorch_model|model)"
 _SINGLE = re.compile(_STEM + r"(?:\.(?P<variant>[\w-]+))?\.safetensors")
 _INDEX = re.compile(_STEM + r"\.safetensors\.index(?:\.(?P<variant>[\w-]+))?\.json")
 _SHARD = re.compile(_STEM + r"(?:\.(?P<variant>[\w-]+))?-\d+-of-\d+\.safetensors")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack")
-_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")  # torch's zip, and a bare pickle of protocols 2 to 4
+_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip; pickles
 
 CONVERT = (
     "Such files can run any code when they are opened, so they never are; convert once with "
@@ -72,6 +73,8 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_text(path: str | os.PathLike[str]) -> str:
     """The text of a file of a checkpoint, line ends as they are. Raises CheckpointError."""
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
+        raise CheckpointError(f"{path} is no file")
     try:
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
@@ -186,8 +189,10 @@ def _check_index(weight_map: Mapping[str, str], headers: list[Header], path: Pat
 def refuse_pickle(path: Path) -> None:
     """Raises CheckpointError where a file is a pickle by its name or its first bytes; nothing more is read."""
     start = b""
-    with contextlib.suppress(OSError), open(path, "rb") as file:  # what cannot be read is told by `read_header`
-        start = file.read(10)
+    with contextlib.suppress(OSError):  # what cannot be read is told by `read_header`
+        if path.is_file():  # a pipe would be waited for
+            with open(path, "rb") as file:
+                start = file.read(10)
     # A safetensors file begins with a length, whose upper bytes are zero, and a brace.
     if path.suffix in PICKLES or (start.startswith(_MAGIC) and start[8:9] != b"{"):
         raise CheckpointError(f"{path} is a pickle. {CONVERT_FILE}")
@@ -206,7 +211,7 @@ def read_header(path: Path) -> Header:
     except (SafetensorError, OSError, ValueError) as error:
         size = path.stat().st_size
         raise CheckpointError(f"{path} ({size:,} bytes) is truncated or corrupt: {error}; download it again") from None
-    metadata = found.pop("__metadata__", {})
+    metadata = found.pop("__metadata__", None) or {}
     tensors = {name: _entry(entry, 8 + length) for name, entry in found.items()}
     return Header(path, tensors, metadata)
 
@@ -219,6 +224,6 @@ def _entry(entry: Mapping[str, Any], data: int) -> Entry:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"its header names {next(n for n in names if names.count(n) > 1)!r} twice")
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"its header names {shown(twice)!r} twice")
     return found

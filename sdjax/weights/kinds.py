@@ -4,7 +4,7 @@ People keep models, LoRAs, embeddings and autoencoders in one folder under like 
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NoReturn
 
 from sdjax.weights.files import Header
@@ -110,8 +110,4 @@ def _rows(shape: tuple[int, ...]) -> int:
 
 def _first(table: Iterable[tuple[str, str]], names: Iterable[str]) -> str | None:
     names = list(names)
-    for pattern, kind in table:
-        fits: Callable[[str], object] = re.compile(pattern).fullmatch
-        if any(fits(name) for name in names):
-            return kind
-    return None
+    return next((kind for pattern, kind in table if any(re.fullmatch(pattern, name) for name in names)), None)

@@ -28,6 +28,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ DTYPES = {"F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16), "F32": np
 # Eight bits are for storage: every such number is one of float16's, which is what they are read as and saved in.
 NARROW = {"F8_E4M3": np.dtype(jnp.float8_e4m3fn), "F8_E5M2": np.dtype(jnp.float8_e5m2)}
 READABLE = DTYPES | NARROW
+_STRIP = 32  # columns of a matrix that are turned together
 WEIGHT_LEAVES = ("kernel", "scale", "embedding")
 
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -143,7 +145,23 @@ def to_file(path: Path, array: np.ndarray) -> np.ndarray:
     """The inverse of `from_file`: our array in the file's axis order, contiguous."""
     if path[-1] == "kernel":
         array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-    return np.ascontiguousarray(array)
+    if array.flags.c_contiguous:
+        return array
+    found = np.empty(array.shape, array.dtype)
+    copy(from_file(path, found), from_file(path, array))
+    return found
+
+
+def copy(target: np.ndarray, source: np.ndarray) -> None:
+    """`target[:] = source`, cast, for arrays of which one may lie in memory the other way round.
+
+    In strips that fit the cache: read or written across the rows at once, a square matrix takes ten times as long.
+    """
+    if target.ndim < 2 or source.flags.c_contiguous == target.flags.c_contiguous:
+        np.copyto(target, source, casting="unsafe")
+        return
+    for start in range(0, target.shape[-1], _STRIP):
+        np.copyto(target[..., start : start + _STRIP], source[..., start : start + _STRIP], casting="unsafe")
 
 
 def flatten(tree: Mapping[str, Any], above: Path = ()) -> dict[Path, Any]:
@@ -168,13 +186,21 @@ def unflatten(flat: Mapping[Path, Any]) -> dict[str, Any]:
     return tree
 
 
+def shown(text: str, most: int = 200) -> str:
+    """A name out of somebody's file for a message: not too long, and nothing that a terminal would obey."""
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def listing(items: Sequence[str], most: int = 8) -> str:
     """The first few of `items`, one a line, then how many more there are."""
     more = [f"and {len(items) - most} more"] if len(items) > most else []
-    return "".join(f"\n    {item}" for item in [*items[:most], *more])
+    return "".join(f"\n    {item}" for item in [*map(shown, items[:most]), *more])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """' (nearest: ...)' for an error message, or nothing where no name is near."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.7)
-    return f" (nearest: {', '.join(near)})" if near else ""
+    # As long a name, and not too many of them: a file may have a hundred thousand, each compared letter by letter.
+    alike = (other for other in known if abs(len(other) - len(name)) <= 0.5 * len(name) <= 200)
+    near = difflib.get_close_matches(name, list(islice(alike, 2000)), n=3, cutoff=0.7)
+    return f" (nearest: {', '.join(map(shown, near))})" if near else ""

@@ -30,7 +30,7 @@ V_PRED, ZTSNR = "v_pred", "ztsnr"
 SPREAD = 0.09
 BIAS = f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
-_SPELLINGS = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
+_SPELLINGS = {"eps": "epsilon", "v": "v_prediction"} | {name: name for name in TYPES}
 _OVERRIDE = "; prediction_type= overrides that"
 
 

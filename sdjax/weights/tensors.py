@@ -149,7 +149,7 @@ def _tensor(
     if len(shape) == 2 and view.ndim == 4:
         view = view.reshape(view.shape[:2])  # the VAE's [o, i, 1, 1]
     with np.errstate(over="ignore"):  # told as an error below
-        np.copyto(array, view if found.place.as_ours else names.from_file(path, view), casting="unsafe")
+        names.copy(array, view if found.place.as_ours else names.from_file(path, view))
     if array.dtype != own:
         _check_finite(array.reshape(-1), f"{what}, cast to {array.dtype}")
     return array
@@ -172,10 +172,16 @@ def _aligned(shape: names.Shape, dtype: np.dtype) -> np.ndarray:
 
 
 def _check_finite(flat: np.ndarray, what: str) -> None:
+    """Raises CheckpointError for NaN and infinities: the numbers whose bits, but for the sign, are infinity's or more.
+
+    Compared as integers, since NumPy looks at 16-bit floats one by one: 20 GB/s in place of 1.
+    """
+    integers = np.dtype(f"u{flat.itemsize}")
+    mask = integers.type(np.iinfo(integers).max >> 1)
+    limit = int(np.array(np.inf).astype(flat.dtype).view(integers) & mask)  # NaN's where there is no infinity
+    bits = flat.view(integers)
     for start in range(0, flat.size, _CHUNK):
-        fine = np.isfinite(flat[start : start + _CHUNK])
-        if not fine.all():
-            bad = flat[start + int(np.argmin(fine))]
-            raise CheckpointError(
-                f"{what} holds {bad} (element {start + int(np.argmin(fine))}); its weights are broken"
-            )
+        part = bits[start : start + _CHUNK] & mask
+        if part.max() >= limit:
+            bad = start + int(np.argmax(part >= limit))
+            raise CheckpointError(f"{what} holds {flat[bad]} (element {bad}); its weights are broken")

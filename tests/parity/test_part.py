@@ -29,7 +29,7 @@ from diffusers import (
 
 from sdjax.diffusion.plan import plan
 from sdjax.presets import PRESETS
-from tests.parity.toy import BOUND, X_T, difference, handed_out, run_padded
+from tests.parity.toy import X_T, difference, handed_out, run_padded
 from tests.reference import SHAPE, draws, toy
 
 SDXL = PRESETS["sdxl"].scheduler
@@ -125,27 +125,27 @@ def compare(name, steps, refiner_steps, share, cut=by_rule, **changes):
 @pytest.mark.parametrize("name", ONE_A_STEP)
 def test_equal_to_diffusers(name, spacing):
     for steps, share in ((50, 0.8), (25, 0.8), (30, 0.8), (12, 0.6)):
-        assert max(compare(name, steps, steps, share, timestep_spacing=spacing)) <= BOUND
+        assert max(compare(name, steps, steps, share, timestep_spacing=spacing)) <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "unipc"])
 def test_karras(name):
     for steps, share in ((25, 0.8), (12, 0.5)):
-        assert max(compare(name, steps, steps, share, use_karras_sigmas=True)) <= BOUND
+        assert max(compare(name, steps, steps, share, use_karras_sigmas=True)) <= 1e-5
 
 
 @pytest.mark.parametrize("name", ONE_A_STEP)
 def test_a_refiner_with_steps_of_its_own(name):
     """Its first level lies below the one reached."""
     for steps, refiner_steps, share in ((50, 25, 0.8), (20, 50, 0.7)):
-        assert max(compare(name, steps, refiner_steps, share)) <= BOUND
+        assert max(compare(name, steps, refiner_steps, share)) <= 1e-5
 
 
 def test_two_evaluations_a_step():
     """Heun cut between steps; KDPM2 at a share where diffusers' rule cuts there, too."""
     for steps, share in ((50, 0.8), (25, 0.8), (12, 0.6)):
-        assert max(compare("heun", steps, steps, share, by_steps)) <= BOUND
-    assert max(compare("dpm2", 20, 20, 0.54)) <= BOUND
+        assert max(compare("heun", steps, steps, share, by_steps)) <= 1e-5
+    assert max(compare("dpm2", 20, 20, 0.54)) <= 1e-5
 
 
 def test_where_diffusers_cuts_a_step_in_two():

@@ -1,0 +1,173 @@
+"""From the arguments of `generate` to what each model has to do: checked whole, before anything is compiled or run."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sdjax import checks, conditions
+from sdjax.conditions import ClipSkip, Pull
+from sdjax.diffusion.guidance import GuidanceSchedule
+from sdjax.diffusion.run import Run
+from sdjax.micro import REFINER_IDS, MicroConditions
+from sdjax.request import SECOND, Request
+from sdjax.text.prompts import check_style
+
+if TYPE_CHECKING:
+    from sdjax.pipeline import StableDiffusion
+
+Given = Mapping[str, Any]  # generate's arguments by name
+
+TEXTS = ("prompt", "negative_prompt", *SECOND)
+OF_BASE = ("prompt_2", "negative_prompt_2", "target_size", "negative_target_size")
+OF_REFINER = ("aesthetic_score", "negative_aesthetic_score")
+KINDS = {9: "inpainting", 8: "pix2pix", 7: "upscaling", 5: "depth"}  # by the U-Net's channels
+ALONE = (
+    "{} is an SDXL refiner, trained on the last fifth of the noise levels: from pure noise its pictures fall apart. "
+    "Give it to a base model as refiner=, or go on from latents= with denoising_start="
+)
+
+
+def stages(sd: "StableDiffusion", given: Given) -> tuple[Request, Request | None]:
+    """What `sd` has to do, and what its refiner has to do after it. Raises ValueError."""
+    refiner = given["refiner"]
+    if refiner is None:
+        asked = request(sd, given)
+        if sd.time_ids == REFINER_IDS and asked.latents is None:
+            warnings.warn(ALONE.format(sd.name), stacklevel=3)
+        return asked, None
+    _check_refiner(sd, given)
+    cut = given["refiner_start"]
+    asked = request(sd, {**given, **dict.fromkeys(OF_REFINER), "denoising_end": cut})
+    rest = {**given, **dict.fromkeys(OF_BASE if refiner.time_ids == REFINER_IDS else ()), "denoising_start": cut}
+    rest |= {"height": asked.height, "width": asked.width, "latents": None}
+    refined = request(refiner, rest, goes_on=True)
+    return asked, replace(refined, drawn=tuple(plan.draws for plan in asked.plans))
+
+
+def _check_refiner(sd: "StableDiffusion", given: Given) -> None:
+    refiner = given["refiner"]
+    if not isinstance(refiner, type(sd)):
+        raise ValueError(f"refiner must be a loaded checkpoint, sdjax.load(...), not {refiner!r}")
+    if sd.time_ids == REFINER_IDS:
+        raise ValueError(f"{sd.name} is itself a refiner; call generate of the base model with refiner=")
+    if given["denoising_start"] is not None or given["denoising_end"] is not None:
+        raise ValueError("refiner= cuts the run at refiner_start; denoising_start and _end are for runs without")
+    mine, other = (
+        (one.vae.scaling_factor, one.vae.latent_channels, one.vae.factor, one.unet.in_channels) for one in (sd, refiner)
+    )
+    if mine != other:
+        raise ValueError(f"{refiner.name} works in other latents than {sd.name}; a refiner shares the base's VAE")
+
+
+def request(sd: "StableDiffusion", given: Given, goes_on: bool = False) -> Request:
+    """What `sd` has to do; `goes_on` where its latents come from another model. Raises ValueError."""
+    _check_from_text(sd)
+    prompts = checks.texts(given["prompt"], "prompt")
+    each = checks.check_count(given["num_images"], 1, "num_images")
+    first = checks.check_count(given["first_image"], 0, "first_image")
+    count = len(prompts) * each
+    native, factor = sd.unet.sample_size * sd.vae.factor, sd.vae.factor
+    height = checks.check_size(given["height"], native, factor, "height")
+    width = checks.check_size(given["width"], native, factor, "width")
+    latents, cut = given["latents"], given["denoising_start"]
+    if latents is not None:
+        latents = checks.check_latents(latents, (count, height // factor, width // factor, sd.unet.in_channels))
+    elif cut is not None and not goes_on:
+        raise ValueError("denoising_start goes on from latents: pass those of a run with denoising_end as latents=")
+    runs = _runs(sd, given, count)
+    style, source = given["prompt_style"], checks.check_source(given["noise_source"])
+    check_style(style)
+    texts = {name: checks.optional_texts(given[name], len(prompts), name) for name in TEXTS}
+    pulls = [_pulls(sd, i, texts, runs[i * each + k], style) for i in range(len(prompts)) for k in range(each)]
+    micro = MicroConditions.read(dict(given), count, sd.time_ids)
+    scale = sd.guidance_scale if given["guidance_scale"] is None else given["guidance_scale"]
+    schedules = checks.spread(given["guidance_schedule"], count, "guidance_schedule")
+    many = checks.is_list(given["seed"])
+    return Request(
+        prompts=tuple(text or "" for text in texts["prompt"] for _ in range(each)),
+        # as the settings keep it: None only where it differs from the empty text
+        negative_prompts=tuple(
+            text if sd.zero_empty else text or "" for text in texts["negative_prompt"] for _ in range(each)
+        ),
+        pulls=tuple(pulls),
+        style=style,
+        clip_skip=_clip_skip(sd, given["clip_skip"], style),
+        micro=micro,
+        time_ids=micro.time_ids(height, width, count, sd.time_ids) if sd.xl else None,
+        seeds=tuple(checks.check_seeds(given["seed"], count, bits=32 if source == "jax" else 64)),
+        numbers=tuple(first if many else first + i for i in range(count)),
+        guidance_scales=checks.check_scales(scale, count),
+        guidance_schedules=tuple(map(GuidanceSchedule.read, schedules)),
+        guidance_rescales=checks.check_rescales(given["guidance_rescale"], count),
+        height=height,
+        width=width,
+        runs=runs,
+        latents=latents,
+        noise_source=source,
+        distilled=sd.unet.time_cond_proj_dim is not None,
+        stage=0 if cut is None else 1,
+        drawn=tuple(run.drawn for run in runs),
+    )
+
+
+def _check_from_text(sd: "StableDiffusion") -> None:
+    """Raises ValueError where the U-Net needs more than a text to start from."""
+    channels, latent = sd.unet.in_channels, sd.vae.latent_channels
+    if channels != latent:
+        raise ValueError(
+            f"{sd.name} is a model for {KINDS.get(channels, 'this')}: its U-Net takes {channels} channels, {latent} of "
+            "them latents and the rest of a picture, which generate cannot be given yet; predict takes all channels"
+        )
+
+
+def _runs(sd: "StableDiffusion", given: Given, count: int) -> tuple[Run, ...]:
+    """A run per picture, made once for equal settings."""
+    columns = [checks.spread(given[name], count, name) for name in checks.PLANNING]
+    made: dict[str, Run] = {}
+    runs = []
+    for sampler, steps, schedule, preset, eta, extra in zip(*columns, strict=True):
+        own = {name: value for name, value in (("preset", preset), ("eta", eta)) if value is not None}
+        options = {**checks.check_options(extra), **own}
+        key = repr((sampler, steps, schedule, sorted(options.items())))
+        if key not in made:
+            make = partial(sd.plan, sampler, steps, schedule, **options)
+            made[key] = Run.make(make, given["denoising_start"], given["denoising_end"])
+        runs.append(made[key])
+    return tuple(runs)
+
+
+def _clip_skip(sd: "StableDiffusion", value: Any, style: str) -> ClipSkip:
+    skip = ClipSkip.read(value, style)
+    for encoder in sd.encoders.values():
+        skip.depth(encoder.config, sd.xl, negative=False)
+    return skip
+
+
+def _pulls(
+    sd: "StableDiffusion", i: int, texts: Mapping[str, Sequence[str | None]], run: Run, style: str
+) -> tuple[Pull, ...]:
+    """The pulls of prompt i: the negative one, then those of the prompt."""
+    second = "text_encoder_2" in sd.encoders and len(sd.encoders) > 1
+    if not second and any(texts[name][i] is not None for name in SECOND):
+        raise ValueError(f"prompt_2 is for a second text encoder, which {sd.name} does not have")
+
+    def said(name: str) -> dict[str, str]:
+        """By encoder; what the second is not told by itself, it is told as the first."""
+        own = {encoder: f"{name}_2" if second and encoder.endswith("_2") else name for encoder in sd.encoders}
+        return {encoder: _first(texts[key][i], texts[name][i], "") for encoder, key in own.items()}
+
+    negative = said("negative_prompt")
+    zero = sd.zero_empty and texts["negative_prompt"][i] is None
+    zero = zero or (sd.xl and style == "a1111" and not any(negative.values()))
+    made = (conditions.negative_pull(negative, run, style, zero), *conditions.pulls(said("prompt"), run, style))
+    if style != "plain":  # which warns of what it cuts, once
+        conditions.check(made, sd.encoders, style)
+    if sd.unet.time_cond_proj_dim is not None and (len(made) > 2 or made[1].share != 1):
+        raise ValueError(f"{sd.name} has its guidance built in (LCM), so AND cannot join prompts; write them as one")
+    return made
+
+
+def _first(*values: str | None) -> str:
+    return next(value for value in values if value is not None)

@@ -1,0 +1,150 @@
+"""Arguments of `generate`, checked one by one before anything is compiled or run.
+
+Each takes what the caller gave and returns it in one form, or raises ValueError with the remedy.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sdjax import torch_noise
+
+# What makes a plan: the arguments that may be one value, or a list with one per picture.
+PLANNING = ("sampler", "steps", "schedule", "preset", "eta", "sampler_options")
+# No names for an entry of `sampler_options`: these have an argument of their own.
+TAKEN = ("self", "scheduler", *PLANNING[:-1], "denoising_start", "denoising_end")
+
+
+def texts(value: str | Sequence[str], name: str) -> list[str]:
+    """One string or a list of them, as a list. Raises ValueError for an empty list or an entry of another type."""
+    if isinstance(value, str):
+        return [value]
+    listed = list(value) if isinstance(value, Sequence) else [value]
+    if not listed:
+        raise ValueError(f'{name} is an empty list: give at least one string ("" is one)')
+    for i, entry in enumerate(listed):
+        if not isinstance(entry, str):
+            raise ValueError(f"{name}[{i}] is {entry!r}, a {type(entry).__name__}; it must be a string")
+    return listed
+
+
+def is_list(value: Any) -> bool:
+    """Whether `value` is one entry per picture rather than one for all."""
+    return isinstance(value, list | tuple | np.ndarray)
+
+
+def spread(value: Any, count: int, name: str) -> list[Any]:
+    """One value for all of `count` pictures, or a list of as many. Raises ValueError where the lengths differ."""
+    if not is_list(value):
+        return [value] * count
+    if len(value) == 1:
+        return list(value) * count
+    if len(value) != count:
+        raise ValueError(f"{name} has {len(value)} entries for {count} pictures; give one, or one per picture")
+    return list(value)
+
+
+def as_given(value: Any, column: list[Any]) -> Any:
+    """The checked `column`, an entry per picture, as `value` came: a list, or one for all."""
+    return column if is_list(value) else column[0]
+
+
+def check_count(value: Any, least: int, name: str) -> int:
+    """A whole number >= least. Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number >= {least}, not {value!r}")
+    return value
+
+
+def check_size(value: int | None, default: int, multiple: int, name: str) -> int:
+    """Pixels along one side. Raises ValueError with the nearest sizes that do."""
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < multiple or value % multiple:
+        usable = isinstance(value, int | float | np.integer) and value > 0
+        below = max(multiple, int(value) // multiple * multiple) if usable else default
+        raise ValueError(
+            f"{name} must be a multiple of {multiple}, not {value!r}; the nearest are {below} and {below + multiple}"
+        )
+    return int(value)
+
+
+def check_seeds(value: Any, count: int, bits: int = 32) -> list[int]:
+    """One seed for all pictures, or one each; 0 to 2^bits - 1. Raises ValueError."""
+    seeds = spread(value, count, "seed")
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**bits:
+            raise ValueError(f"seed must be a whole number from 0 to {2**bits - 1}, not {seed!r}")
+    return [int(seed) for seed in seeds]
+
+
+def check_source(value: Any) -> str:
+    """Whose noise a seed means. Raises ValueError with the nearest."""
+    if value not in torch_noise.SOURCES:
+        near = difflib.get_close_matches(str(value), torch_noise.SOURCES, n=1, cutoff=0.0)[0]
+        known = ", ".join(torch_noise.SOURCES)
+        raise ValueError(f"noise_source {value!r} is unknown; nearest: {near!r}; known: {known}")
+    return value
+
+
+def check_scales(value: Any, count: int) -> np.ndarray:
+    """Guidance scales float32 [b]. Raises ValueError for one that is no finite number or below 0."""
+    scales = _numbers(value, count, "guidance_scale")
+    if not np.isfinite(scales).all() or (scales < 0).any():
+        raise ValueError(f"guidance_scale must be a finite number >= 0 (1 turns guidance off), not {value!r}")
+    return scales
+
+
+def check_rescales(value: Any, count: int) -> np.ndarray:
+    """Guidance rescales float32 [b]. Raises ValueError for one outside 0 to 1."""
+    rescales = _numbers(value, count, "guidance_rescale")
+    if not ((rescales >= 0) & (rescales <= 1)).all():
+        raise ValueError(f"guidance_rescale must be a number from 0 (off) to 1, not {value!r}")
+    return rescales
+
+
+def _numbers(value: Any, count: int, name: str) -> np.ndarray:
+    """float32 [count]; NaN where an entry is no number."""
+    listed = spread(value, count, name)
+    usable = [isinstance(one, int | float | np.number) and not isinstance(one, bool) for one in listed]
+    return np.array([one if ok else np.nan for one, ok in zip(listed, usable, strict=True)], np.float32)
+
+
+def optional_texts(value: str | Sequence[str] | None, count: int, name: str) -> list[str | None]:
+    """`texts` for `count` prompts, None where there is none. Raises ValueError."""
+    listed: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
+    texts(["" if entry is None else entry for entry in listed], name)
+    return list(spread(listed, count, name))
+
+
+def check_options(value: Any) -> dict[str, Any]:
+    """A picture's `sampler_options`, in types that JSON knows. Raises ValueError."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"sampler_options must map options' names to values, as {{'s_churn': 20.0}}, not {value!r}")
+    for name in TAKEN:
+        if name in value:
+            raise ValueError(f"sampler_options holds {name!r}, which is no option of a sampler; see `generate`")
+    try:
+        return json.loads(json.dumps(dict(value), default=lambda array: array.tolist()))
+    except (TypeError, AttributeError):
+        raise ValueError(f"sampler_options must hold numbers, strings and lists of them, not {value!r}") from None
+
+
+def check_latents(value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Given starting noise, unit Gaussian `b h w c`. Raises ValueError for another shape or a NaN."""
+    if isinstance(value, str):
+        raise ValueError("these settings are of a picture made from given noise: pass that array as latents=")
+    latents = np.asarray(value, np.float32)
+    if latents.shape != shape:
+        raise ValueError(
+            f"latents must be {list(shape)} (pictures, height and width in latents, channels last), not "
+            f"{list(latents.shape)}"
+        )
+    if not np.isfinite(latents).all():
+        raise ValueError("latents hold NaN or infinite numbers")
+    return latents
