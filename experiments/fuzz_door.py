@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -56,8 +56,8 @@ class Result:
 # ---------------------------------------------------------------------- the sound checkpoints
 
 
-def make_bases(folder: Path) -> None:
-    """Writes the checkpoints that are to be mutated: one a name."""
+def make_bases(folder: Path, families: Sequence[str] = FAMILIES) -> None:
+    """Writes the checkpoints that are to be mutated: a folder, one in shards, an autoencoder, files of `families`."""
     from sdjax.weights import default_layout, save_single_file
     from tests.checkpoints import make_checkpoint, random_params
     from tests.single_files import SMALL, expected
@@ -67,7 +67,7 @@ def make_bases(folder: Path) -> None:
     for file in files(folder / "shards", "*.safetensors"):
         _shard(file)
     shutil.copy(folder / "folder/vae/diffusion_pytorch_model.safetensors", folder / "vae.safetensors")
-    for family in FAMILIES:
+    for family in families:
         preset, parts = SMALL[family], {}
         for seed, (name, tree) in enumerate(expected(preset.configs).items()):
             params = random_params(tree, np.float16, seed)
@@ -161,7 +161,7 @@ class Door:
         for place, array in _flat(params):
             component = _of(path, place)
             name, third = self.sources[path.name].get(place, (None, None))
-            stored = held.get((component, name))
+            stored = None if name is None else held.get((component, name))
             if stored is None:  # a name of older files, or a network that another config asks for
                 right = (component, _sorted(array)) in numbers()
             else:

@@ -39,10 +39,11 @@ ABSENT = {  # components that the pipeline's class knows and the folder does not
     "StableDiffusionXLPipeline": (),
     "StableDiffusionXLImg2ImgPipeline": ("text_encoder", "tokenizer"),
 }
+FAMILIES = sorted(name for name, preset in PRESETS.items() if preset.pipeline in INDEX)  # those that take text alone
 
 
 def define_flags() -> None:
-    flags.DEFINE_enum("family", "sd15", sorted(PRESETS), "Which published configs.")
+    flags.DEFINE_enum("family", "sd15", FAMILIES, "Which published configs.")
     flags.DEFINE_enum(
         "dtype", None, ["float32", "float16"], "As weights are stored; default: SDXL float16, SD float32."
     )

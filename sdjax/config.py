@@ -106,7 +106,7 @@ class UNetConfig:
         # diffusers' field `attention_head_dim` has always held the number of heads for these U-Nets.
         heads = config.get("num_attention_heads") or config.get("attention_head_dim") or 8
         made = cls(
-            sample_size=read.whole("sample_size", 64),
+            sample_size=read.whole("sample_size", 64, most=4096),
             in_channels=read.whole("in_channels", 4),
             out_channels=read.whole("out_channels", 4),
             block_out_channels=widths,

@@ -60,8 +60,9 @@ class Fields:
         return self._checked(key, self._get(key, default), lambda value: isinstance(value, bool), "true or false")
 
     def text(self, key: str, default: str) -> str:
-        """A string."""
-        return self._checked(key, self._get(key, default), lambda value: isinstance(value, str), "a text")
+        """A short text."""
+        value = self._get(key, default)
+        return self._checked(key, value, lambda one: isinstance(one, str) and len(one) <= 80, "a short text")
 
     def list(self, key: str) -> Sequence[Any]:
         """A list, empty where the key is absent."""

@@ -17,6 +17,7 @@ from sdjax.fields import Fields
 from sdjax.pipeline import StableDiffusion
 from sdjax.text.tokens import Tokenizer
 from sdjax.weights import Checkpoint, CheckpointError, open_checkpoint, open_vae
+from sdjax.weights.names import shown
 
 SHAPES = Path(__file__).parent / "assets" / "shapes"
 MOST_TIMESTEPS = 100_000  # of training; 1000 in every Stable Diffusion
@@ -101,7 +102,7 @@ def _encoder(opened: Checkpoint, name: str, folder: str, where: str) -> TextEnco
     try:
         tokenizer = Tokenizer.read(opened.tokenizer(folder), where)
     except (ValueError, FileNotFoundError) as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError(shown(str(error), 400)) from None
     for key, needs, has in (
         ("vocab_size", tokenizer.size, config.vocab_size),
         ("max_position_embeddings", tokenizer.max_length, config.max_position_embeddings),

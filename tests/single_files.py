@@ -35,9 +35,10 @@ def small(preset: Preset) -> Preset:
         width = unet["projection_class_embeddings_input_dim"]
         unet["projection_class_embeddings_input_dim"] = TEXT[width]
     levels = len(preset.configs["vae"]["block_out_channels"])
-    vae = preset.configs["vae"] | {"block_out_channels": [8, 8, 16, 16][:levels], "norm_num_groups": 4}
+    vae = dict(preset.configs["vae"]) | {"block_out_channels": [8, 8, 16, 16][:levels], "norm_num_groups": 4}
     text = {name: small_text(config) for name, config in preset.configs.items() if name.startswith("text")}
-    return replace(preset, configs=text | {"unet": unet, "vae": vae})
+    configs: dict[str, Any] = {**text, "unet": unet, "vae": vae}
+    return replace(preset, configs=configs)
 
 
 def small_text(config: Any) -> dict[str, Any]:
@@ -65,8 +66,8 @@ def expected(configs: Any) -> dict[str, Any]:
 @cache
 def _expected(name: str, config: str) -> Any:
     """Tracing SDXL's U-Net takes seconds, so it is done once."""
-    read = {"unet": UNetConfig.from_dict, "vae": VaeConfig.from_dict}.get(name, ClipTextConfig.from_dict)
-    return programs.expected_params({name: read(json.loads(config))})[name]
+    kinds: dict[str, Any] = {"unet": UNetConfig, "vae": VaeConfig}
+    return programs.expected_params({name: kinds.get(name, ClipTextConfig).from_dict(json.loads(config))})[name]
 
 
 def components(preset: Preset, dtype: Any = np.float32, seed: int = 0) -> dict[str, Any]:

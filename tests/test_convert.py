@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import safetensors.numpy
+from safetensors import safe_open
 
 from experiments import convert
 from sdjax.weights import CheckpointError, open_single_file, single_file
@@ -44,9 +45,6 @@ def test_a_folder_a_file_and_a_folder_again(small, tmp_path, capsys):
     assert tensors_of(tmp_path / "b.safetensors") == tensors_of(tmp_path / "a.safetensors")
     assert same_folder(tmp_path / "a", tmp_path / "b")
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "b")
-    run(tmp_path / "b", tmp_path / "c.safetensors", dtype="bfloat16", prediction_type="v_prediction")
-    assert {dtype for dtype, *_ in tensors_of(tmp_path / "c.safetensors").values()} == {"BF16"}
-    assert open_single_file(tmp_path / "c.safetensors").scheduler["prediction_type"] == "v_prediction"
 
 
 def test_a_cast_and_another_vae(tmp_path):
@@ -57,6 +55,15 @@ def test_a_cast_and_another_vae(tmp_path):
     source, found = (safetensors.numpy.load_file(tmp_path / folder / name) for folder in ("b", "out"))
     for key, tensor in source.items():
         np.testing.assert_array_equal(found[key], tensor.astype(np.float16), strict=True)
+
+
+def test_a_file_in_another_dtype_says_what_it_predicts(tmp_path):
+    make_checkpoint(tmp_path / "a", dtype=np.float32)
+    with pytest.warns(UserWarning, match="of no published family"):
+        run(tmp_path / "a", tmp_path / "b.safetensors", dtype="bfloat16", prediction_type="v_prediction")
+    assert {dtype for dtype, *_ in tensors_of(tmp_path / "b.safetensors").values()} == {"BF16"}
+    with safe_open(tmp_path / "b.safetensors", framework="np") as file:
+        assert file.metadata() == {"format": "pt", "modelspec.prediction_type": "v"}
 
 
 def test_numbers_too_large_for_the_dtype(tmp_path):

@@ -137,7 +137,7 @@ def test_three_parts():
 def test_a_first_part_is_the_runs_beginning(name, steps, orders):
     """Row by row, orders included; its result is what the network would see next, at the network's scale."""
     config = {**config_for(name), **orders}
-    for share in (0.3, 0.8):
+    for share in (0.6, 0.8):
         whole = plan(name, steps, config, "trailing")
         first = plan(name, steps, config, "trailing", denoising_end=share)
         n = first.rows - 1

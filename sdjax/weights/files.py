@@ -33,6 +33,7 @@ _STEM = r"(?:diffusion_pytorch_model|model)"
 _SINGLE = re.compile(_STEM + r"(?:\.(?P<variant>[\w-]+))?\.safetensors")
 _INDEX = re.compile(_STEM + r"\.safetensors\.index(?:\.(?P<variant>[\w-]+))?\.json")
 _SHARD = re.compile(_STEM + r"(?:\.(?P<variant>[\w-]+))?-\d+-of-\d+\.safetensors")
+LARGEST_TEXT = 1 << 26  # bytes; a tokenizer.json has 4 MB, an index of shards 0.2
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack")
 _MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip; pickles
 
@@ -70,18 +71,28 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return parse_json(read_text(path), Path(path))
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a file of a checkpoint, line ends as they are. Raises CheckpointError."""
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """A small file of a checkpoint, whole. Raises CheckpointError."""
     path = Path(path)
-    if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
-        raise CheckpointError(f"{path} is no file")
     try:
-        return path.read_bytes().decode("utf-8")
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
+            raise CheckpointError(f"{path} is no file")
+        if (size := path.stat().st_size) > LARGEST_TEXT:
+            raise CheckpointError(f"{path} has {size:,} bytes, far too many for what it should hold")
+        return path.read_bytes()
     except FileNotFoundError:
         beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        found = f"; the folder holds: {', '.join(beside[:8])}" if beside else ""
+        found = f"; the folder holds: {', '.join(map(shown, beside[:8]))}" if beside else ""
         raise CheckpointError(f"{path} is missing{found}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file of a checkpoint, line ends as they are. Raises CheckpointError."""
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
 
 
@@ -164,11 +175,11 @@ def _weight_map(index: Mapping[str, Any], path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} has no weight_map (file name by tensor name); download it again")
     for tensor, name in weight_map.items():
-        bare = isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\:\0]", name)
+        bare = isinstance(name, str) and name.isprintable() and len(name) < 256 and not re.search(r"[/\\:]", name)
         if not bare or not name.endswith(".safetensors"):
             raise CheckpointError(
-                f"{path}: tensor {tensor} is said to lie in {name!r}; an index may only name .safetensors "
-                "files of its own folder. Do not trust this checkpoint"
+                f"{path}: tensor {shown(tensor)} is said to lie in {shown(repr(name))}; an index may only name "
+                ".safetensors files of its own folder. Do not trust this checkpoint"
             )
     return weight_map
 
@@ -200,7 +211,7 @@ def refuse_pickle(path: Path) -> None:
 
 def read_header(path: Path) -> Header:
     """What `path` holds, checked against the file's true size. Raises CheckpointError."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"{path} is missing; the download may be incomplete")
     try:
         with safe_open(path, framework="np"):
@@ -209,8 +220,8 @@ def read_header(path: Path) -> Header:
             length = int.from_bytes(file.read(8), "little")
             found = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
     except (SafetensorError, OSError, ValueError) as error:
-        size = path.stat().st_size
-        raise CheckpointError(f"{path} ({size:,} bytes) is truncated or corrupt: {error}; download it again") from None
+        size, reason = path.stat().st_size, shown(str(error), 400)
+        raise CheckpointError(f"{path} ({size:,} bytes) is truncated or corrupt: {reason}; download it again") from None
     metadata = found.pop("__metadata__", None) or {}
     tensors = {name: _entry(entry, 8 + length) for name, entry in found.items()}
     return Header(path, tensors, metadata)

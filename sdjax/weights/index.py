@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdjax.weights.files import parse_json, read_text
-from sdjax.weights.names import CheckpointError, nearest
+from sdjax.weights.files import parse_json, read_bytes, read_text
+from sdjax.weights.names import CheckpointError, nearest, shown
 
 # The pipelines whose networks are all here. One of them differs from another in what it does with the networks,
 # which the U-Net's own config tells as well.
@@ -69,17 +69,21 @@ def read_index(folder: str | os.PathLike[str]) -> ModelIndex:
     found = parse_json(text, path)
     pipeline = found.get("_class_name")
     if pipeline not in PIPELINES:
-        raise CheckpointError(f"{path}: _class_name {pipeline!r} is not supported; supported: {', '.join(PIPELINES)}")
+        raise CheckpointError(
+            f"{path}: _class_name {shown(repr(pipeline))} is not supported; supported: {', '.join(PIPELINES)}"
+        )
     pairs = {name: value for name, value in found.items() if isinstance(value, list) and len(value) == 2}
     present = {name: kind for name, (_, kind) in pairs.items() if kind is not None}
     for name in present:
         if name not in COMPONENTS and name not in IGNORED:
-            raise CheckpointError(f"{path}: component {name!r} is not known{nearest(name, COMPONENTS)}")
+            raise CheckpointError(f"{path}: component {shown(repr(name))} is not known{nearest(name, COMPONENTS)}")
     components = {name: present[name] for name in COMPONENTS if name in present}
     for name in _required(components):
         if components.get(name) not in COMPONENTS[name]:
             supported = ", ".join(COMPONENTS[name])
-            raise CheckpointError(f"{path}: {name} is {present.get(name, 'missing')!r}; supported: {supported}")
+            raise CheckpointError(
+                f"{path}: {name} is {shown(repr(present.get(name, 'missing')))}; supported: {supported}"
+            )
     return ModelIndex(path.parent, pipeline, components, tuple(n for n in IGNORED if n in present), text)
 
 
@@ -100,7 +104,7 @@ def side_files(index: ModelIndex) -> dict[str, bytes]:
     for part in _KEPT:
         for path in sorted((index.folder / part).glob("*")):
             if path.is_file():
-                found[f"{part}/{path.name}"] = path.read_bytes()
+                found[f"{part}/{path.name}"] = read_bytes(path)
     text, gone = index.text, [name for name in index.ignored if name not in _KEPT]
     if gone:
         text = json.dumps(json.loads(text) | {name: [None, None] for name in gone}, indent=2) + "\n"
