@@ -74,7 +74,8 @@ def load(
         cache.enable(None if compilation_cache is True else compilation_cache)
     params, layouts = {}, {}
     for name, expected in programs.expected_params(networks).items():
-        params[name], layouts[name] = opened.read(name, expected)
+        # float32 holds what narrower files say to the last bit, and two copies of a large U-Net fit nowhere.
+        params[name], layouts[name] = opened.read(name, expected, jnp.float32 if compute == jnp.float32 else None)
     return StableDiffusion(
         name="shapes" if source is None else Path(str(source)).name or str(source),
         encoders=encoders,

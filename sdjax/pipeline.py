@@ -69,7 +69,7 @@ class StableDiffusion:
       encoders: the text encoders' configs with their tokenizers, by component. SDXL has two, its refiner the second.
       unet, vae: the networks' configs. scheduler: scheduler_config.json as a dict.
       params: {"text_encoder", "text_encoder_2", "unet", "vae"}, those there are: nested dicts of arrays, in the
-        checkpoint's own dtypes.
+        checkpoint's own dtypes, or all in float32 where that is what the networks compute in.
       dtype: what the networks compute in; norms, softmax and latents are float32 whatever it is.
       guidance_scale: the checkpoint's default.
       zero_empty: whether a negative prompt of None is all zeros (SDXL base) rather than the empty text.

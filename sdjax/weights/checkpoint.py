@@ -5,15 +5,27 @@ one need not know which it was.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
+
+from jax.typing import DTypeLike
 
 from sdjax.weights.names import Layout
 
 Json = Mapping[str, Any]
-# component, its expected parameters (a nested dict of jax.ShapeDtypeStruct) -> (parameters, how to save them)
-Read = Callable[[str, Mapping[str, Any]], tuple[dict[str, Any], Layout]]
+
+
+class Read(Protocol):
+    """How one component's weights are read."""
+
+    def __call__(
+        self, component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
+    ) -> tuple[dict[str, Any], Layout]:
+        """Its parameters, in each tensor's own dtype or all in `dtype`, and how to save them as they were.
+
+        `expected` is a nested dict of `jax.ShapeDtypeStruct`. Raises CheckpointError.
+        """
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,7 +54,7 @@ def save_single_file(
     if predicts == "v_prediction" and configs["unet"].get("addition_embed_type") == "text_time":
         marks = [V_PRED, *([ZTSNR] if scheduler.get("rescale_betas_zero_snr") else [])]
         tensors |= {mark: Draft.of(np.zeros(0, np.float32)) for mark in marks}
-    stated = {"modelspec.prediction_type": {"v_prediction": "v"}.get(predicts, predicts)}
+    stated = {"modelspec.prediction_type": "v" if predicts == "v_prediction" else str(predicts)}
     make_folder(path.parent)
     write_file(path, partial(write_tensors, tensors, {"format": "pt", **stated, **(metadata or {})}))
 

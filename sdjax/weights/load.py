@@ -32,8 +32,10 @@ def open_folder(folder: str | os.PathLike[str], variant: str | None = None) -> C
     read_json(folder / "scheduler" / "scheduler_config.json")
     opened = {name: component_headers(folder / name, variant) for name in used}
 
-    def read(component: str, expected: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-        return _read_component(folder / component, *opened[component], expected)
+    def read(
+        component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
+    ) -> tuple[dict[str, Any], Layout]:
+        return _read_component(folder / component, *opened[component], expected, dtype)
 
     notes = [f"{name} is {EIGHT_BITS}" for name in used if eight_bits(opened[name][0])]
     if index.ignored:

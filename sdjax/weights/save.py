@@ -27,15 +27,23 @@ from sdjax.weights.write import Draft, make_folder, write_bytes, write_file, wri
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
-def default_layout(params: Mapping[str, Any], config: Mapping[str, Any]) -> Layout:
-    """The layout of a component that was never loaded: one file, today's names, the parameters' own dtypes.
+def default_layout(
+    params: Mapping[str, Any], config: Mapping[str, Any], dtypes: Mapping[names.Path, str] | None = None
+) -> Layout:
+    """The layout of a component that was in no folder: one file, today's names.
 
-    `config` is what its config.json will say. The file is called as transformers or diffusers would call it.
+    `config` is what its config.json will say; `dtypes` are what its parameters were stored in, by default their own.
+    The file is called as transformers or diffusers would call it.
     """
     flat = names.flatten(params)
     file = "model.safetensors" if "text_model" in params else "diffusion_pytorch_model.safetensors"
     tensors = {
-        path: Stored(names.tensor_name(path), names.file_shapes(path, array.shape)[0], _code(path, array), file)
+        path: Stored(
+            names.tensor_name(path),
+            names.file_shapes(path, array.shape)[0],
+            dtypes[path] if dtypes else _code(path, array),
+            file,
+        )
         for path, array in flat.items()
     }
     return Layout(tensors, {file: {"format": "pt"}}, json.dumps(config, indent=2) + "\n")

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jax.typing import DTypeLike
+
 from sdjax.presets import PRESETS, Preset
 from sdjax.vocabulary import clip_tokenizer_files
 from sdjax.weights import kinds
@@ -90,7 +92,9 @@ class _Reader:
                 "whole checkpoint. Put it in a folder in the diffusers layout beside those of another checkpoint"
             )
 
-    def __call__(self, component: str, expected: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    def __call__(
+        self, component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
+    ) -> tuple[dict[str, Any], Layout]:
         own = {name: self.header.tensors[name] for name in self.tensors.components[component]}
         if not own:
             raise CheckpointError(f"{self.header.path} holds no {component}; give one with {component}=")
@@ -99,8 +103,8 @@ class _Reader:
             "the file is damaged or of a family that is not known: download it again, or convert it to a folder",
         )
         places = Original(self.configs).places(component)
-        params, _ = read_tensors([replace(self.header, tensors=own)], expected, places, blame)
-        return params, default_layout(params, self.configs[component])
+        params, found = read_tensors([replace(self.header, tensors=own)], expected, places, blame, dtype)
+        return params, default_layout(params, self.configs[component], {path: one.dtype for path, one in found.items()})
 
 
 def _choose(families: Mapping[str, Preset], prediction: Prediction) -> Preset:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jax.typing import DTypeLike
+
 from sdjax.config import VaeConfig
 from sdjax.weights import kinds, ldm, names
 from sdjax.weights.checkpoint import Checkpoint, Json
@@ -43,16 +45,22 @@ class OpenVae:
         """The checkpoint with this autoencoder for its own."""
         config = self.config or checkpoint.configs["vae"]
 
-        def read(component: str, expected: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-            return self.read(config, expected) if component == "vae" else checkpoint.read(component, expected)
+        def read(
+            component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
+        ) -> tuple[dict[str, Any], Layout]:
+            if component == "vae":
+                return self.read(config, expected, dtype)
+            return checkpoint.read(component, expected, dtype)
 
         notes = tuple(note for note in checkpoint.notes if "holds no VAE" not in note)
         return replace(checkpoint, configs={**checkpoint.configs, "vae": config}, read=read, notes=notes)
 
-    def read(self, config: Json, expected: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    def read(
+        self, config: Json, expected: Mapping[str, Any], dtype: DTypeLike | None = None
+    ) -> tuple[dict[str, Any], Layout]:
         """The weights, for a network with this config. Raises CheckpointError."""
         if self.header is None:
-            return read_component(self.path, expected, variant=self.variant)
+            return read_component(self.path, expected, variant=self.variant, dtype=dtype)
         modules = ldm.vae_modules(VaeConfig.from_dict(config))
         prefix = self.prefix
         own = {
@@ -70,8 +78,8 @@ class OpenVae:
             f"{self.path} does not hold the VAE of this checkpoint's config",
             "choose a VAE made for this family of models",
         )
-        params, _ = read_tensors([replace(self.header, tensors=own)], expected, places, blame)
-        return params, default_layout(params, config)
+        params, found = read_tensors([replace(self.header, tensors=own)], expected, places, blame, dtype)
+        return params, default_layout(params, config, {path: one.dtype for path, one in found.items()})
 
 
 def open_vae(path: str | os.PathLike[str], variant: str | None = None) -> OpenVae:
