@@ -9,8 +9,9 @@ original one, or a Hub id:
     python -m experiments.generate --model=stable-diffusion-v1-5/stable-diffusion-v1-5 --variant=fp16 \
         --prompt="an astronaut on a horse" --steps=25 --num_images=4 \
         --schedule=karras --guidance_schedule=noise_interval:0.28:5.42
-    python -m experiments.generate --model=sd_xl_base_1.0.safetensors --refiner=sd_xl_refiner_1.0.safetensors \
-        --prompt="(an astronaut:1.2) on a horse BREAK oil on canvas" --prompt_style=a1111 --sampler=euler
+    python -m experiments.generate --model=sd_xl_base_1.0.safetensors --sampler=euler \
+        --refiner=sd_xl_refiner_1.0.safetensors \
+        --prompt="(an astronaut:1.2) on a horse BREAK oil on canvas" --prompt_style=a1111
 
 Run time, the whole process on 2 CPU cores: about 9 s the first time, when the programs are compiled, and 4 s
 after that. What to expect: a picture of what was asked, 128 x 128 pixels with the shapes model.

@@ -16,9 +16,24 @@ UNET = {
 
 def test_sd15_unet():
     config = UNetConfig.from_dict(UNET)
-    assert (config.heads, config.layers_per_block, config.transformer_layers) == ((8,) * 4, (2,) * 4, (1,) * 4)
+    assert (config.heads, config.layers_per_block) == ((8,) * 4, (2,) * 4)
+    assert (config.transformer_layers, config.up_transformer_layers) == (((1, 1),) * 4, ((1, 1, 1),) * 4)
     assert (config.norm_eps, config.norm_num_groups, config.use_linear_projection) == (1e-5, 32, False)
     assert hash(config) == hash(UNetConfig.from_dict(dict(UNET)))
+
+
+def test_transformer_layers_per_attention():
+    """segmind/SSD-1B's config: a list within a level says each attention's, and the way up is no mirror image."""
+    given = {"transformer_layers_per_block": [0, 1, [2, 2], [4, 4]]}
+    with pytest.raises(ConfigError, match="so reverse_transformer_layers_per_block must be given"):
+        UNetConfig.from_dict(UNET | given)
+    given["reverse_transformer_layers_per_block"] = [[4, 4, 10], [2, 1, 1], 1, 1]
+    config = UNetConfig.from_dict(UNET | given)
+    assert config.transformer_layers == ((0, 0), (1, 1), (2, 2), (4, 4))
+    assert config.up_transformer_layers == ((4, 4, 10), (2, 1, 1), (1, 1, 1), (1, 1, 1))
+    given["transformer_layers_per_block"] = [0, 1, [2, 2, 2], 4]
+    with pytest.raises(ConfigError, match="for a level with 2 attentions"):
+        UNetConfig.from_dict(UNET | given)
 
 
 def test_heads_per_level():
