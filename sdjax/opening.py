@@ -56,10 +56,10 @@ def load(
     opened = open_checkpoint(
         SHAPES if source is None else source, variant=variant, revision=revision, prediction_type=prediction_type
     )
-    for note in opened.notes:
-        warnings.warn(note, stacklevel=2)
     if vae is not None:
         opened = open_vae(vae).into(opened)
+    for note in opened.notes:
+        warnings.warn(note, stacklevel=2)
     encoders = {
         name: _encoder(opened, name, folder, f"{source or SHAPES}/{folder}")
         for name, folder in TOKENIZERS.items()
@@ -134,8 +134,13 @@ def _check_scheduler(config: Mapping[str, Any]) -> None:
     """Raises ConfigError for a value of another kind than the key's; what the values mean `plan` looks at."""
     read = Fields(config, "scheduler/scheduler_config.json")
     read.whole("num_train_timesteps", 1000, most=MOST_TIMESTEPS)
-    for key in ("_use_default_values", "trained_betas", "disable_corrector"):
-        read.list(key)
+    read.list("_use_default_values", str)
+    read.list("disable_corrector", int)
+    read.list("trained_betas", (int, float))
+    for key in ("beta_start", "beta_end"):
+        read.number(key, 0.01, 0.0, 0.999)  # diffusers' own bound where it makes them
+    for key in ("sigma_min", "sigma_max"):
+        read.number(key, 1.0)
     for field in fields(Settings):
         match field.default:
             case bool():

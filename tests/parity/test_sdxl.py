@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import sdjax
+from sdjax import programs
 from tests.parity import families
 from tests.parity.families import FACTOR, channels_first, channels_last, one_by_one, relative, run
 
@@ -298,3 +299,20 @@ def test_the_vae_stays_in_float32_where_its_config_says_so(opened):
     np.testing.assert_array_equal(half.decode(NOISE), whole)
     free = replace(half, vae=replace(sd.vae, force_upcast=False))
     assert 1e-5 < relative(free.decode(NOISE), whole) < 0.1
+
+
+def test_one_compilation_whatever_is_asked(opened):
+    """Prompts of any length, weights and editing, sizes, a negative prompt or None, clip skip: one program each."""
+    sd = opened("sdxl")[1]
+    asked = dict(height=HEIGHT, width=WIDTH, sampler="euler", noise=NOISE[:1])
+    ours(sd, prompt="a", **asked)
+    steps = (programs.encode_text, programs.hoist, programs.begin_from, programs.advance)
+    before = [step._cache_size() for step in steps]
+    for changed in (
+        dict(negative_prompt="blue", prompt_2="ring", original_size=(7, 9), crop=(1, 2)),
+        dict(prompt="a (red:1.3) [circle|square] BREAK " + "a blue ring " * 9, prompt_style="a1111", clip_skip=2),
+        dict(prompt="a [red:blue:0.5] circle", prompt_style="a1111", sampler="dpmpp_2m", steps=9, guidance_rescale=0.7),
+        dict(prompt="(a red circle:0.8) " * 9, prompt_style="comfy", clip_skip="comfy:-1", denoising_end=0.5),
+    ):
+        ours(sd, **{"prompt": "a", **asked, **changed})
+    assert [step._cache_size() for step in steps] == before
