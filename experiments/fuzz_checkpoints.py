@@ -30,7 +30,7 @@ from absl import flags
 from experiments import _cli
 from experiments.fuzz_door import Door, Result, make_bases, make_case, run_case, serve
 
-WALL = 60.0  # seconds of waiting after which a worker is ended
+WALL = 60  # seconds of waiting after which a worker is ended
 
 
 def run_share(cases: Iterator[int], bases: Path, seed: int) -> list[Result]:
@@ -46,7 +46,9 @@ def run_share(cases: Iterator[int], bases: Path, seed: int) -> list[Result]:
             pipe.recv()
         pipe.send(case)
         try:
-            results.append(pipe.recv() if pipe.poll(WALL) else Result(case, "", "", "HANGS", f"no answer in {WALL} s"))
+            # By the second, so that a machine that was put to sleep is not taken for a hang.
+            answered = any(pipe.poll(1.0) for _ in range(WALL))
+            results.append(pipe.recv() if answered else Result(case, "", "", "HANGS", f"no answer in {WALL} s"))
         except EOFError:
             results.append(Result(case, "", "", "CRASH", "the process died"))
         if results[-1].outcome in ("HANGS", "CRASH"):

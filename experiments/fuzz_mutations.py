@@ -155,7 +155,7 @@ def disturbed(rng: Random, value: Any) -> Any:
             holder[key] = rng.choice((-old, old + 1, old - 1, 2 * old, old / 2, float(old)))
         case _:
             other, name = rng.choice(nodes)
-            holder[key] = other.get(name) if isinstance(other, dict) else old
+            holder[key] = json.loads(json.dumps(other[name]))  # a copy: it may hold this very place
     return value
 
 

@@ -64,9 +64,12 @@ class Fields:
         value = self._get(key, default)
         return self._checked(key, value, lambda one: isinstance(one, str) and len(one) <= 80, "a short text")
 
-    def list(self, key: str) -> Sequence[Any]:
-        """A list, empty where the key is absent."""
-        return self._checked(key, self._get(key, ()), lambda value: isinstance(value, list | tuple), "a list")
+    def list(self, key: str, of: type | tuple[type, ...] = object) -> Sequence[Any]:
+        """A list of such values, empty where the key is absent."""
+        found = self._checked(key, self._get(key, ()), lambda value: isinstance(value, list | tuple), "a list")
+        if not all(isinstance(one, of) for one in found):
+            raise self.error(key, "a list of " + ("texts" if of is str else "numbers"), found)
+        return found
 
     def one_of(self, key: str, supported: tuple[Any, ...], default: Any = None) -> Any:
         """One of a few values."""

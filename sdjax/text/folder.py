@@ -87,7 +87,7 @@ class TokenizerFiles:
         except RecursionError:
             raise self.error(name, " is nested too deeply to be a tokenizer's") from None
         if not isinstance(found, dict):
-            raise self.error(name, f" must hold a JSON object, not a {type(found).__name__}")
+            raise self.error(name, f" must hold a JSON object, not {_short(found)}")
         return found
 
     def _special(self) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def parse_json(text: str, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); download it again") from None
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, not a {type(found).__name__}")
+        raise CheckpointError(f"{path} must hold a JSON object, not {shown(json.dumps(found), 60)}")
     return found
 
 
@@ -214,6 +214,8 @@ def read_header(path: Path) -> Header:
     if not os.path.isfile(path):
         raise CheckpointError(f"{path} is missing; the download may be incomplete")
     try:
+        if path.stat().st_size < 8:
+            raise ValueError("it has no header")
         with safe_open(path, framework="np"):
             pass  # opening checks that dtypes, shapes and byte ranges agree and tile the file
         with open(path, "rb") as file:

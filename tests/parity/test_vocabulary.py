@@ -8,9 +8,10 @@ open_clip's tokenizer is OpenAI's own code. It differs in what it does before it
     (4)   BOS and EOS are `<start_of_text>` and `<end_of_text>`; CLIP's own names `<|...|>` are cut as text
     (5)   letters are those of the `regex` package: Unicode's newest; and U+0345 is dropped, since it is no letter but
           its other case is one, so that neither side of CLIP's expression matches it
+    (6)   contractions are looked for without regard to case, to which the long s is an s: "'ſ" is one
 
-so a string is compared with it where (1) to (3) leave what the canonical form here leaves, (4) does not occur and each
-sign is of the same kind to both. transformers' CLIPTokenizer, which every Stable Diffusion was published with, has
+so a string is compared with it where (1) to (3) leave what the canonical form here leaves, (4) and (6) do not occur and
+each sign is of the same kind to both. transformers' CLIPTokenizer, which every Stable Diffusion was published with, has
 none of these: it is compared on all strings.
 """
 
@@ -101,10 +102,12 @@ def open_clip():
 
 
 def read_alike(ours: Tokenizer, open_clip, text: str) -> bool:
-    """Whether (1) to (5) make no difference to `text`."""
+    """Whether (1) to (6) make no difference to `text`."""
     if any(name in text.lower() for name in (BOS, EOS, "<start_of_text>", "<end_of_text>")):
         return False
     canonical = ours._engine.normalizer.normalize_str(text).strip(" ")
+    if "'ſ" in canonical:
+        return False
     return canonical == open_clip.clean_fn(text) and all(sign_alike(ours, open_clip, sign) for sign in canonical)
 
 
