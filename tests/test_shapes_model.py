@@ -28,9 +28,13 @@ def test_size_on_disk():
 
 
 def test_parameters_are_float16(sd):
+    """As stored, where the networks compute in less than float32; and then all float32, which loses nothing."""
     import jax
 
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(sd.params)} == {"float16"}
+    stored = sdjax.load(dtype="bfloat16", compilation_cache=False).params
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(stored)} == {"float16"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(sd.params)} == {"float32"}
+    jax.tree.map(np.testing.assert_array_equal, stored, sd.params)
 
 
 def test_the_autoencoder_keeps_pictures(sd):
