@@ -1,6 +1,6 @@
 """Damaged checkpoints by the thousand: every one must load right or be refused in words.
 
-    python -m experiments.fuzz_checkpoints --cases=10000 --out=docs/fuzz.md       # about 12 minutes on 2 cores
+    python -m experiments.fuzz_checkpoints --cases=12000 --out=docs/fuzz.md       # about 15 minutes on 2 cores
 
 Small checkpoints (a folder, one in shards, three single files, an autoencoder) are mutated, one file each, in the ways
 of `fuzz_mutations`, and opened as a user would. Expected of each: ConfigError, CheckpointError or a ValueError of our
@@ -59,6 +59,8 @@ def run_share(cases: Iterator[int], bases: Path, seed: int) -> list[Result]:
                 results[-1] = Result(case, base, kind, results[-1].outcome, results[-1].message)
         if case % 500 == 0:
             print(f"case {case}", file=sys.stderr, flush=True)
+    if pipe is not None:
+        pipe.send(None)
     return results
 
 
