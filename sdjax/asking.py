@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sdjax import checks, conditions
 from sdjax.conditions import ClipSkip, Pull
 from sdjax.diffusion.guidance import GuidanceSchedule
@@ -42,6 +44,8 @@ def stages(sd: "StableDiffusion", given: Given) -> tuple[Request, Request | None
     asked = request(sd, {**given, **dict.fromkeys(OF_REFINER), "denoising_end": cut})
     rest = {**given, **dict.fromkeys(OF_BASE if refiner.time_ids == REFINER_IDS else ()), "denoising_start": cut}
     rest |= {"height": asked.height, "width": asked.width, "latents": None}
+    if given["guidance_scale"] is None:  # one scale for both, the one that the settings name
+        rest["guidance_scale"] = sd.guidance_scale
     refined = request(refiner, rest, goes_on=True)
     return asked, replace(refined, drawn=tuple(plan.draws for plan in asked.plans))
 
@@ -54,6 +58,9 @@ def _check_refiner(sd: "StableDiffusion", given: Given) -> None:
         raise ValueError(f"{sd.name} is itself a refiner; call generate of the base model with refiner=")
     if given["denoising_start"] is not None or given["denoising_end"] is not None:
         raise ValueError("refiner= cuts the run at refiner_start; denoising_start and _end are for runs without")
+    cut = given["refiner_start"]
+    if isinstance(cut, bool) or not isinstance(cut, int | float) or not 0 < cut < 1:
+        raise ValueError(f"refiner_start must be a number between 0 and 1, where the refiner takes over, not {cut!r}")
     mine, other = (
         (one.vae.scaling_factor, one.vae.latent_channels, one.vae.factor, one.unet.in_channels) for one in (sd, refiner)
     )
@@ -85,11 +92,12 @@ def request(sd: "StableDiffusion", given: Given, goes_on: bool = False) -> Reque
     scale = sd.guidance_scale if given["guidance_scale"] is None else given["guidance_scale"]
     schedules = checks.spread(given["guidance_schedule"], count, "guidance_schedule")
     many = checks.is_list(given["seed"])
+    none_differs = sd.zero_empty or getattr(given["refiner"], "zero_empty", False)
     return Request(
         prompts=tuple(text or "" for text in texts["prompt"] for _ in range(each)),
         # as the settings keep it: None only where it differs from the empty text
         negative_prompts=tuple(
-            text if sd.zero_empty else text or "" for text in texts["negative_prompt"] for _ in range(each)
+            text if none_differs else text or "" for text in texts["negative_prompt"] for _ in range(each)
         ),
         pulls=tuple(pulls),
         style=style,
@@ -107,7 +115,8 @@ def request(sd: "StableDiffusion", given: Given, goes_on: bool = False) -> Reque
         latents=latents,
         noise_source=source,
         distilled=sd.unet.time_cond_proj_dim is not None,
-        stage=0 if cut is None else 1,
+        # a number for each place in a run, so that no two parts of one draw the same noise
+        stage=0 if cut is None else max(1, round(1e6 * float(cut))),
         drawn=tuple(run.drawn for run in runs),
     )
 
@@ -128,6 +137,8 @@ def _runs(sd: "StableDiffusion", given: Given, count: int) -> tuple[Run, ...]:
     made: dict[str, Run] = {}
     runs = []
     for sampler, steps, schedule, preset, eta, extra in zip(*columns, strict=True):
+        # NumPy's float32 would take the plan's float64 arithmetic down with it.
+        eta = eta.item() if isinstance(eta, np.generic) else eta
         own = {name: value for name, value in (("preset", preset), ("eta", eta)) if value is not None}
         options = {**checks.check_options(extra), **own}
         key = repr((sampler, steps, schedule, sorted(options.items())))

@@ -203,6 +203,8 @@ class Encoding:
 
 def check(pulls: Sequence[Pull], encoders: Mapping[str, TextEncoder], style: str) -> None:
     """Raises ValueError for a text that takes too many rows, or whose weights are no numbers to multiply by."""
+    if not np.isfinite([pull.share for pull in pulls]).all():
+        raise ValueError("the weight of a prompt joined by AND is infinite or no number")
     for name, encoder in encoders.items():
         for text in {texts[name] for pull in pulls for texts in pull.texts}:
             rows = prompts.chunks(text, encoder.tokenizer, style)

@@ -10,7 +10,8 @@ have it (pipeline_stable_diffusion_xl.py and ..._xl_img2img.py) for one picture.
 kinds of numbers out in turns, to texts that do not lie in turns; here every picture has what it has alone.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -59,6 +60,15 @@ class MicroConditions:
         for name, value in asked.items():
             made[name] = (_scores if "score" in name else _pairs)(value, count, name)
         return cls(**made)
+
+    @classmethod
+    def check_names(cls, given: Iterable[str]) -> None:
+        """Raises ValueError, with the nearest, for a name that is none of these."""
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                raise ValueError(f"{name!r} is unknown; nearest: {near!r}; known: {', '.join(known)}")
 
     def time_ids(self, height: int, width: int, count: int, ids: int) -> tuple[np.ndarray, np.ndarray]:
         """(negative, positive), float32 `b i` each, for `count` pictures of `height` x `width` pixels."""

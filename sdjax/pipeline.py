@@ -126,6 +126,7 @@ class StableDiffusion:
         sizes: original_size, crop, target_size, aesthetic_score as in `generate`; SDXL's are those of the native
         size where not given. Raises ValueError.
         """
+        MicroConditions.check_names(sizes)
         states, pooled = self._encoded(prompts, prompt_style, clip_skip)
         micro = MicroConditions.read(sizes, len(prompts), self.time_ids)
         native = self.unet.sample_size * self.vae.factor

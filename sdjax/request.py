@@ -44,7 +44,7 @@ class Request:
     latents: np.ndarray | None  # float32 [b, h, w, c], given: starting noise, or where a run goes on from
     noise_source: str = "jax"
     distilled: bool = False  # the U-Net was told the guidance scale when it was trained, and needs no second half
-    stage: int = 0  # 1 where this goes on from latents, whose own noise is that of stage 0
+    stage: int = 0  # above 0 where this goes on from latents: a number for each place in the run
     drawn: tuple[int, ...] = ()  # draws of each picture before this stage
 
     @property
@@ -96,7 +96,7 @@ class Request:
         return np.stack(starts), np.stack(draws, 1)
 
     def keys(self) -> jax.Array:
-        """One key per picture: fold_in(key(seed), number); of a second stage, that folded once more."""
+        """One key per picture: fold_in(key(seed), number); of a later stage, that folded once more."""
         keys = jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(
             np.asarray(self.seeds, np.uint32), np.asarray(self.numbers, np.uint32)
         )

@@ -209,6 +209,7 @@ def test_prompts_that_pull_together(sd):
         ({"denoising_start": 0.5}, "pass those of a run with denoising_end"),
         ({"prompt": "a, " * 20000, "prompt_style": "a1111"}, "limit is 16 chunks"),
         ({"prompt": "(a:nan)", "prompt_style": "comfy"}, "weights are infinite or no numbers"),
+        ({"prompt": f"a AND b :{'9' * 400}", "prompt_style": "a1111"}, "joined by AND is infinite"),
     ],
 )
 def test_doors(sd, given, message):

@@ -1,5 +1,8 @@
 """A run in two parts: what changes along it goes on where it was, and noise is not drawn twice."""
 
+import inspect
+
+import jax
 import numpy as np
 import pytest
 
@@ -44,6 +47,23 @@ def test_two_calls_are_the_ensemble(sd, source):
     np.testing.assert_allclose(by_hand, together, rtol=1e-5, atol=1e-5)
     if source != "jax":  # whose own noise of a second part is apart from the first's
         np.testing.assert_allclose(together, sd.generate(**asked).latents, rtol=1e-4, atol=1e-4)
+
+
+def test_no_two_parts_draw_the_same_noise(sd):
+    """Three parts of a run of lcm, whose noise is fresh at every step: keys of their own."""
+    from sdjax import asking
+
+    given = {"prompt": "a", "steps": 9, "sampler": "lcm", "latents": np.zeros((1, 8, 8, 4))}
+    usual = {name: one.default for name, one in inspect.signature(sd.generate).parameters.items()}
+    cuts = ({}, {"denoising_start": 0.3, "denoising_end": 0.6}, {"denoising_start": 0.6})
+    keys = [jax.random.key_data(asking.request(sd, {**usual, **given, **cut}).keys()).tolist() for cut in cuts]
+    assert len({str(key) for key in keys}) == 3
+
+
+@pytest.mark.parametrize("start", [None, 0.0, 1.0, True, "0.8"])
+def test_a_wrong_refiner_start(sd, start):
+    with pytest.raises(ValueError, match="refiner_start must be a number between 0 and 1"):
+        sd.generate("a", refiner=sd, refiner_start=start)
 
 
 def test_settings_name_the_refiner(sd):

@@ -42,6 +42,11 @@ def test_one_for_all_or_one_each():
     assert again.original_size == [(8, 16)]
 
 
+def test_unknown_names():
+    with pytest.raises(ValueError, match="'orignal_size' is unknown; nearest: 'original_size'"):
+        MicroConditions.check_names(["crop", "orignal_size"])
+
+
 @pytest.mark.parametrize(
     "given,kind,message",
     [

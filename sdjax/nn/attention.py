@@ -193,7 +193,7 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
 def cross_keys_values(params: Mapping, context: jax.Array, dtype: DTypeLike) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Keys and values of every cross-attention in a U-Net's `params`, for a context `b m e`: {path: (k, v)}, `b m d`.
 
-    A self-attention whose width happens to equal the context's is computed too; nobody reads it and XLA drops it.
+    A self-attention whose width happens to equal the context's is computed too, and read by nobody.
     """
     made: dict[str, tuple[jax.Array, jax.Array]] = {}
 

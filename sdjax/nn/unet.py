@@ -44,7 +44,7 @@ class UNet(nn.Module):
     """Noise (or velocity) prediction: x `b h w c`, t `b`, context `b l d` -> `b h w out_channels`, float32.
 
     `t` is in training steps and may be fractional. `context` may also be the keys and values that
-    `attention.cross_keys_values` made from it, which saves that work at every step.
+    `attention.cross_keys_values` made from it, which saves that work at every step, or a text in pieces.
     """
 
     config: UNetConfig
