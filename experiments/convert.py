@@ -80,8 +80,7 @@ def expected(configs: Any) -> Any:
     """The shapes of all parameters by component, from what the config.json files say."""
     from sdjax import config, programs
 
-    kinds: Any = {"unet": config.UNetConfig, "vae": config.VaeConfig}
-    return programs.expected_params({n: kinds.get(n, config.ClipTextConfig).from_dict(c) for n, c in configs.items()})
+    return programs.expected_params(config.read_networks(configs))
 
 
 def read(opened: Any, name: str, tree: Any, dtype: str | None) -> Any:

@@ -136,7 +136,7 @@ class Door:
         """The parameters by component; of a folder its sampler's plans are made as well."""
         import sdjax
         from sdjax import programs
-        from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+        from sdjax.config import read_networks
         from sdjax.weights import open_checkpoint
 
         if path.name == "vae.safetensors":
@@ -148,9 +148,8 @@ class Door:
                 sd.plan(sampler, min(2, sd.scheduler.get("num_train_timesteps") or 2))
             return sd.params
         opened = open_checkpoint(path)
-        read: dict[str, Any] = {"unet": UNetConfig, "vae": VaeConfig}
-        configs = {name: read.get(name, ClipTextConfig).from_dict(config) for name, config in opened.configs.items()}
-        return {name: opened.read(name, tree)[0] for name, tree in programs.expected_params(configs).items()}
+        trees = programs.expected_params(read_networks(opened.configs))
+        return {name: opened.read(name, tree)[0] for name, tree in trees.items()}
 
     def check(self, path: Path, params: Mapping[str, Any]) -> None:
         """Raises Wrong unless each parameter is the tensor that the base's own came from, read by hand."""

@@ -145,13 +145,9 @@ def pieces(
     def texts(row: int) -> list[list[Texts]]:
         return [[pull.texts[int(at[row])] for pull in own] for own, at in zip(pictures, number, strict=True)]
 
-    for _, group in groupby(range(rows), key=lambda row: _spelled(texts(row))):
+    for told, group in groupby(range(rows), key=texts):
         listed = list(group)
-        yield listed[0], listed[-1] + 1, texts(listed[0])
-
-
-def _spelled(texts: list[list[Texts]]) -> list[list[tuple[tuple[str, str], ...]]]:
-    return [[tuple(sorted(one.items())) for one in own] for own in texts]
+        yield listed[0], listed[-1] + 1, told
 
 
 @dataclass(frozen=True, eq=False)

@@ -226,6 +226,12 @@ _UNET_FIXED: dict[str, tuple[Any, ...]] = {
 }
 
 
+def read_networks(configs: Mapping[str, Json]) -> dict[str, ClipTextConfig | UNetConfig | VaeConfig]:
+    """Each component's config, from its config.json: "unet", "vae", and the text encoders. Raises ConfigError."""
+    kinds: dict[str, type[UNetConfig] | type[VaeConfig]] = {"unet": UNetConfig, "vae": VaeConfig}
+    return {name: kinds.get(name, ClipTextConfig).from_dict(config) for name, config in configs.items()}
+
+
 def _check_unet(read: Fields, levels: int) -> None:
     config = read.values
     for key, supported in _UNET_FIXED.items():

@@ -329,8 +329,10 @@ class StableDiffusion:
         listed = checks.texts(texts, "prompts")
         made = [encoding(dict.fromkeys(self.encoders, text)) for text in listed]
         most = max(len(states) for states, _ in made)
-        empty = encoding(dict.fromkeys(self.encoders, ""))[0]
-        rows = [np.concatenate([states, *[empty] * (most - len(states))]) for states, _ in made]
+        rows = [states for states, _ in made]
+        if any(len(states) < most for states in rows):
+            empty = encoding(dict.fromkeys(self.encoders, ""))[0]
+            rows = [np.concatenate([states, *[empty] * (most - len(states))]) for states in rows]
         return np.stack([row.reshape(-1, row.shape[-1]) for row in rows]), np.stack([pooled for _, pooled in made])
 
     def _encoding(self, style: str, clip_skip: ClipSkip) -> Encoding:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sdjax import programs
-from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+from sdjax.config import read_networks
 from sdjax.presets import PRESETS, Preset
 from sdjax.weights import default_layout
 from tests.checkpoints import random_params
@@ -66,8 +66,7 @@ def expected(configs: Any) -> dict[str, Any]:
 @cache
 def _expected(name: str, config: str) -> Any:
     """Tracing SDXL's U-Net takes seconds, so it is done once."""
-    kinds: dict[str, Any] = {"unet": UNetConfig, "vae": VaeConfig}
-    return programs.expected_params({name: kinds.get(name, ClipTextConfig).from_dict(json.loads(config))})[name]
+    return programs.expected_params(read_networks({name: json.loads(config)}))[name]
 
 
 def components(preset: Preset, dtype: Any = np.float32, seed: int = 0) -> dict[str, Any]:
