@@ -6,13 +6,12 @@ makes the grid at the head of the README with the shipped model: its prompts in 
 out. --prompt, several times, makes one of your own. About 20 s on 2 CPU cores.
 """
 
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from experiments import _cli
 
@@ -30,22 +29,16 @@ PROMPTS = (
     "a large black cross below a small cyan circle",
     "a green triangle to the right of a pink ring on a gray background",
 )
-LABEL = 44  # pixels under each picture
 SCALE = 2
 
 
 def labelled(images: np.ndarray, prompts: list[str], columns: int) -> Image.Image:
     """Pictures uint8 `b H W 3`, enlarged twice, each with its prompt below, in rows of `columns`."""
-    height, width = SCALE * images.shape[1], SCALE * images.shape[2]
-    rows = -(-len(prompts) // columns)
-    canvas = Image.new("RGB", (columns * (width + 8) + 8, rows * (height + LABEL + 8) + 8), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
-    for i, (pixels, prompt) in enumerate(zip(images, prompts, strict=True)):
-        x, y = 8 + i % columns * (width + 8), 8 + i // columns * (height + LABEL + 8)
-        canvas.paste(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS), (x, y))
-        draw.rectangle((x, y, x + width - 1, y + height - 1), outline="#cccccc")
-        draw.multiline_text((x, y + height + 4), "\n".join(textwrap.wrap(prompt, width // 7)), "black", font=font)
-    return canvas
+    from sdjax import strip
+
+    size = SCALE * images.shape[2], SCALE * images.shape[1]
+    shown = [Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS) for pixels in images]
+    return strip.sheet(shown, [strip.wrapped(prompt, size[0]) for prompt in prompts], columns)
 
 
 def main(values: Any) -> None:

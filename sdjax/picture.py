@@ -10,6 +10,7 @@ The first is ambiguous (a prompt may itself hold a line "Negative prompt: ...") 
 pattern, and checked by type; nothing of them is ever run.
 """
 
+import contextlib
 import io
 import json
 import math
@@ -17,7 +18,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,13 @@ def save_all(images: Sequence[Image.Image], folder: str | os.PathLike[str], pref
     """Writes the images to `folder` as PNG, named `prefix` and the next free numbers, from 00000.png on.
 
     No file is overwritten, not even one that another process makes at the same time, and none is left
-    half-written. Raises OSError where the folder cannot be made or the disk is full; images written before
-    that stay.
+    half-written; a number whose steps are there (00000_steps.png) is taken. Raises OSError where the folder
+    cannot be made or the disk is full; images written before that stay.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = re.compile(re.escape(prefix) + r"(\d{1,9})\.png")
+        taken = re.compile(re.escape(prefix) + r"(\d{1,9})(?:_steps)?\.(?:png|webp)")
         numbers = [int(found[1]) for path in folder.iterdir() if (found := taken.fullmatch(path.name))]
         first = max(numbers, default=-1) + 1
         return [_save(image, folder, prefix, first + i) for i, image in enumerate(images)]
@@ -120,16 +121,22 @@ def save_all(images: Sequence[Image.Image], folder: str | os.PathLike[str], pref
         raise _unwritable(folder, error) from None
 
 
+def write(data: bytes | memoryview, path: Path) -> Path:
+    """Writes one file in the place of any that has its name, never half. Raises OSError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _unfinished(data, path.parent) as unfinished:
+            os.replace(unfinished, path)
+        return path
+    except OSError as error:
+        raise _unwritable(path.parent, error) from None
+
+
 def _save(image: Image.Image, folder: Path, prefix: str, number: int) -> Path:
     """Writes one image under another name, flushes it to the disk, only then gives it a free number."""
     encoded = io.BytesIO()
     image.save(encoded, "PNG")
-    unfinished = folder / f".{uuid.uuid4().hex}.partial"
-    try:
-        with open(unfinished, "xb") as file:
-            file.write(encoded.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
+    with _unfinished(encoded.getbuffer(), folder) as unfinished:
         path = _claim(folder, prefix, number)
         try:
             os.replace(unfinished, path)
@@ -137,8 +144,20 @@ def _save(image: Image.Image, folder: Path, prefix: str, number: int) -> Path:
             path.unlink()
             raise
         return path
+
+
+@contextlib.contextmanager
+def _unfinished(data: bytes | memoryview, folder: Path) -> Iterator[Path]:
+    """A file of these bytes, flushed to the disk under a name that is gone in the end, however it ends."""
+    path = folder / f".{uuid.uuid4().hex}.partial"
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield path
     finally:
-        unfinished.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _claim(folder: Path, prefix: str, number: int) -> Path:
@@ -183,7 +202,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("negative_original_size", "negative_crop", "negative_target_size"), (list,)),
     **dict.fromkeys(("schedule", "preset", "guidance_schedule"), (str, type(None))),
     "sampler_options": (dict, type(None)),
-    "latents": (str,),  # only ever "given", which `generate` refuses with the remedy
+    **dict.fromkeys(("strength", "image_guidance_scale", "mask_blur"), (float, int)),
+    **dict.fromkeys(("noise_level", "mask_crop", "stop_after"), (int,)),
+    # only ever "given", which `generate` refuses with the remedy
+    **dict.fromkeys(("latents", "image", "mask", "depth", "regions"), (str,)),
     "refiner": (str,),  # its name, the same
 }
 
