@@ -49,6 +49,12 @@ UNET_JSON: dict[str, Any] = {
     "use_linear_projection": True,
 }
 
+PICTURE_UNETS: dict[str, dict[str, Any]] = {
+    "inpainting": UNET_JSON | {"in_channels": 9},
+    "depth": UNET_JSON | {"in_channels": 5, "block_out_channels": [40, 64, 80], "norm_num_groups": 8},
+}
+"""The U-Nets that see a picture beside the latents: mask and masked picture, or a depth map."""
+
 
 def text_json(vocab_size: int) -> dict[str, Any]:
     """The text encoder's config.json for a tokenizer of `vocab_size` ids, BOS and EOS being the last two."""

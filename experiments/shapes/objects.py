@@ -99,14 +99,14 @@ def _local_largest(values: np.ndarray, reach: int) -> np.ndarray:
     return values
 
 
-def _inner(mask: np.ndarray) -> np.ndarray:
+def inner(mask: np.ndarray) -> np.ndarray:
     """The pixels of a mask all of whose 4 neighbours are of it; the mask itself where that leaves none."""
     wide = np.pad(mask, 1)
     inner = mask & wide[2:, 1:-1] & wide[:-2, 1:-1] & wide[1:-1, 2:] & wide[1:-1, :-2]
     return inner if inner.any() else mask
 
 
-def _near(pixels: np.ndarray, colour: np.ndarray) -> float:
+def near(pixels: np.ndarray, colour: np.ndarray) -> float:
     """The part of pixels [n, 3] within FLAT of a colour [3]."""
     return float((np.linalg.norm(pixels - colour, axis=1) <= FLAT).mean())
 
@@ -116,8 +116,8 @@ def _measure(image: np.ndarray, mask: np.ndarray) -> Found:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     mask, pixels = mask[top:bottom, left:right], image[top:bottom, left:right]
-    inner = pixels[_inner(mask)]
-    median = np.median(inner, axis=0)
+    core = pixels[inner(mask)]
+    median = np.median(core, axis=0)
     ideals = {shape: shape_mask(shape, mask.shape) > 0.5 for shape in SHAPES}
     overlaps = {shape: float((mask & ideal).sum() / (mask | ideal).sum()) for shape, ideal in ideals.items()}
     shape = max(overlaps, key=lambda name: overlaps[name])
@@ -130,7 +130,7 @@ def _measure(image: np.ndarray, mask: np.ndarray) -> Found:
         y=float(top + bottom) / 2 / size,
         width=float(right - left) / size,
         height=float(bottom - top) / size,
-        even=_near(inner, median) >= 0.75,
+        even=near(core, median) >= 0.75,
     )
 
 
@@ -150,4 +150,4 @@ def find_objects(image: np.ndarray) -> tuple[Background, list[Found]]:
     areas = np.bincount(labels.ravel(), minlength=number + 1)[1:]
     chosen = [k for k in np.argsort(-areas) if areas[k] >= SPECK * distance.size]
     found = [_measure(pixels, labels == k + 1) for k in chosen]
-    return Background(nearest_colour(median), _near(border, median) >= 0.9), found
+    return Background(nearest_colour(median), near(border, median) >= 0.9), found

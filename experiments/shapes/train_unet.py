@@ -44,18 +44,36 @@ def init_params(vocab_size: int, seed: int) -> dict:
 def loss(
     encoder: ClipTextEncoder, unet: UNet, alpha_bar: jax.Array, params: dict, batch: dict, key: jax.Array
 ) -> jax.Array:
-    """Weighted mean squared error of the velocity; batch: "latents" `b h w c`, "ids" `b l`."""
+    """`velocity_loss` of text encoder and U-Net together; batch: "latents" `b h w c`, "ids" `b l`."""
+    context = encoder.apply({"params": params["text_encoder"]}, batch["ids"]).last_hidden_state
+    return velocity_loss(unet, alpha_bar, params["unet"], batch | {"context": context}, key)
+
+
+def velocity_loss(unet: UNet, alpha_bar: jax.Array, params: dict, batch: dict, key: jax.Array) -> jax.Array:
+    """Weighted mean squared error of the velocity.
+
+    batch: "latents" `b h w c`, "context" `b l d`, and where there are any, "channels" `b h w k`, which stand beside
+    the noisy latents, and "weights" `b h w 1`, of mean 1 in each picture, which say where the error counts.
+    """
     x_0 = batch["latents"].astype(jnp.float32)
     b = x_0.shape[0]
     t_key, noise_key = jax.random.split(key)
     t = ((jnp.arange(b) + jax.random.uniform(t_key, (b,))) / b * len(alpha_bar)).astype(jnp.int32)
     alpha, sigma = jnp.sqrt(alpha_bar[t])[:, None, None, None], jnp.sqrt(1 - alpha_bar[t])[:, None, None, None]
     noise = jax.random.normal(noise_key, x_0.shape)
-    context = encoder.apply({"params": params["text_encoder"]}, batch["ids"]).last_hidden_state
-    v = unet.apply({"params": params["unet"]}, alpha * x_0 + sigma * noise, t.astype(jnp.float32), context)
-    error = jnp.mean(jnp.square(v - (alpha * noise - sigma * x_0)), axis=(1, 2, 3))
+    x = alpha * x_0 + sigma * noise
+    if "channels" in batch:
+        x = jnp.concatenate([x, batch["channels"].astype(jnp.float32)], axis=-1)
+    v = unet.apply({"params": params}, x, t.astype(jnp.float32), batch["context"].astype(jnp.float32))
+    square = jnp.square(v - (alpha * noise - sigma * x_0)) * batch.get("weights", 1.0)
     snr = alpha_bar[t] / (1 - alpha_bar[t])
-    return jnp.mean(error * jnp.minimum(snr, GAMMA) / (snr + 1))
+    return jnp.mean(jnp.mean(square, axis=(1, 2, 3)) * jnp.minimum(snr, GAMMA) / (snr + 1))
+
+
+def alphas_cumprod() -> jax.Array:
+    """The world's noise schedule: alpha_bar float32 [1000]."""
+    betas = {name: models.SCHEDULER_JSON[name] for name in ("beta_start", "beta_end", "beta_schedule")}
+    return jnp.asarray(noise_schedule(Settings(**betas)).alphas_cumprod, jnp.float32)
 
 
 class Pictures:
@@ -91,9 +109,8 @@ def main() -> None:
     params = init_params(tokenizer.size, FLAGS.seed)
     print("parameters:", {name: sum(p.size for p in jax.tree.leaves(tree)) for name, tree in params.items()})
     optimiser = make_optimiser(FLAGS.optimiser, FLAGS.learning_rate, FLAGS.steps, decay_part=0.35)
-    betas = {name: models.SCHEDULER_JSON[name] for name in ("beta_start", "beta_end", "beta_schedule")}
-    alpha_bar = jnp.asarray(noise_schedule(Settings(**betas)).alphas_cumprod, jnp.float32)
-    objective = partial(loss, ClipTextEncoder(models.text_config(tokenizer.size)), UNet(models.UNET), alpha_bar)
+    encoder = ClipTextEncoder(models.text_config(tokenizer.size))
+    objective = partial(loss, encoder, UNet(models.UNET), alphas_cumprod())
     pictures = Pictures(folder, tokenizer.tokens([""])[0], batch=FLAGS.batch, steps=FLAGS.steps, seed=FLAGS.seed)
     settings = {name: FLAGS[name].value for name in ("steps", "batch", "optimiser", "learning_rate", "ema", "seed")}
     fit(

@@ -12,7 +12,7 @@ made, so many pictures share a caption. Lengths are fractions of the picture's w
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,6 +63,8 @@ MARGIN = 0.02
 """Least distance of an object's box from the picture's edge."""
 
 Pairs = Literal["seen", "unseen", "any"]
+Place = tuple[float, float, float]
+"""Centre x, centre y and width of an object, fractions of the picture's width."""
 _COLOUR_NAMES = tuple(COLOURS)
 _THING = r"(an?) (?:(small|large) )?({colours}) ({shapes})".format(colours="|".join(COLOURS), shapes="|".join(SHAPES))
 _CAPTION = re.compile(rf"{_THING}(?: ({'|'.join(RELATIONS)}) {_THING})?(?: on (an?) ({'|'.join(COLOURS)}) background)?")
@@ -215,8 +217,7 @@ def sample_scene(rng: np.random.Generator, *, things: int | None = None, pairs: 
     return Scene(tuple(drawn), relation, background)
 
 
-def _place(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Centre x, centre y and width of each object, fractions of the picture's width."""
+def _place(scene: Scene, rng: np.random.Generator) -> list[Place]:
     count = len(scene.things)
     widths = [
         WIDTHS[count][thing.size or SIZES[rng.integers(2)]] * rng.uniform(1 - JITTER, 1 + JITTER)
@@ -240,6 +241,43 @@ def _place(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, f
     return placed if scene.relation in ("above", "to the left of") else placed[::-1]
 
 
+def arrange(scene: Scene, rng: np.random.Generator) -> tuple[str, list[Place]]:
+    """The background's colour and the place of each object; what the caption leaves open is drawn from rng."""
+    taken = tuple(thing.colour for thing in scene.things)
+    background = scene.background or _one_of(rng, _COLOUR_NAMES, taken=taken)
+    return background, _place(scene, rng)
+
+
+def box(place: Place, size: int = 128) -> tuple[int, int, int, int]:
+    """The pixels that an object at a place can touch: left, top, right, bottom, the last two exclusive."""
+    x, y, width = place
+    (left, right), (top, bottom) = (
+        (int(np.floor((c - width / 2) * size)), int(np.ceil((c + width / 2) * size))) for c in (x, y)
+    )
+    return left, top, right, bottom
+
+
+def cover(shape: str, place: Place, size: int = 128) -> np.ndarray:
+    """The part of each pixel of its `box` that an outline at a place covers: float32 [h, w] in [0, 1]."""
+    (x, y, width), (left, top, right, bottom) = place, box(place, size)
+    columns = (np.arange(left, right + 1) / size - x) / width + 0.5
+    rows = (np.arange(top, bottom + 1) / size - y) / width + 0.5
+    return coverage(shape, rows, columns)
+
+
+def draw(things: Sequence[Thing], places: Sequence[Place], background: str, size: int = 128) -> np.ndarray:
+    """A picture uint8 [size, size, 3] of things at their places, each over those before it."""
+    picture = np.empty((size, size, 3), np.uint8)
+    picture[:] = COLOURS[background]
+    for thing, place in zip(things, places, strict=True):
+        left, top, right, bottom = box(place, size)
+        part = cover(thing.shape, place, size)[..., None]
+        patch = picture[top:bottom, left:right]
+        blend = patch + part * (np.array(COLOURS[thing.colour], np.float32) - patch)
+        picture[top:bottom, left:right] = np.rint(blend)
+    return picture
+
+
 def render(scene: Scene, rng: np.random.Generator, size: int = 128) -> np.ndarray:
     """A picture of the scene, uint8 [size, size, 3]; what the caption leaves open is drawn from rng.
 
@@ -248,21 +286,8 @@ def render(scene: Scene, rng: np.random.Generator, size: int = 128) -> np.ndarra
     """
     if size < 16:
         raise ValueError(f"a picture of {size} pixels is too small; the least is 16.")
-    taken = tuple(thing.colour for thing in scene.things)
-    background = scene.background or _one_of(rng, _COLOUR_NAMES, taken=taken)
-    picture = np.empty((size, size, 3), np.uint8)
-    picture[:] = COLOURS[background]
-    for thing, (x, y, width) in zip(scene.things, _place(scene, rng), strict=True):
-        (left, right), (top, bottom) = (
-            (int(np.floor((c - width / 2) * size)), int(np.ceil((c + width / 2) * size))) for c in (x, y)
-        )
-        columns = (np.arange(left, right + 1) / size - x) / width + 0.5
-        rows = (np.arange(top, bottom + 1) / size - y) / width + 0.5
-        part = coverage(thing.shape, rows, columns)[..., None]
-        patch = picture[top:bottom, left:right]
-        blend = patch + part * (np.array(COLOURS[thing.colour], np.float32) - patch)
-        picture[top:bottom, left:right] = np.rint(blend)
-    return picture
+    background, places = arrange(scene, rng)
+    return draw(scene.things, places, background, size)
 
 
 def examples(
