@@ -64,6 +64,7 @@ def ours(row: str, family: str, size: int, batch: int) -> Call:
 
     from sdjax import config, programs
     from sdjax.diffusion.guidance import Guidance
+    from sdjax.diffusion.held import Held
     from sdjax.diffusion.plan import plan
     from sdjax.nn.unet import Added, Conditions
 
@@ -92,12 +93,13 @@ def ours(row: str, family: str, size: int, batch: int) -> Call:
     pooled, ids = pooled_and_ids(family, size, batch)
     told = Conditions(context, Added(jnp.asarray(pooled), jnp.asarray(ids)) if len(pooled) else None)
     table = plan("dpmpp_2m", 50, PRESETS[family].scheduler).table()
+    held, shares = Held.nothing(latents), np.array([[0.0], [1.0]], np.float32).repeat(batch, 1)
     rows, guidance = table.rows(0, 1), Guidance(jnp.full((1, batch), 7.5), jnp.zeros((1, batch)))
 
     def step() -> Any:
         # Every call is the first row of a run: the state is donated, so each has one of its own.
-        carry = programs.begin_from(latents, jax.random.split(jax.random.key(0), batch), table)
-        return programs.advance(unet, dtype, carry, rows, params, told, guidance).x.block_until_ready()
+        carry = programs.begin(latents, held, shares, table, jax.random.split(jax.random.key(0), batch), None)
+        return programs.advance(unet, dtype, carry, rows, params, told, guidance, held).x.block_until_ready()
 
     return step
 

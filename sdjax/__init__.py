@@ -5,7 +5,7 @@
 
 `load` opens a checkpoint, `plan` turns a sampler on a schedule into a matrix, `stack_plans` gives every image of a
 batch its own, `sample` runs them in one `lax.scan`, `dpm_adaptive` is the one sampler that is no matrix,
-`read_settings` gives back what made a picture.
+`grow` makes room around a picture, `read_settings` gives back what made one.
 """
 
 from sdjax.config import ConfigError as ConfigError
@@ -14,10 +14,12 @@ from sdjax.diffusion.lanes import stack_plans as stack_plans
 from sdjax.diffusion.plan import Plan as Plan
 from sdjax.diffusion.plan import plan as plan
 from sdjax.diffusion.scan import sample as sample
+from sdjax.images import grow as grow
 from sdjax.opening import load as load
 from sdjax.picture import read_settings as read_settings
 from sdjax.pipeline import Output as Output
 from sdjax.pipeline import StableDiffusion as StableDiffusion
+from sdjax.steps import Step as Step
 from sdjax.weights.names import CheckpointError as CheckpointError
 
 __version__ = "0.1.0"

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdjax import checks, conditions
+from sdjax import checks, conditions, images
+from sdjax.canvas import PIX2PIX, TEXT, VARIATION, Canvas
 from sdjax.conditions import ClipSkip, Pull
 from sdjax.diffusion.guidance import GuidanceSchedule
 from sdjax.diffusion.run import Run
 from sdjax.micro import REFINER_IDS, MicroConditions
-from sdjax.request import SECOND, Request
+from sdjax.request import GIVEN, SECOND, Request
 from sdjax.text.prompts import check_style
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ Given = Mapping[str, Any]  # generate's arguments by name
 TEXTS = ("prompt", "negative_prompt", *SECOND)
 OF_BASE = ("prompt_2", "negative_prompt_2", "target_size", "negative_target_size")
 OF_REFINER = ("aesthetic_score", "negative_aesthetic_score")
-KINDS = {9: "inpainting", 8: "pix2pix", 7: "upscaling", 5: "depth"}  # by the U-Net's channels
+OF_PICTURE = ("image", "mask", "strength", "depth", "mask_blur", "mask_crop", "noise_level", "image_guidance_scale")
+IMAGE_SCALE = 1.5  # of InstructPix2Pix (Brooks et al. 2023, arXiv:2211.09800, section 4)
 ALONE = (
     "{} is an SDXL refiner, trained on the last fifth of the noise levels: from pure noise its pictures fall apart. "
     "Give it to a base model as refiner=, or go on from latents= with denoising_start="
@@ -44,10 +46,13 @@ def stages(sd: "StableDiffusion", given: Given) -> tuple[Request, Request | None
     asked = request(sd, {**given, **dict.fromkeys(OF_REFINER), "denoising_end": cut})
     rest = {**given, **dict.fromkeys(OF_BASE if refiner.time_ids == REFINER_IDS else ()), "denoising_start": cut}
     rest |= {"height": asked.height, "width": asked.width, "latents": None}
+    rest |= dict.fromkeys(OF_PICTURE) | {"mask_blur": 0}
     if given["guidance_scale"] is None:  # one scale for both, the one that the settings name
         rest["guidance_scale"] = sd.guidance_scale
     refined = request(refiner, rest, goes_on=True)
-    return asked, replace(refined, drawn=tuple(plan.draws for plan in asked.plans))
+    # The refiner goes on with the same picture held in the same place; where the run began is behind it.
+    canvas = replace(asked.canvas, kind=TEXT, strengths=(None,) * len(asked.plans))
+    return asked, replace(refined, drawn=tuple(plan.draws for plan in asked.plans), canvas=canvas)
 
 
 def _check_refiner(sd: "StableDiffusion", given: Given) -> None:
@@ -61,33 +66,35 @@ def _check_refiner(sd: "StableDiffusion", given: Given) -> None:
     cut = given["refiner_start"]
     if isinstance(cut, bool) or not isinstance(cut, int | float) or not 0 < cut < 1:
         raise ValueError(f"refiner_start must be a number between 0 and 1, where the refiner takes over, not {cut!r}")
-    mine, other = (
-        (one.vae.scaling_factor, one.vae.latent_channels, one.vae.factor, one.unet.in_channels) for one in (sd, refiner)
-    )
-    if mine != other:
+    mine, other = ((one.vae.scaling_factor, one.vae.latent_channels, one.vae.factor) for one in (sd, refiner))
+    if mine != other or refiner.unet.in_channels != refiner.vae.latent_channels:
         raise ValueError(f"{refiner.name} works in other latents than {sd.name}; a refiner shares the base's VAE")
 
 
 def request(sd: "StableDiffusion", given: Given, goes_on: bool = False) -> Request:
     """What `sd` has to do; `goes_on` where its latents come from another model. Raises ValueError."""
-    _check_from_text(sd)
-    prompts = checks.texts(given["prompt"], "prompt")
+    prompts = _prompts(sd, given)
     each = checks.check_count(given["num_images"], 1, "num_images")
     first = checks.check_count(given["first_image"], 0, "first_image")
     count = len(prompts) * each
-    native, factor = sd.unet.sample_size * sd.vae.factor, sd.vae.factor
-    height = checks.check_size(given["height"], native, factor, "height")
-    width = checks.check_size(given["width"], native, factor, "width")
+    for name in GIVEN[1:]:
+        if isinstance(given[name], str) and given[name] == "given":
+            raise ValueError(f"these settings are of a picture made from another: pass that as {name}=")
+    canvas = Canvas.read(sd, given, count)
+    size = (canvas.height // sd.vae.factor, canvas.width // sd.vae.factor)
     latents, cut = given["latents"], given["denoising_start"]
     if latents is not None:
-        latents = checks.check_latents(latents, (count, height // factor, width // factor, sd.unet.in_channels))
+        latents = checks.check_latents(latents, (count, *size, sd.vae.latent_channels))
     elif cut is not None and not goes_on:
         raise ValueError("denoising_start goes on from latents: pass those of a run with denoising_end as latents=")
-    runs = _runs(sd, given, count)
+    runs = _runs(sd, given, canvas.strengths)
     style, source = given["prompt_style"], checks.check_source(given["noise_source"])
     check_style(style)
     texts = {name: checks.optional_texts(given[name], len(prompts), name) for name in TEXTS}
-    pulls = [_pulls(sd, i, texts, runs[i * each + k], style) for i in range(len(prompts)) for k in range(each)]
+    texts["prompt"] = list(prompts)
+    regions = [] if given["regions"] is None else _regions(given["regions"])
+    told = partial(_pulls, sd, texts=texts, style=style, canvas=canvas, regions=regions)
+    pulls = [told(i, run=runs[i * each + k]) for i in range(len(prompts)) for k in range(each)]
     micro = MicroConditions.read(dict(given), count, sd.time_ids)
     scale = sd.guidance_scale if given["guidance_scale"] is None else given["guidance_scale"]
     schedules = checks.spread(given["guidance_schedule"], count, "guidance_schedule")
@@ -103,14 +110,13 @@ def request(sd: "StableDiffusion", given: Given, goes_on: bool = False) -> Reque
         style=style,
         clip_skip=_clip_skip(sd, given["clip_skip"], style),
         micro=micro,
-        time_ids=micro.time_ids(height, width, count, sd.time_ids) if sd.xl else None,
+        time_ids=micro.time_ids(canvas.height, canvas.width, count, sd.time_ids) if sd.xl else None,
         seeds=tuple(checks.check_seeds(given["seed"], count, bits=32 if source == "jax" else 64)),
         numbers=tuple(first if many else first + i for i in range(count)),
         guidance_scales=checks.check_scales(scale, count),
         guidance_schedules=tuple(map(GuidanceSchedule.read, schedules)),
         guidance_rescales=checks.check_rescales(given["guidance_rescale"], count),
-        height=height,
-        width=width,
+        canvas=canvas,
         runs=runs,
         latents=latents,
         noise_source=source,
@@ -118,33 +124,64 @@ def request(sd: "StableDiffusion", given: Given, goes_on: bool = False) -> Reque
         # a number for each place in a run, so that no two parts of one draw the same noise
         stage=0 if cut is None else max(1, round(1e6 * float(cut))),
         drawn=tuple(run.drawn for run in runs),
+        image_scales=_image_scales(given, count) if canvas.kind == PIX2PIX else None,
+        regions=_covered([mask for _, mask in regions], canvas, sd.vae.factor) if regions else None,
     )
 
 
-def _check_from_text(sd: "StableDiffusion") -> None:
-    """Raises ValueError where the U-Net needs more than a text to start from."""
-    channels, latent = sd.unet.in_channels, sd.vae.latent_channels
-    if channels != latent:
-        raise ValueError(
-            f"{sd.name} is a model for {KINDS.get(channels, 'this')}: its U-Net takes {channels} channels, {latent} of "
-            "them latents and the rest of a picture, which generate cannot be given yet; predict takes all channels"
-        )
+def _prompts(sd: "StableDiffusion", given: Given) -> list[str]:
+    """The prompts; of a model that has none, an empty one for each of its pictures."""
+    if sd.encoders:
+        if given["prompt"] is None:
+            raise ValueError(f'prompt is missing: {sd.name} is told by text what to show ("" is a prompt too)')
+        return checks.texts(given["prompt"], "prompt")
+    for name in ("prompt", "negative_prompt", "regions"):
+        if given[name]:
+            raise ValueError(f"{sd.name} has no text encoder: it makes variations of image=, and takes no {name}")
+    many = isinstance(given["image"], list | tuple)
+    return [""] * (len(given["image"]) if many else 1)
 
 
-def _runs(sd: "StableDiffusion", given: Given, count: int) -> tuple[Run, ...]:
+def _image_scales(given: Given, count: int) -> np.ndarray:
+    value = given["image_guidance_scale"]
+    return checks.check_scales(IMAGE_SCALE if value is None else value, count, "image_guidance_scale", least=1.0)
+
+
+def _regions(value: Any) -> list[tuple[str, Any]]:
+    """(prompt, mask) of each region. Raises ValueError."""
+    pairs = list(value) if isinstance(value, list | tuple) else [value]
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise ValueError(
+                "regions must be a list of (prompt, mask): what to show where the mask, a picture, is white; not "
+                f"{str(pair)[:60]}"
+            )
+    return [(text, images.read_mask(mask, f"regions[{i}]")) for i, (text, mask) in enumerate(pairs)]
+
+
+def _covered(masks: Sequence[Any], canvas: Canvas, factor: int) -> np.ndarray:
+    """Where the prompt counts, and where each region's does, float32 `n h w 1`; they add up to 1."""
+    soft = [images.latent_mask(images.to_mask(mask, canvas.height, canvas.width), factor) for mask in masks]
+    total = np.sum(soft, axis=0)
+    if not total.any():
+        raise ValueError("the masks of regions are black everywhere; paint white where a region's prompt is to count")
+    return np.stack([np.clip(1 - total, 0, None), *(mask / np.maximum(total, 1) for mask in soft)]).astype(np.float32)
+
+
+def _runs(sd: "StableDiffusion", given: Given, strengths: Sequence[float | None]) -> tuple[Run, ...]:
     """A run per picture, made once for equal settings."""
-    columns = [checks.spread(given[name], count, name) for name in checks.PLANNING]
+    columns = [checks.spread(given[name], len(strengths), name) for name in checks.PLANNING]
     made: dict[str, Run] = {}
     runs = []
-    for sampler, steps, schedule, preset, eta, extra in zip(*columns, strict=True):
+    for sampler, steps, schedule, preset, eta, extra, strength in zip(*columns, strengths, strict=True):
         # NumPy's float32 would take the plan's float64 arithmetic down with it.
         eta = eta.item() if isinstance(eta, np.generic) else eta
         own = {name: value for name, value in (("preset", preset), ("eta", eta)) if value is not None}
         options = {**checks.check_options(extra), **own}
-        key = repr((sampler, steps, schedule, sorted(options.items())))
+        key = repr((sampler, steps, schedule, strength, sorted(options.items())))
         if key not in made:
             make = partial(sd.plan, sampler, steps, schedule, **options)
-            made[key] = Run.make(make, given["denoising_start"], given["denoising_end"])
+            made[key] = Run.make(make, given["denoising_start"], given["denoising_end"], strength)
         runs.append(made[key])
     return tuple(runs)
 
@@ -157,9 +194,16 @@ def _clip_skip(sd: "StableDiffusion", value: Any, style: str) -> ClipSkip:
 
 
 def _pulls(
-    sd: "StableDiffusion", i: int, texts: Mapping[str, Sequence[str | None]], run: Run, style: str
+    sd: "StableDiffusion",
+    i: int,
+    *,
+    run: Run,
+    texts: Mapping[str, Sequence[str | None]],
+    style: str,
+    canvas: Canvas,
+    regions: Sequence[tuple[str, Any]],
 ) -> tuple[Pull, ...]:
-    """The pulls of prompt i: the negative one, then those of the prompt."""
+    """The pulls of prompt i: the negative one, then those of the prompt, then those of the regions."""
     second = "text_encoder_2" in sd.encoders and len(sd.encoders) > 1
     if not second and any(texts[name][i] is not None for name in SECOND):
         raise ValueError(f"prompt_2 is for a second text encoder, which {sd.name} does not have")
@@ -172,11 +216,19 @@ def _pulls(
     negative = said("negative_prompt")
     zero = sd.zero_empty and texts["negative_prompt"][i] is None
     zero = zero or (sd.xl and style == "a1111" and not any(negative.values()))
-    made = (conditions.negative_pull(negative, run, style, zero), *conditions.pulls(said("prompt"), run, style))
+    away = conditions.negative_pull(negative, run, style, zero or canvas.kind == VARIATION)
+    made = (away, *conditions.pulls(said("prompt"), run, style))
+    if canvas.kind == PIX2PIX:
+        made = (replace(away, blank=True), *made)
+    for k, (text, _) in enumerate(regions):
+        own = conditions.pulls(dict.fromkeys(sd.encoders, text), run, style)
+        made += tuple(replace(pull, region=k + 1) for pull in own)
     if style != "plain":  # which warns of what it cuts, once
         conditions.check(made, sd.encoders, style)
     if sd.unet.time_cond_proj_dim is not None and (len(made) > 2 or made[1].share != 1):
-        raise ValueError(f"{sd.name} has its guidance built in (LCM), so AND cannot join prompts; write them as one")
+        raise ValueError(
+            f"{sd.name} has its guidance built in (LCM), so neither AND nor regions can join prompts; write them as one"
+        )
     return made
 
 

@@ -15,7 +15,7 @@ from sdjax import torch_noise
 # What makes a plan: the arguments that may be one value, or a list with one per picture.
 PLANNING = ("sampler", "steps", "schedule", "preset", "eta", "sampler_options")
 # No names for an entry of `sampler_options`: these have an argument of their own.
-TAKEN = ("self", "scheduler", *PLANNING[:-1], "denoising_start", "denoising_end")
+TAKEN = ("self", "scheduler", *PLANNING[:-1], "denoising_start", "denoising_end", "strength")
 
 
 def texts(value: str | Sequence[str], name: str) -> list[str]:
@@ -90,11 +90,11 @@ def check_source(value: Any) -> str:
     return value
 
 
-def check_scales(value: Any, count: int) -> np.ndarray:
-    """Guidance scales float32 [b]. Raises ValueError for one that is no finite number or below 0."""
-    scales = _numbers(value, count, "guidance_scale")
-    if not np.isfinite(scales).all() or (scales < 0).any():
-        raise ValueError(f"guidance_scale must be a finite number >= 0 (1 turns guidance off), not {value!r}")
+def check_scales(value: Any, count: int, name: str = "guidance_scale", least: float = 0.0) -> np.ndarray:
+    """Guidance scales float32 [b]. Raises ValueError for one that is no finite number or below `least`."""
+    scales = _numbers(value, count, name)
+    if not np.isfinite(scales).all() or (scales < least).any():
+        raise ValueError(f"{name} must be a finite number >= {least:g} (1 turns it off), not {value!r}")
     return scales
 
 

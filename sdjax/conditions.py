@@ -101,16 +101,22 @@ class Pull:
       texts: the text for each encoder, at each of the n network evaluations.
       share: how much of the guidance is this one's. negative: whether it pulls away.
       zero: SDXL's way to say nothing, all embeddings zero.
+      blank: whether the picture that the network is shown is left out too.
+      region: where it counts: 0 is what no region covers, or everything where there are none.
     """
 
     texts: tuple[Texts, ...]
     share: float = 1.0
     negative: bool = False
     zero: bool = False
+    blank: bool = False
+    region: int = 0
 
 
 def pulls(given: Texts, run: Run, style: str) -> list[Pull]:
     """The pulls of a prompt, which may be another one for each encoder, along a run. Raises ValueError."""
+    if not given:  # a model without a text encoder
+        return [Pull(_along(given, run, style))]
     split = {name: prompts.parts(text, style) for name, text in given.items()}
     counts = {len(one) for one in split.values()}
     if len(counts) > 1:
@@ -132,7 +138,7 @@ def _along(given: Texts, run: Run, style: str) -> tuple[Texts, ...]:
     whole = run.whole
     counted = max(whole.evaluations, 2 * whole.steps if whole.sampler in TWO_A_STEP else 0)
     lines = {name: prompts.timeline(text, counted, style) for name, text in given.items()}
-    mine = [min(run.before + k, counted - 1) for k in range(run.plan.evaluations)]
+    mine = [min(run.before + k, counted - 1) for k in range(max(run.plan.evaluations, 1))]
     return tuple({name: line[k] for name, line in lines.items()} for k in mine)
 
 

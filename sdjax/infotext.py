@@ -88,6 +88,9 @@ def write(settings: Mapping[str, Any], model: str) -> str:
         "Guidance schedule": None if schedule == "constant" else schedule,
         "Seed": settings["seed"],
         "Size": f"{settings['width']}x{settings['height']}",
+        "Denoising strength": _short(get("strength")),
+        "Mask blur": get("mask_blur"),
+        "Image CFG scale": _short(get("image_guidance_scale")),
         "Model": model,
         "Prompt style": get("prompt_style"),
         "Clip skip": (get("clip_skip") or "").removeprefix("a1111:") or None,
@@ -107,8 +110,9 @@ def write(settings: Mapping[str, Any], model: str) -> str:
 def read(text: str) -> dict[str, Any]:
     """The arguments of `generate` that a text holds.
 
-    Fields we have no word for are left out, and a sampler or schedule we do not know keeps its name for `generate` to
-    judge. Raises ValueError.
+    Fields we have no word for are left out, and so is the denoising strength, which belongs to a picture that no text
+    holds and may be of a second pass of theirs. A sampler or schedule we do not know keeps its name for
+    `generate` to judge. Raises ValueError.
     """
     *lines, last = text.strip().split("\n")
     fields = {name: _unquoted(value.strip()) for name, value in _FIELD.findall(last)}

@@ -15,11 +15,11 @@ from sdjax.config import ClipTextConfig, ConfigError, UNetConfig, VaeConfig
 from sdjax.diffusion.noise import Settings
 from sdjax.fields import Fields
 from sdjax.pipeline import StableDiffusion
+from sdjax.shipped import SHAPES, SHIPPED, open_shipped
 from sdjax.text.tokens import Tokenizer
 from sdjax.weights import Checkpoint, CheckpointError, open_checkpoint, open_vae
 from sdjax.weights.names import shown
 
-SHAPES = Path(__file__).parent / "assets" / "shapes"
 MOST_TIMESTEPS = 100_000  # of training; 1000 in every Stable Diffusion
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 
@@ -37,8 +37,8 @@ def load(
     """A checkpoint, ready to generate.
 
     Args:
-      source: a folder in the diffusers layout, a .safetensors file in the original one, or a Hub id (`owner/name`);
-        None is the shapes model shipped with this package.
+      source: a folder in the diffusers layout, a .safetensors file in the original one, a Hub id (`owner/name`), or
+        the name of a model that comes with this package (see `shipped`); None is "shapes", the first of them.
       dtype: what the networks compute in: float32, bfloat16 (TPUs, GPUs) or float16.
       variant: which files where there are several, as "fp16" for `*.fp16.safetensors`. revision: of a Hub id.
       prediction_type: what the U-Net predicts, "epsilon" or "v_prediction", in place of what the checkpoint says or,
@@ -53,15 +53,17 @@ def load(
       ValueError: an unknown dtype or prediction type.
     """
     compute = _check_dtype(dtype)
-    opened = open_checkpoint(
-        SHAPES if source is None else source, variant=variant, revision=revision, prediction_type=prediction_type
-    )
+    source = SHAPES if source is None else source
+    if str(source) in SHIPPED and not Path(source).exists():
+        opened = open_shipped(str(source), prediction_type)
+    else:
+        opened = open_checkpoint(source, variant=variant, revision=revision, prediction_type=prediction_type)
     if vae is not None:
         opened = open_vae(vae).into(opened)
     for note in opened.notes:
         warnings.warn(note, stacklevel=2)
     encoders = {
-        name: _encoder(opened, name, folder, f"{source or SHAPES}/{folder}")
+        name: _encoder(opened, name, folder, f"{source}/{folder}")
         for name, folder in TOKENIZERS.items()
         if name in opened.configs
     }
@@ -77,7 +79,7 @@ def load(
         # float32 holds what narrower files say to the last bit, and two copies of a large U-Net fit nowhere.
         params[name], layouts[name] = opened.read(name, expected, jnp.float32 if compute == jnp.float32 else None)
     return StableDiffusion(
-        name="shapes" if source is None else Path(str(source)).name or str(source),
+        name=Path(str(source)).name or str(source),
         encoders=encoders,
         unet=unet,
         vae=autoencoder,

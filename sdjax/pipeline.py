@@ -6,41 +6,44 @@ Everything that computes is a pure function in `programs`; this file checks what
 keeps the record that lets the same picture be made again.
 """
 
-import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from PIL import Image
-from tqdm import tqdm
 
-from sdjax import asking, checks, conditions, picture, programs, request
-from sdjax.conditions import ClipSkip, EncodeRow, Encoding, Pull, TextEncoder, Texts
+from sdjax import asking, checks, picture, programs, request, sampling
+from sdjax.conditions import ClipSkip, Encoding, TextEncoder
 from sdjax.config import UNetConfig, VaeConfig
 from sdjax.diffusion import scan
-from sdjax.diffusion.plan import Plan, padded_length
+from sdjax.diffusion.noise import NoiseSchedule, Settings, noise_schedule
+from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.plan import plan as make_plan
 from sdjax.diffusion.samplers import Sampler
-from sdjax.diffusion.table import Linear, Table
+from sdjax.diffusion.table import Linear
 from sdjax.micro import MicroConditions
-from sdjax.nn.unet import Added, Conditions, guidance_embedding
-from sdjax.text.prompts import MAX_CHUNKS, check_style
+from sdjax.nn.unet import Added, Conditions
+from sdjax.preview import Preview, Viewer
+from sdjax.steps import Step, Watch
+from sdjax.text.prompts import check_style
 from sdjax.text.tokens import Tokenizer
 from sdjax.weights import Layout, save_folder
+
+if TYPE_CHECKING:
+    from sdjax.depth import DepthEstimator
+    from sdjax.image_encoder import ImageEncoder
 
 SamplerLike = str | Sampler | Callable[..., Linear]
 Options = Mapping[str, Any]
 Size = Sequence[int] | Sequence[Sequence[int]]
-
-# Rows of the table between two updates of the progress bar. An update is a call of its own: on a CPU it costs a
-# millisecond beside 80 of a small model's rows, and 0.3 s of fresh scratch memory beside 40 s of SD 1.5's.
-SEGMENT_ROWS = 8
+Pictures = Any  # a PIL image, a path, an array; or a list of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +55,14 @@ class Output:
       pixels: uint8 `b H W 3`, or None where `decode=False`.
       settings: the arguments of `generate` that make the same pictures again.
       images: PIL images; saved as PNG, each carries its own settings.
+      steps: those that `show_steps` asked for.
     """
 
     latents: np.ndarray
     pixels: np.ndarray | None
     settings: dict[str, Any]
     images: list[Image.Image]
+    steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +78,7 @@ class StableDiffusion:
       dtype: what the networks compute in; norms, softmax and latents are float32 whatever it is.
       guidance_scale: the checkpoint's default.
       zero_empty: whether a negative prompt of None is all zeros (SDXL base) rather than the empty text.
+      depth_estimator, image_encoder: of models that are shown a depth map, or a picture in place of a text.
     """
 
     name: str
@@ -84,6 +90,8 @@ class StableDiffusion:
     dtype: DTypeLike = jnp.float32
     guidance_scale: float = 7.5
     zero_empty: bool = False
+    depth_estimator: "DepthEstimator | None" = None
+    image_encoder: "ImageEncoder | None" = None
     layouts: Mapping[str, Layout] = field(default_factory=dict, repr=False)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
@@ -143,11 +151,11 @@ class StableDiffusion:
         given = context if isinstance(context, Conditions) else Conditions(jnp.asarray(context))
         if self.xl and given.added is None:
             raise ValueError("SDXL's U-Net also takes pooled text and sizes: pass what sd.conditions([...]) gives")
-        return programs.predict(self.unet, self.dtype, self._ready["unet"], x_t, steps, given)
+        return programs.predict(self.unet, self.dtype, self.ready["unet"], x_t, steps, given)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3`, float32 in [-1, 1]."""
-        return programs.decode(self.vae, self._vae_dtype, self._ready["vae"], jnp.asarray(latents, jnp.float32))
+        return programs.decode(self.vae, self.vae_dtype, self.ready["vae"], jnp.asarray(latents, jnp.float32))
 
     def encode(self, pixels: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Pixels `b H W 3` in [-1, 1] -> latents `b h w c` at the U-Net's scale.
@@ -157,8 +165,11 @@ class StableDiffusion:
         pixels = jnp.asarray(pixels, jnp.float32)
         for name, size in zip(("height", "width"), pixels.shape[1:3], strict=True):
             checks.check_size(size, size, self.vae.factor, name)
-        keys = None if key is None else scan.keys_per_image(key, pixels.shape[0])
-        return programs.encode(self.vae, self._vae_dtype, self._ready["vae"], pixels, keys)
+        noise = None
+        if key is not None:
+            shape = (pixels.shape[1] // self.vae.factor, pixels.shape[2] // self.vae.factor, self.vae.latent_channels)
+            noise = programs.noise(shape, None, scan.keys_per_image(key, pixels.shape[0]))
+        return programs.encode(self.vae, self.vae_dtype, self.ready["vae"], pixels, noise)
 
     def plan(self, sampler: SamplerLike, steps: int | None, schedule: str | None = None, **options: Any) -> Plan:
         """The sampler's plan under this checkpoint's scheduler config, as diffusers' pipelines would run it.
@@ -181,7 +192,7 @@ class StableDiffusion:
 
     def generate(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         *,
         steps: int | None | Sequence[int | None] = 20,
@@ -216,14 +227,27 @@ class StableDiffusion:
         refiner_start: float = 0.8,
         denoising_start: float | None = None,
         denoising_end: float | None = None,
+        image: Pictures = None,
+        mask: Pictures = None,
+        strength: float | Sequence[float] | None = None,
+        mask_blur: float = 0,
+        mask_crop: int | None = None,
+        depth: Pictures = None,
+        image_guidance_scale: float | Sequence[float] | None = None,
+        noise_level: int | None = None,
+        regions: Sequence[tuple[str, Any]] | None = None,
+        show_steps: bool | int | Sequence[int] | None = None,
+        callback: Callable[[Preview], Any] | None = None,
+        stop_after: int | None = None,
         decode: bool = True,
         progress: bool | None = None,
     ) -> Output:
         """Makes pictures.
 
         Args:
-          prompt: one, or a list. negative_prompt: what to steer away from; one, or one per prompt. None is the empty
-            text, and for SDXL base no text at all: embeddings of zeros.
+          prompt: one, or a list; None for a model that varies a picture.
+          negative_prompt: what to steer away from; one, or one per prompt. None is the empty text, and for SDXL base
+            no text at all: embeddings of zeros.
           steps: 1 to the scheduler's training steps; None where `sampler_options` hold the levels.
           sampler, schedule: by name; None is the checkpoint's schedule. A solver of your own may be given as a
             function; the settings then hold no more than its name.
@@ -248,6 +272,19 @@ class StableDiffusion:
             aesthetic_score, negative_aesthetic_score: its refiner. See `micro`.
           refiner: another StableDiffusion that takes the latents over for the last 1 - refiner_start of the run.
           denoising_start, denoising_end: run only a piece of the schedule; see `sdjax.plan`.
+          image: what to begin from, to change, to enlarge or to vary, by the kind of model (see `canvas`): a PIL image,
+            a path, an array uint8 `H W 3`, or latents as an array of floats `b h w c`; one, or one per picture.
+          mask: a picture that is white where `image` is to be made anew; what is black stays as it is to the last bit.
+          strength: 0 to 1, how much of the run is made from `image`: int(steps * strength) steps. At 1 it is the
+            start from noise alone, at 0 the picture, encoded and decoded. Default 0.8, with a mask 1.
+          mask_blur: radius in pixels. mask_crop: work on the masked region alone, with so many pixels around it, at
+            height x width, and paste it back.
+          depth: of a depth model, a map of what is near (light), in place of an estimate from `image`.
+          image_guidance_scale: of InstructPix2Pix, the pull of `image`; 1.5. noise_level: of an upscaler; 20.
+          regions: [(prompt, mask), ..]: what to show where the masks are white; `prompt` counts everywhere else.
+          show_steps: which evaluations are kept in `Output.steps`: True is all, a number so many, or a list from 0.
+          callback: called with a `Preview` after every evaluation; False stops the run, and what is done is kept.
+          stop_after: so many evaluations: the result is the clean latents predicted last.
           decode: False leaves the pictures in latent space.
           progress: a bar; None shows one where standard error is a terminal.
           All of the sampler's and the guidance's arguments may be lists with one entry per picture.
@@ -257,75 +294,26 @@ class StableDiffusion:
         """
         given = {name: value for name, value in locals().items() if name != "self"}
         asked, refined = asking.stages(self, given)
-        final = self._sample(asked, progress)
-        if refiner is not None and refined is not None:
-            final = refiner._sample(replace(refined, latents=np.asarray(final)), progress)
-        pixels = picture.to_uint8(np.asarray(self.decode(final))) if decode else None
+        shown = None if callback is None else lambda step: callback(self.viewer.preview(step))
+        watch = Watch(progress, shown, show_steps, stop_after)
+        made = sampling.sample(self, asked, watch)
+        if refiner is not None and refined is not None and made.stopped is None:
+            rest = replace(refined, latents=np.asarray(made.latents))
+            made = replace(sampling.sample(refiner, rest, watch), steps=made.steps)
         settings = request.settings(given, asked, refined)
-        images = [] if pixels is None else [self._image(asked, settings, i, pixels[i]) for i in range(len(pixels))]
-        return Output(np.asarray(final), pixels, settings, images)
-
-    def _sample(self, asked: request.Request, progress: bool | None) -> jax.Array:
-        """The final latents `b h w c` of what was asked."""
-        # Two sizes of table in practice (64 and 128 evaluations), and padding after any of them.
-        rows, needed = padded_length(asked.plan.rows - 1) + SEGMENT_ROWS, asked.plan.rows
-        table, guidance = asked.plan.table(rows - 1), asked.guidance(rows - 1)
-        carry = self._begin(asked, table)
-        encoding, pulls = self._encoding(asked.style, asked.clip_skip), asked.answered
-        bar = tqdm(total=_evaluations(table), disable=None if progress is None else not progress, leave=False)
-        with bar:
-            for start, stop, texts in conditions.pieces(pulls, asked.plans, needed):
-                told = self._conditions(asked, pulls, texts, encoding)
-                for first in range(start, stop, needed if bar.disable else SEGMENT_ROWS):
-                    last = stop if bar.disable else min(first + SEGMENT_ROWS, stop)
-                    part = table.only(first, rows if last == needed else last)
-                    carry = programs.advance(self.unet, self.dtype, carry, part, self._ready["unet"], told, guidance)
-                    self._show(bar, carry, part)
-        return scan.result(carry)
-
-    def _begin(self, asked: request.Request, table: Table) -> scan.Carry:
-        factor = self.vae.factor
-        shape = (asked.height // factor, asked.width // factor, self.unet.in_channels)
-        noise = asked.noise(shape)
-        if noise is not None:
-            start = noise[0] if asked.latents is None else asked.latents
-            # As many draws as rows, so that plans with more or fewer are one program.
-            draws = np.zeros((len(table), *start.shape), np.float32)
-            draws[: len(noise[1])] = noise[1]
-            return programs.begin_with(start, draws, table)
-        if asked.latents is not None:
-            return programs.begin_from(asked.latents, asked.keys(), table)
-        return programs.begin(shape, asked.keys(), table)
-
-    def _conditions(
-        self,
-        asked: request.Request,
-        pulls: Sequence[Sequence[Pull]],
-        texts: Sequence[Sequence[Texts]],
-        encoding: Encoding,
-    ) -> Conditions:
-        """What the U-Net is told for each pull on every picture, the first pull on all of them first."""
-        states, pooled, ids = [], [], []
-        for k in range(len(pulls[0])):
-            for i, own in enumerate(pulls):
-                made, summary = encoding(texts[i][k], own[k].negative)
-                states.append(0 * made[:1] if own[k].zero else made)
-                pooled.append(0 * summary if own[k].zero else summary)
-                if asked.time_ids is not None:
-                    ids.append(asked.time_ids[0 if own[k].negative else 1][i])
-        pieces, count = conditions.in_pieces(states, MAX_CHUNKS)
-        context = programs.hoist(self.dtype, self._ready["unet"], pieces, count)
-        added = Added(jnp.asarray(np.stack(pooled)), jnp.asarray(np.stack(ids))) if ids else None
-        features = self.unet.time_cond_proj_dim
-        scale = guidance_embedding(jnp.asarray(asked.guidance_scales), features) if features else None
-        return Conditions(context, added, scale)
+        if made.stopped is not None:
+            settings["stop_after"] = made.stopped
+        pixels = asked.canvas.paste(picture.to_uint8(np.asarray(self.decode(made.latents)))) if decode else None
+        images = [self._image(asked, settings, i, one) for i, one in enumerate(() if pixels is None else pixels)]
+        return Output(np.asarray(made.latents), pixels, settings, images, made.steps)
 
     def _encoded(self, texts: Sequence[str], style: str, clip_skip: int | str | None) -> tuple[np.ndarray, np.ndarray]:
         """Hidden states `b l d` and pooled states `b d` of a list of texts."""
         if isinstance(texts, str):
             raise ValueError(f"prompts must be a list of strings, not the one string {texts!r}; write [{texts!r}]")
         check_style(style)
-        encoding = self._encoding(style, ClipSkip.read(clip_skip, style))
+        skip = ClipSkip.read(clip_skip, style)
+        encoding = Encoding(self.encoders, sampling.encode_row(self), self.xl, style, skip)
         listed = checks.texts(texts, "prompts")
         made = [encoding(dict.fromkeys(self.encoders, text)) for text in listed]
         most = max(len(states) for states, _ in made)
@@ -335,44 +323,37 @@ class StableDiffusion:
             rows = [np.concatenate([states, *[empty] * (most - len(states))]) for states in rows]
         return np.stack([row.reshape(-1, row.shape[-1]) for row in rows]), np.stack([pooled for _, pooled in made])
 
-    def _encoding(self, style: str, clip_skip: ClipSkip) -> Encoding:
-        return Encoding(self.encoders, self._encode_row(), self.xl, style, clip_skip)
-
-    def _encode_row(self) -> EncodeRow:
-        """Runs a text encoder on a row of ids; remembers, for one call of `generate`, what it has run on."""
-
-        @functools.cache
-        def encode(component: str, ids: tuple[int, ...], depth: int) -> tuple[np.ndarray, np.ndarray]:
-            config, row = self.encoders[component].config, jnp.asarray(ids, jnp.int32)
-            made = programs.encode_text(
-                config, self.dtype, not self.xl, self._ready[component], row, jnp.asarray(depth)
-            )
-            return np.asarray(made[0]), np.asarray(made[1])
-
-        return encode
-
-    def _show(self, bar: tqdm, carry: scan.Carry, part: Table) -> None:
-        if not bar.disable:
-            jax.block_until_ready(carry.x)
-            bar.update(_evaluations(part))
-
     def _image(self, asked: request.Request, settings: dict[str, Any], i: int, pixels: np.ndarray) -> Image.Image:
         return picture.make(pixels, asked.alone(settings, i), model=self.name)
 
     # ------------------------------------------------------------------ what follows from the parameters
 
     @cached_property
-    def _ready(self) -> dict[str, Any]:
+    def ready(self) -> dict[str, Any]:
         """The parameters in the dtype they are used in: cast once here and not at every step."""
-        dtypes = {"vae": self._vae_dtype}
+        dtypes = {"vae": self.vae_dtype}
         return {name: programs.cast(dtypes.get(name, self.dtype), tree) for name, tree in self.params.items()}
 
+    @cached_property
+    def viewer(self) -> Viewer:
+        """Both ways from latents to something to look at, the VAE's and a cheap one."""
+        return Viewer(self)
+
+    @cached_property
+    def low_res_noise(self) -> NoiseSchedule:
+        """The noise that an upscaler's small picture gets. Raises ValueError where the checkpoint does not say."""
+        text = self.files.get("low_res_scheduler/scheduler_config.json")
+        if text is None:
+            raise ValueError(f"{self.name} has no low_res_scheduler, which says how an upscaler's picture is noised")
+        config = json.loads(text)
+        return noise_schedule(Settings.read(config, frozenset(config), {}))
+
     @property
-    def _vae_dtype(self) -> DTypeLike:
+    def most_noise(self) -> int:
+        """The highest noise level that an upscaler was trained with."""
+        return int(json.loads(self.files.get("model_index.json", b"{}")).get("max_noise_level", 350))
+
+    @property
+    def vae_dtype(self) -> DTypeLike:
         """float32 where an SDXL VAE's config says that its decoder overflows in float16; SD 1 and 2 do not ask."""
         return jnp.float32 if self.xl and self.vae.force_upcast and self.dtype == jnp.float16 else self.dtype
-
-
-def _evaluations(table: Table) -> int:
-    """Rows in which the network runs, for one picture or more."""
-    return int(np.reshape(table.evaluate, (len(table), -1)).any(1).sum())

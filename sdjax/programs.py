@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
 from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import Guidance, classifier_free
+from sdjax.diffusion.held import Held
 from sdjax.diffusion.table import Table
 from sdjax.nn.attention import Chunks, cross_keys_values
 from sdjax.nn.clip import ClipTextEncoder
@@ -118,7 +119,10 @@ def _unet(
     config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t: jax.Array, given: Conditions
 ) -> jax.Array:
     unet = UNet(config, dtype)
-    return unet.apply({"params": params}, x, t, given.context, added=given.added, guidance=given.guidance)
+    if given.channels is not None:
+        x = jnp.concatenate([x, given.channels], axis=-1)
+    told = {"added": given.added, "guidance": given.guidance, "class_labels": given.class_labels}
+    return unet.apply({"params": params}, x, t, given.context, **told)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -131,24 +135,41 @@ def hoist(dtype: DTypeLike, params: Params, states: jax.Array, count: jax.Array)
     return Chunks(first, states, count)
 
 
-@partial(jax.jit, static_argnums=0)
-def begin(shape: tuple[int, ...], keys: jax.Array, table: Table) -> scan.Carry:
-    """The scan's state before its first row, each image's noise drawn from its own key [b]."""
-    start, draws = jax.vmap(jax.random.split, out_axes=1)(keys)
-    x_T = jax.vmap(lambda key: jax.random.normal(key, shape))(start)
-    return scan.init(table, x_T, draws)
+@partial(jax.jit, static_argnums=(0, 1))
+def noise(shape: tuple[int, ...], purpose: int | None, keys: jax.Array) -> jax.Array:
+    """Unit Gaussian noise [b, *shape], each image's from its own key [b].
+
+    purpose: a number for each use that an image has for noise, so that no two are alike; None is what a run starts
+    from.
+    """
+
+    def one(key: jax.Array) -> jax.Array:
+        own = jax.random.split(key)[0] if purpose is None else jax.random.fold_in(key, purpose)
+        return jax.random.normal(own, shape)
+
+    return jax.vmap(one)(keys)
 
 
 @jax.jit
-def begin_from(x_T: jax.Array, keys: jax.Array, table: Table) -> scan.Carry:
-    """`begin` from given noise `b h w c`, unit Gaussian."""
-    return scan.init(table, x_T, jax.vmap(jax.random.split, out_axes=1)(keys)[1])
+def begin(
+    x: jax.Array, held: Held, shares: jax.Array, table: Table, keys: jax.Array, draws: jax.Array | None
+) -> scan.Carry:
+    """The scan's state before its first row.
+
+    x: `b h w c`, noise, or the latents to go on from. shares: [2, b], of the held picture and of x in what the run
+    starts from. The sampler draws by the images' `keys` [b], or is given `draws` [draws, b, h, w, c], of which there
+    may be more than it takes.
+    """
+    picture, given = (share[:, None, None, None] for share in shares)
+    x_T = picture * held.original + given * x
+    own = jax.vmap(jax.random.split, out_axes=1)(keys)[1]
+    return scan.init(table, x_T, own if draws is None else None, draws)
 
 
 @jax.jit
-def begin_with(x_T: jax.Array, noise: jax.Array, table: Table) -> scan.Carry:
-    """`begin` from given noise `b h w c` and given draws [draws, b, h, w, c], of which there may be too many."""
-    return scan.init(table, x_T, noise=noise)
+def look(carry: scan.Carry, table: Table, index: jax.Array, held: Held) -> tuple[jax.Array, jax.Array]:
+    """What the network saw in a row of the table, and the clean latents that it predicted, `b h w c` each."""
+    return scan.look(carry, table, index, held)
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -160,11 +181,13 @@ def advance(
     params: Params,
     conditions: Conditions,
     guidance: Guidance | None,
+    held: Held,
+    regions: jax.Array | None = None,
 ) -> scan.Carry:
     """Runs rows of the table: one `lax.scan`.
 
     With guidance for those rows, the conditions are those of [uncond, cond] or [uncond, cond_1, .., cond_k], each for
-    all b pictures.
+    all b pictures, and `regions` [k, b, h, w, 1] says where each cond counts.
     """
     parts = jax.tree.leaves(conditions)[0].shape[0] // carry.x_T.shape[0]
 
@@ -180,9 +203,9 @@ def advance(
 
         if guided is None:
             return answer(x, t)
-        return classifier_free(answer, guided.scale, guided.rescale, guided.shares)(x, t)
+        return classifier_free(answer, guided.scale, guided.rescale, guided.shares, regions)(x, t)
 
-    return scan.advance(carry, rows, model, (rows.evaluate, guidance))
+    return scan.advance(carry, rows, model, (rows.evaluate, guidance), held)
 
 
 def _one_by_one(network: Any, inputs: Any, needed: jax.Array, parts: int) -> jax.Array:
@@ -216,8 +239,10 @@ def decode(config: VaeConfig, dtype: DTypeLike, params: Params, latents: jax.Arr
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def encode(config: VaeConfig, dtype: DTypeLike, params: Params, pixels: jax.Array, keys: jax.Array | None) -> jax.Array:
-    """Pixels `b H W 3` in [-1, 1] -> latents `b h w c` at the U-Net's scale: a draw by `keys` [b], or the mean."""
+def encode(
+    config: VaeConfig, dtype: DTypeLike, params: Params, pixels: jax.Array, noise: jax.Array | None
+) -> jax.Array:
+    """Pixels `b H W 3` in [-1, 1] -> latents `b h w c` at the U-Net's scale: a draw by unit `noise`, or the mean."""
     vae = Autoencoder(config, dtype)
 
     def one(image: tuple[jax.Array, jax.Array | None]) -> jax.Array:
@@ -225,7 +250,7 @@ def encode(config: VaeConfig, dtype: DTypeLike, params: Params, pixels: jax.Arra
         z = posterior.mean if image[1] is None else posterior.sample(image[1])
         return config.scaling_factor * z[0]
 
-    return _in_groups(one, (pixels, keys), PIXELS_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
+    return _in_groups(one, (pixels, noise), PIXELS_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
 
 
 def _by_picture(array: jax.Array, parts: int) -> jax.Array:

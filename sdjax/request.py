@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdjax import torch_noise
+from sdjax.canvas import BEGUN, Canvas
 from sdjax.checks import PLANNING, as_given, check_options, is_list, optional_texts, spread
 from sdjax.conditions import ClipSkip, Pull
 from sdjax.diffusion.guidance import Guidance, GuidanceSchedule
@@ -19,7 +19,12 @@ from sdjax.micro import MicroConditions
 
 SECOND = ("prompt_2", "negative_prompt_2")
 # Arguments that the settings name where they are not as usual.
-USUAL = {"noise_source": "jax", "prompt_style": "plain", "denoising_start": None, "denoising_end": None}
+USUAL = {
+    "noise_source": "jax", "prompt_style": "plain", "denoising_start": None, "denoising_end": None,
+    "mask_blur": 0, "mask_crop": None, "stop_after": None,
+}  # fmt: skip
+# Arguments that are no text or number: the settings say that there was one, and `generate` asks for it again.
+GIVEN = ("latents", "image", "mask", "depth", "regions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +43,15 @@ class Request:
     guidance_scales: np.ndarray  # float32 [b]
     guidance_schedules: tuple[GuidanceSchedule, ...]
     guidance_rescales: np.ndarray  # float32 [b]
-    height: int
-    width: int
+    canvas: Canvas
     runs: tuple[Run, ...]  # the same object for pictures with the same settings
     latents: np.ndarray | None  # float32 [b, h, w, c], given: starting noise, or where a run goes on from
     noise_source: str = "jax"
     distilled: bool = False  # the U-Net was told the guidance scale when it was trained, and needs no second half
     stage: int = 0  # above 0 where this goes on from latents: a number for each place in the run
     drawn: tuple[int, ...] = ()  # draws of each picture before this stage
+    image_scales: np.ndarray | None = None  # float32 [b], of a picture that is to be changed
+    regions: np.ndarray | None = None  # float32 `n h w 1`: where the prompt counts, then where each region's does
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -58,8 +64,29 @@ class Request:
         return self.plans[0] if len(set(map(id, self.plans))) == 1 else stack_plans(self.plans)
 
     @property
+    def height(self) -> int:
+        """Of what the networks work on, in pixels."""
+        return self.canvas.height
+
+    @property
+    def width(self) -> int:
+        """Of what the networks work on, in pixels."""
+        return self.canvas.width
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Of the held picture and of noise (or of the latents to go on from) in what the runs start from, [2, b]."""
+        begun = [strength is not None and self.canvas.begun for strength in self.canvas.strengths]
+        starts = [plan.start for plan in self.plans]
+        picture = [start.alpha if held else 0.0 for start, held in zip(starts, begun, strict=True)]
+        noise = [start.sigma if held else 1.0 for start, held in zip(starts, begun, strict=True)]
+        return np.array([picture, noise], np.float32)
+
+    @property
     def guided(self) -> bool:
         """Whether any picture needs the network's answer without its prompt (a guidance scale above 1)."""
+        if self.image_scales is not None:
+            return bool((self.guidance_scales > 1).any())
         joined = any(len(own) != 2 or own[1].share != 1 for own in self.pulls)
         return not self.distilled and (joined or bool((self.guidance_scales > 1).any()))
 
@@ -67,7 +94,7 @@ class Request:
     def answered(self) -> list[list[Pull]]:
         """The pulls that the network has to answer for, as many for each picture: those it lacks have no share."""
         if not self.guided:
-            return [[own[1]] for own in self.pulls]
+            return [[own[2 if self.image_scales is not None else 1]] for own in self.pulls]
         most = max(map(len, self.pulls))
         return [[*own, *[replace(own[1], share=0.0)] * (most - len(own))] for own in self.pulls]
 
@@ -78,29 +105,25 @@ class Request:
         # A scale below 1 is no guidance, whatever the neighbours have.
         scales = np.maximum(self.guidance_scales, 1)
         shares = np.array([[pull.share for pull in own[1:]] for own in self.answered], np.float32).T
-        joined = None if len(shares) == 1 and (shares == 1).all() else shares
+        joined = None if len(shares) == 1 and (shares == 1).all() and self.regions is None else shares
         each = (scales, self.guidance_schedules, self.guidance_rescales)
-        return Guidance.along(self.plan, *each, length, shares=joined, wholes=[run.whole for run in self.runs])
+        wholes = [run.whole for run in self.runs]
+        images = None if self.image_scales is None else np.where(scales > 1, self.image_scales, 1)
+        return Guidance.along(self.plan, *each, length, shares=joined, wholes=wholes, image_scales=images)
 
-    def noise(self, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Starting noise [b, h, w, c] and draws [draws, b, h, w, c] as torch gives them; None where jax does."""
-        if self.noise_source == "jax":
+    def where(self, pulls: list[list[Pull]]) -> np.ndarray | None:
+        """Where each of the pulls but the negative one counts, float32 [k, b, h, w, 1]; None is everywhere."""
+        if self.regions is None:
             return None
-        drawn = self.drawn or (0,) * len(self.seeds)
-        starts, draws = [], []
-        for seed, number, before in zip(self.seeds, self.numbers, drawn, strict=True):
-            count = before + self.plan.draws
-            start, all_draws = torch_noise.picture_noise(self.noise_source, seed, number, shape, count)
-            starts.append(start)
-            draws.append(all_draws[before:])
-        return np.stack(starts), np.stack(draws, 1)
+        return np.stack([np.stack([self.regions[own[k].region] for own in pulls]) for k in range(1, len(pulls[0]))])
 
-    def keys(self) -> jax.Array:
+    def keys(self, stage: int | None = None) -> jax.Array:
         """One key per picture: fold_in(key(seed), number); of a later stage, that folded once more."""
+        stage = self.stage if stage is None else stage
         keys = jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(
             np.asarray(self.seeds, np.uint32), np.asarray(self.numbers, np.uint32)
         )
-        return jax.vmap(partial(jax.random.fold_in, data=self.stage))(keys) if self.stage else keys
+        return jax.vmap(partial(jax.random.fold_in, data=stage))(keys) if stage else keys
 
     def alone(self, settings: Mapping[str, Any], i: int) -> dict[str, Any]:
         """Of the settings of all pictures, those that make picture i alone."""
@@ -139,12 +162,27 @@ def settings(given: Mapping[str, Any], asked: Request, refined: Request | None =
     for name in SECOND:
         if given[name] is not None:
             made[name] = optional_texts(given[name], len(made["prompt"]), name)
+    made |= {name: "given" for name in GIVEN if given[name] is not None}
+    made |= _of_picture(given, asked)
     if given["clip_skip"] is not None:
         made["clip_skip"] = str(asked.clip_skip)
     made |= asked.micro.settings()
     if refined is not None:
         made |= {"refiner": given["refiner"].name, "refiner_start": given["refiner_start"]} | refined.micro.settings()
-    return {**made, **({} if given["latents"] is None else {"latents": "given"})}
+    return made
+
+
+def _of_picture(given: Mapping[str, Any], asked: Request) -> dict[str, Any]:
+    """The numbers that go with a picture that was given."""
+    canvas, made = asked.canvas, {}
+    if canvas.begun and canvas.kind in BEGUN:
+        strengths = [1.0 if strength is None else strength for strength in canvas.strengths]
+        made["strength"] = as_given(given["strength"], strengths)
+    if asked.image_scales is not None:
+        made["image_guidance_scale"] = as_given(given["image_guidance_scale"], asked.image_scales.tolist())
+    if "low_res" in canvas.uses:
+        made["noise_level"] = canvas.noise_level
+    return made
 
 
 def _planning(arguments: Mapping[str, Any], plans: tuple[Plan, ...]) -> dict[str, Any]:

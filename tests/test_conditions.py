@@ -124,7 +124,7 @@ def test_samplers_of_two_evaluations_a_step():
 
 def test_pieces_of_a_text_are_attended_as_one(sd):
     """A U-Net told a text in 3 of up to 16 pieces, and one in 1, as if each were one long text."""
-    unet, length, width = sd._ready["unet"], sd.tokenizer.max_length, sd.unet.cross_attention_dim
+    unet, length, width = sd.ready["unet"], sd.tokenizer.max_length, sd.unet.cross_attention_dim
     rng = np.random.default_rng(0)
     texts = [rng.standard_normal((c, length, width), np.float32) for c in (3, 1)]
     states, count = in_pieces(texts, 16)
@@ -161,7 +161,7 @@ def test_one_compilation_for_all_prompts(sd, style):
     asked = {"steps": 5, "sampler": "euler", "decode": False, "progress": False}
     sd.generate("a", **asked)
     sd.generate("a", noise_source="torch_cpu", **asked)
-    steps = (programs.encode_text, programs.hoist, programs.begin, programs.begin_with, programs.advance)
+    steps = (programs.encode_text, programs.hoist, programs.noise, programs.begin, programs.advance)
     before = [step._cache_size() for step in steps]
     for i, prompt in enumerate(PROMPTS):
         sd.generate(prompt, PROMPTS[-i], prompt_style=style, clip_skip=("diffusers:1", None)[i % 2], **asked)

@@ -213,3 +213,35 @@ def test_text_and_back(text):
 def test_bad_schedules(value, message):
     with pytest.raises(ValueError, match=message):
         GuidanceSchedule.read(value)
+
+
+def test_regions_mix_the_predictions():
+    """Equation 4 with masks: each prompt counts where its own is white, and shares of a soft one add up."""
+    answers = jnp.stack([jnp.full((B, 4, 4, 2), float(k)) for k in (0, 1, 3)])  # u, c_1, c_2
+    masks = np.zeros((2, B, 4, 4, 1), np.float32)
+    masks[0, :, :2], masks[1, :, 2:], masks[:, 1, 0] = 1, 1, 0.5
+    guided = classifier_free(
+        lambda x, t: answers.reshape(-1, 4, 4, 2), 2.0, None, jnp.ones((2, B)), jnp.asarray(masks)
+    )(jnp.zeros((B, 4, 4, 2)), jnp.asarray(1.0))
+    np.testing.assert_allclose(guided[0, 0], 2.0)  # u + 2 (1 - u)
+    np.testing.assert_allclose(guided[0, 3], 6.0)  # u + 2 (3 - u)
+    np.testing.assert_allclose(guided[1, 0], 4.0)  # half of each
+
+
+@pytest.mark.parametrize("schedule", ["constant", "interval:0.3:1", "linear:0:2"])
+def test_three_way_guidance(schedule):
+    """u + s_I (i - u) + s (c - i) with s of each row, and no guidance at all where s is 1 and s_I is 1."""
+    p, scales, image = plan("euler", 6, SD), np.array([7.5, 3.0, 1.0]), np.array([1.5, 1.0, 1.0])
+    shares = np.ones((2, B), np.float32)
+    along = Guidance.along(p, scales, [GuidanceSchedule.read(schedule)] * B, [0.0] * B, 8, shares=shares,
+                           image_scales=image)  # fmt: skip
+    u, i, c = (jax.random.normal(jax.random.key(k), (B, 4)) for k in range(3))
+    for row in range(6):
+        guided = classifier_free(
+            lambda x, t: jnp.concatenate([u, i, c]),
+            along.scale[row],
+            along.rescale[row],
+            jnp.asarray(along.shares[row]),
+        )(X, jnp.asarray(1.0))
+        s, s_i = along.scale[row][:, None], image[:, None]
+        np.testing.assert_allclose(guided, u + s_i * (i - u) + s * (c - i), rtol=1e-4, atol=1e-4)

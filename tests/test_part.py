@@ -317,3 +317,39 @@ def test_parts_too_short_for_a_sampler():
         plan("pndm_prk", 10, SDXL, denoising_start=0.8)
     with pytest.raises(ValueError, match="dpm_fast goes from one noise level to a smaller one"):
         plan("dpm_fast", 10, SDXL, denoising_start=0.9)
+
+
+@pytest.mark.parametrize("strength, steps", [(0.2, 4), (0.5, 10), (0.6, 12), (0.99, 19), (1.0, 20), (0.29, 5)])
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp_2m", "heun", "dpm2"])
+def test_strength_is_the_last_of_the_steps(name, strength, steps):
+    """int(N s), as floats have it: 20 x 0.29 is 5.8, and 20 x 0.6 is 12."""
+    whole, cut = plan(name, 20, SDXL), plan(name, 20, SDXL, strength=strength)
+    starts = cut.start
+    np.testing.assert_array_equal(cut.timesteps, whole.timesteps[len(whole.timesteps) - len(cut.timesteps) :])
+    assert starts.t == plan("ddim", 20, SDXL).timesteps[20 - steps] if name == "ddim" else True
+    assert np.isclose(cut.weights[0, 0], 1.0)  # x_T is what the network sees at the first level
+    assert len(np.unique(cut.timesteps)) >= steps
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_no_step_is_left(name):
+    """At strength 0, or where it is less than a step, a run gives back what it was given, and asks nothing."""
+    for strength in (0.0, 0.04):
+        p = plan(name, 20, SDXL, strength=strength)
+        assert p.evaluations == 0
+        np.testing.assert_array_equal(follow(p, X_T, np.zeros((0, *SHAPE))), X_T.astype(np.float32))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.01, float("nan"), True, "0.5", None])
+def test_strength_out_of_range(value):
+    if value is None:
+        with pytest.raises(ValueError, match="give one of them"):
+            plan("ddim", 20, SDXL, strength=0.5, denoising_start=0.5)
+        return
+    with pytest.raises(ValueError, match="strength must be a number from 0"):
+        plan("ddim", 20, SDXL, strength=value)
+
+
+def test_strength_that_ends_before_it_begins():
+    with pytest.raises(ValueError, match="strength 0.2 .*a larger strength"):
+        plan("ddim", 20, SDXL, strength=0.2, denoising_end=0.5)

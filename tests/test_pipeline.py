@@ -19,7 +19,7 @@ def sd(tiny_checkpoint):
 
 def compilations() -> int:
     """Programs compiled so far by everything that a picture goes through."""
-    steps = (programs.encode_text, programs.hoist, programs.begin, programs.advance, programs.decode)
+    steps = (programs.encode_text, programs.hoist, programs.noise, programs.begin, programs.advance, programs.decode)
     return sum(step._cache_size() for step in steps)
 
 

@@ -43,7 +43,7 @@ def loss(
     """The training loss of one batch `b h w 3`."""
     sample_key, noise_key = jax.random.split(key)
     posterior = model.apply({"params": params}, pixels, method="encode")
-    latents = posterior.sample(sample_key)
+    latents = posterior.sample(jax.random.normal(sample_key, posterior.mean.shape))
     spread = jax.lax.stop_gradient(jnp.std(posterior.mean, axis=(0, 1, 2)))
     latents = latents + noise * spread * jax.random.normal(noise_key, latents.shape)
     error = model.apply({"params": params}, latents, method="decode") - pixels

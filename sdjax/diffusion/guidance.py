@@ -10,6 +10,11 @@ The scale may follow the noise level, by a share m of the guidance that the sche
     s_i = 1 + (s - 1) m_i                                                                               (3)
 Several prompts may pull together, each by its share w_k (Liu et al. 2022, arXiv:2206.01714, equation 11):
     c = sum_k w_k c_k + (1 - sum_k w_k) u                                                               (4)
+each, where it has a region of its own, in that part of the picture alone: w_k times a mask `h w` (Bar-Tal et al. 2023,
+arXiv:2302.08113, equation 5 with the prompts' masks as weights). A network that also looks at a picture may be pulled
+by that with a scale s_I of its own. With i its output for the picture without the prompt and u for neither,
+    raw = u + s_I (i - u) + s (c - i)       (Brooks et al. 2023, arXiv:2211.09800, equation 3)          (5)
+which is (1) of (4) for the pair i, c of shares (s_I - s) / s and 1.
 All of it is data: `Guidance` holds s and phi by row and image.
 """
 
@@ -144,10 +149,13 @@ class Guidance:
         dtype: Any = np.float32,
         shares: np.ndarray | None = None,
         wholes: Sequence[Plan] | None = None,
+        image_scales: np.ndarray | None = None,
     ) -> "Guidance":
         """Equation 3 for b images (one entry each in the lists) along `plan.table(length)`; 1 in padded rows.
 
         shares: [k, b] of equation 4, the same in every row. wholes: the plans of the whole runs, [b].
+        image_scales: s_I of equation 5, [b]; the first of the k is then the picture without the prompt, and its share
+        follows from s.
         """
         plans = plan.plans if isinstance(plan, Lanes) else (plan,) * len(scales)
         scale = np.ones((length + 1, len(scales)), dtype)
@@ -155,6 +163,8 @@ class Guidance:
             scale[: one.rows - 1, i] = 1 + (float(s) - 1) * schedule.shares(one, whole)
         if shares is not None:
             shares = np.broadcast_to(np.asarray(shares, dtype), (length + 1, *shares.shape))
+        if shares is not None and image_scales is not None:
+            shares = np.concatenate([((image_scales - scale) / scale)[:, None], shares[:, 1:]], axis=1, dtype=dtype)
         return cls(scale, np.broadcast_to(np.asarray(rescales, dtype), scale.shape), shares)
 
     def rows(self, start: int, stop: int) -> "Guidance":
@@ -167,6 +177,7 @@ def classifier_free(
     scale: jax.Array | float,
     rescale: jax.Array | float | None = None,
     shares: jax.Array | None = None,
+    regions: jax.Array | None = None,
 ) -> Model:
     """The guided model, for b images, of a `model` that takes 2 b: first without the prompt, then with it.
 
@@ -176,6 +187,7 @@ def classifier_free(
       rescale: phi of equation 2, 0 to 1, a scalar or one per image [b]; None leaves (2) out.
       shares: w of equation 4, [k, b]; `model` then takes (1 + k) b, the k prompts after each other. None is one
         prompt of share 1.
+      regions: [k, b, h, w, 1], where each of them counts; None is everywhere.
 
     Returns:
       (x [b, ...], t scalar or [b]) -> raw [b, ...]. t reaches `model` as it came, repeated if it is [b].
@@ -186,7 +198,8 @@ def classifier_free(
         t = jnp.asarray(t)
         raw = model(jnp.concatenate([x] * parts), jnp.concatenate([t] * parts) if t.ndim else t)
         uncond, *conds = jnp.split(raw, parts)
-        return combine(uncond, conds[0] if shares is None else _mixed(uncond, conds, shares), scale, rescale)
+        cond = conds[0] if shares is None else _mixed(uncond, conds, shares, regions)
+        return combine(uncond, cond, scale, rescale)
 
     return guided
 
@@ -203,8 +216,10 @@ def combine(
     return lax.cond(jnp.any(phi > 0), _rescaled, lambda raw, cond, phi: raw, raw, cond, phi)
 
 
-def _mixed(uncond: jax.Array, conds: Sequence[jax.Array], shares: jax.Array) -> jax.Array:
+def _mixed(uncond: jax.Array, conds: Sequence[jax.Array], shares: jax.Array, regions: jax.Array | None) -> jax.Array:
     """Equation 4; exactly c_1 where it alone has a share, of 1."""
+    if regions is not None:
+        shares = beside(shares, regions) * regions
     rest = beside(1 - shares.sum(0), uncond) * uncond
     return sum((beside(w, c) * c for w, c in zip(shares, conds, strict=True)), rest)
 

@@ -1,4 +1,5 @@
-"""A part of a run: the steps between two shares of the noise, as SDXL's base model hands over to its refiner.
+"""A part of a run: the steps between two shares of the noise, as SDXL's base model hands over to its refiner, or the
+last of them, as image-to-image begins from a picture.
 
 A run of T training timesteps is cut at shares f of it. A step belongs to the part if the timestep t that it starts
 from does:
@@ -6,6 +7,11 @@ from does:
 as the pipelines of diffusers have it (`denoising_end` of pipeline_stable_diffusion_xl.py, `get_timesteps` of
 pipeline_stable_diffusion_xl_img2img.py; Podell et al. 2023, arXiv:2307.01952, section 2.5, gives the refiner the last
 200 of 1000 timesteps). At f = 0.8, 50 steps are 40 and 10, 25 are 20 and 5, 30 are 23 and 7.
+
+Image-to-image runs a share of the steps, counted and not measured (Meng et al. 2021, arXiv:2108.01073; `get_timesteps`
+of pipeline_stable_diffusion_img2img.py): of N steps at strength s the last
+    int(N s),                                                                                          (2)
+and none at all where that is 0.
 
 Between parts the latents are x = alpha x0 + sigma e, what a network sees, whatever scale the sampler thinks in; so one
 sampler may go on from another. A part that starts within a run takes such latents in place of noise, adds none, and
@@ -41,14 +47,21 @@ SHOWN = 8  # timesteps that a message shows
 class Part:
     """From the share `start` of a run to `end`, both between 0 and 1; None is where the run itself starts or ends.
 
+    strength: 0 to 1, the share of the steps that is run, in place of `start`.
+
     Raises:
       ValueError: a share out of range, or an end that is not behind the start.
     """
 
     start: float | None = None
     end: float | None = None
+    strength: float | None = None
 
     def __post_init__(self) -> None:
+        if self.strength is not None:
+            check_strength(self.strength)
+            if self.start is not None:
+                raise ValueError("strength and denoising_start both say where a run begins; give one of them")
         for name, share in (("denoising_start", self.start), ("denoising_end", self.end)):
             if share is not None and not (_is_number(share) and 0 < share < 1):
                 raise ValueError(
@@ -71,18 +84,22 @@ class Part:
         """
         return schedule if self == Part() else schedule.changed(lambda plain: self._cut(plain, total))
 
+    def skipped(self, steps: int) -> int:
+        """How many of a run's steps lie before equation 2's; 0 without a strength."""
+        return 0 if self.strength is None else steps - int(steps * self.strength)
+
     def _cut(self, whole: Schedule, total: int) -> Schedule:
         steps = whole.steps
         # float32 as in diffusers: "linspace" has whole timesteps there that float64 misses by the last bit
         told = np.array([here.t for here, _ in steps], np.float32)
         high, low = _cutoff(self.start, total, math.inf), _cutoff(self.end, total, -math.inf)
-        first, stop = int((told >= high).sum()), int((told >= low).sum())
+        first, stop = int((told >= high).sum()) or self.skipped(len(steps)), int((told >= low).sum())
         if first >= stop:
             raise ValueError(self._nothing_left(told, high, low, total))
         end = whole.end
         if self.end is not None:
             end = steps[stop - 1][1] if stop < len(steps) else Level.from_ve(end.ve, end.t)
-        init = whole.init if self.start is None else 1.0
+        init = whole.init if self.start is None and self.strength is None else 1.0
         return replace(whole, steps=steps[first:stop], init=init, end=end, before=first, after=len(steps) - stop)
 
     def _nothing_left(self, told: np.ndarray, high: float, low: float, total: int) -> str:
@@ -92,15 +109,28 @@ class Part:
             remedies.insert(0, f"denoising_end from {1 - math.floor(below.max()) / total:.6g}")
         if self.start is not None and (above := told[told >= low]).size and above.min() < total - 1:
             remedies.insert(0, f"denoising_start up to {1 - (math.floor(above.min()) + 1) / total:.6g}")
-        asked = " and ".join(
+        given = [
             f"denoising_{name} {share:g} ({sign} {cutoff:g})"
             for name, share, sign, cutoff in (("start", self.start, "<", high), ("end", self.end, ">=", low))
             if share is not None
-        )
+        ]
+        if self.strength is not None:
+            given.insert(0, f"strength {self.strength:g} (the last {int(len(told) * self.strength)} steps)")
+            remedies.insert(0, "a larger strength")
+        asked = " and ".join(given)
         return (
             f"{asked}: no step is left of {len(told)}, which start at timesteps {_listed(told)}; take "
             f"{' or '.join(remedies)}"
         )
+
+
+def check_strength(value: Any) -> float:
+    """A share of the steps, 0 to 1. Raises ValueError."""
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise ValueError(
+            f"strength must be a number from 0 (the picture stays) to 1 (nothing of it does), not {value!r}"
+        )
+    return float(value)
 
 
 def _cutoff(share: float | None, total: int, nowhere: float) -> float:

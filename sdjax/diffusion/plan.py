@@ -24,6 +24,7 @@ from sdjax.diffusion.part import Part
 from sdjax.diffusion.prediction import check_prediction
 from sdjax.diffusion.samplers import Sampler
 from sdjax.diffusion.samplers import sampler as find_sampler
+from sdjax.diffusion.schedule import CLEAN
 from sdjax.diffusion.spacing import schedule_name
 from sdjax.diffusion.table import FREE, NONE, Bound, Linear, Row, Table, Tape
 
@@ -51,6 +52,7 @@ class Plan:
       spans: int [draws, 2], leaves of the Brownian path (see `brownian`) each draw lies between, or -1.
       sampler, schedule: their names. steps: what was asked for.
       inexact: why equation 1 of this module does not hold, or "" where it was checked.
+      unfinished: whether another plan is to go on from the result (`denoising_end`).
     """
 
     weights: np.ndarray
@@ -69,6 +71,7 @@ class Plan:
     schedule: str
     steps: int
     inexact: str = ""
+    unfinished: bool = False
 
     def __post_init__(self) -> None:
         self._check_shapes()
@@ -113,6 +116,7 @@ class Plan:
         n_weights = np.zeros_like(d_weights)
         n_weights[:, np.flatnonzero(self.draw >= 0)] = self.weights[last, n + 1 :]
         network = np.arange(length + 1) < n
+        ended = ~network & (not self.unfinished)
         draw = np.where(real, self.draw[last], -1)
         spans = np.concatenate([self.spans, [[-1, -1]]])  # the last for rows without a draw
         return Table(
@@ -121,6 +125,8 @@ class Plan:
             x_weight=self.weights[last, 0].astype(dtype),
             d_weights=d_weights.astype(dtype),
             n_weights=n_weights.astype(dtype),
+            alpha=np.where(ended, 1.0, self.alpha[last]).astype(dtype),
+            sigma=np.where(ended, 0.0, self.sigma[last]).astype(dtype),
             c_skip=np.where(network, self.c_skip[before], 0.0).astype(dtype),
             c_out=np.where(network, self.c_out[before], 0.0).astype(dtype),
             clip=np.where(network, self.clip[before], np.inf).astype(dtype),
@@ -201,6 +207,7 @@ def plan(
     timesteps: Sequence[float] | None = None,
     denoising_start: float | None = None,
     denoising_end: float | None = None,
+    strength: float | None = None,
     **options: Any,
 ) -> Plan:
     """The plan that diffusers' scheduler of that name, made from the same config, would follow.
@@ -224,6 +231,8 @@ def plan(
         `steps` those that start at timesteps t with cutoff(denoising_end) <= t < cutoff(denoising_start), cutoff(f)
         being round(T - f T). With a start, x_T is not noise but the latents to go on from, x = alpha x0 + sigma e at
         the level `Plan.start`, and with an end the result is such latents, whatever the sampler's own scale.
+      strength: run only the last int(steps * strength) steps, from latents x = alpha x0 + sigma e at `Plan.start`;
+        where that is no step, the plan asks the network nothing and gives back what it was given.
       options: what the sampler's function takes by keyword (eta, solver_order, s_churn, ..); None is its default, or
         what the config says.
 
@@ -235,11 +244,22 @@ def plan(
     chosen = {"rho": rho, "sigmas": sigmas, "timesteps": timesteps}
     settings = _settings(name, record, scheduler, schedule, preset or "diffusers", **chosen)
     count = count_steps(settings, steps)
-    part = Part(denoising_start, denoising_end)
-    levels = part.of(record.schedule(settings, count), settings.num_train_timesteps)
+    part, whole = Part(denoising_start, denoising_end, strength), record.schedule(settings, count)
+    if strength is not None and part.skipped(count) == count:
+        return _idle(sampler=name, schedule=schedule_name(settings), steps=count, unfinished=denoising_end is not None)
+    levels = part.of(whole, settings.num_train_timesteps)
     tape = Tape(settings.prediction_type, levels.init, inexact=levels.gap, bound=_bound(settings))
     rows = tape.finish(record.solve(tape, levels, **_options(name, record, settings, options)), levels.end)
-    return _plan(tape, rows, start=levels.steps[0][0], sampler=name, schedule=schedule_name(settings), steps=count)
+    known = {"sampler": name, "schedule": schedule_name(settings), "steps": count}
+    return _plan(tape, rows, start=levels.steps[0][0], unfinished=denoising_end is not None, **known)
+
+
+def _idle(**known: Any) -> Plan:
+    """The plan that asks the network nothing: x_T is the clean latents already."""
+    tape = Tape("epsilon")
+    rows = [Row(tape.x_T, CLEAN), Row(tape.x_T, CLEAN)]
+    tape.columns.append("D")
+    return _plan(tape, rows, start=CLEAN, **known)
 
 
 def _options(name: str, record: Sampler, settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:

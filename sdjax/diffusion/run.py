@@ -21,14 +21,24 @@ class Run:
     drawn: int = 0
 
     @classmethod
-    def make(cls, make: Callable[..., Plan], start: float | None = None, end: float | None = None) -> "Run":
-        """The run from `start` to `end`, shares of a whole one; `make` takes denoising_start and denoising_end.
+    def make(
+        cls,
+        make: Callable[..., Plan],
+        start: float | None = None,
+        end: float | None = None,
+        strength: float | None = None,
+    ) -> "Run":
+        """The run from `start`, or the last `strength` of the steps, to `end`, shares of a whole one.
 
-        Raises what `make` raises.
+        `make` takes denoising_start, denoising_end and strength. A run from a picture draws its noise from the
+        beginning: nothing was drawn before it. Raises what `make` raises.
         """
         whole = make()
-        if start is None and end is None:
+        if start is None and end is None and strength is None:
             return cls(whole, whole)
-        plan = make(denoising_start=start, denoising_end=end)
-        rest = whole if start is None else plan if end is None else make(denoising_start=start)
-        return cls(plan, whole, max(0, whole.evaluations - rest.evaluations), max(0, whole.draws - rest.draws))
+        first = {"denoising_start": start, "strength": strength}
+        begins = any(value is not None for value in first.values())
+        plan = make(**first, denoising_end=end)
+        rest = whole if not begins else plan if end is None else make(**first)
+        drawn = 0 if start is None else max(0, whole.draws - rest.draws)
+        return cls(plan, whole, max(0, whole.evaluations - rest.evaluations), drawn)

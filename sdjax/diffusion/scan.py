@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sdjax.diffusion import row as rows_
+from sdjax.diffusion.held import Held
 from sdjax.diffusion.lanes import Lanes
 from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.table import Table
@@ -97,23 +98,39 @@ def init(table: Table, x_T: jax.Array, keys: jax.Array | None = None, noise: jax
     return Carry(x_T, x_T, jnp.zeros((len(table), *x_T.shape), x_T.dtype), _draws(table, x_T, keys, noise))
 
 
-def advance(carry: Carry, rows: Table, model: Model, per_row: Any = None) -> Carry:
+def advance(carry: Carry, rows: Table, model: Model, per_row: Any = None, held: Held | None = None) -> Carry:
     """Run some rows of the table, in order: `table.rows(start, stop)`, or the whole table.
 
     per_row: a tree of arrays with the same leading axis as `rows`. Where given, `model` is called with its slice for
     the row as a third argument: what changes from step to step without being part of the sampler.
+    held: what is held of the pictures, see `held`.
     """
 
     model = jax.checkpoint(model, prevent_cse=False)  # which a scan does not need
 
     def body(carry: Carry, now: tuple[Table, Any]) -> tuple[Carry, None]:
         row, extra = now
-        x = rows_.combine(row, carry.x_T, carry.predictions, carry.draws)
+        x = _latents(carry, row, held)
         denoised = rows_.evaluate(row, x, model, *(() if per_row is None else (extra,)))
+        denoised = denoised if held is None else held.prediction(denoised)
         predictions = lax.dynamic_update_index_in_dim(carry.predictions, denoised, row.slot, 0)
         return replace(carry, x=x, predictions=predictions), None
 
     return lax.scan(body, carry, jax.tree.map(jnp.asarray, (rows, per_row)))[0]
+
+
+def look(carry: Carry, table: Table, index: jax.Array, held: Held | None = None) -> tuple[jax.Array, jax.Array]:
+    """x and D of a row that has been run: what the network saw there, and the clean latents that it predicted.
+
+    table: the whole one. index: int32, the row's number. Both [b, ...]. D is kept, x is put together again.
+    """
+    row = jax.tree.map(lambda a: jnp.asarray(a)[index], table)
+    return _latents(carry, row, held), carry.predictions[index]
+
+
+def _latents(carry: Carry, row: Table, held: Held | None) -> jax.Array:
+    x = rows_.combine(row, carry.x_T, carry.predictions, carry.draws)
+    return x if held is None else held.latents(row, x)
 
 
 def result(carry: Carry) -> jax.Array:

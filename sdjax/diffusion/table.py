@@ -238,6 +238,8 @@ class Table:
     x_weight: Array  # [r], weight of x_T
     d_weights: Array  # [r, r], weights of the predictions by slot
     n_weights: Array  # [r, r], weights of the draws, by the slot of the row that brought each in
+    alpha: Array  # [r], the level of x_i = alpha_i x0 + sigma_i e; clean at the result of a run that ends there,
+    sigma: Array  # [r], whatever noise its schedule leaves in
     c_skip: Array  # [r], equation 2
     c_out: Array  # [r], equation 2
     clip: Array  # [r], bound on D, infinite where there is none

@@ -38,6 +38,8 @@ class Conditions:
     context: Context
     added: Added | None = None
     guidance: jax.Array | None = None  # `b d`, see `guidance_embedding`
+    channels: jax.Array | None = None  # `b h w c`, beside x: mask and masked picture, depth, picture to be edited ..
+    class_labels: jax.Array | None = None  # int32 `b`: the upscaler's noise level
 
 
 class UNet(nn.Module):

@@ -28,9 +28,9 @@ class Posterior(NamedTuple):
     mean: jax.Array
     log_variance: jax.Array
 
-    def sample(self, key: jax.Array) -> jax.Array:
-        """mean + std * noise, one draw, `b h w c`."""
-        return self.mean + jnp.exp(0.5 * self.log_variance) * jax.random.normal(key, self.mean.shape)
+    def sample(self, noise: jax.Array) -> jax.Array:
+        """mean + std * noise, `b h w c`, for unit Gaussian noise of that shape."""
+        return self.mean + jnp.exp(0.5 * self.log_variance) * noise
 
 
 class Autoencoder(nn.Module):

@@ -63,3 +63,13 @@ class Checkpoint:
         """The same with other values in its scheduler's config."""
         text = json.dumps({**self.scheduler, **changes}, indent=2) + "\n"
         return replace(self, files={**self.files, "scheduler/scheduler_config.json": text.encode()})
+
+    def with_network(self, name: str, config: Json, read: Read) -> "Checkpoint":
+        """The same with another network for its component `name`, which `read` then reads."""
+
+        def read_any(
+            component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
+        ) -> tuple[dict[str, Any], Layout]:
+            return (read if component == name else self.read)(component, expected, dtype)
+
+        return replace(self, configs={**self.configs, name: config}, read=read_any)

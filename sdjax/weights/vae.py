@@ -48,12 +48,10 @@ class OpenVae:
         def read(
             component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
         ) -> tuple[dict[str, Any], Layout]:
-            if component == "vae":
-                return self.read(config, expected, dtype)
-            return checkpoint.read(component, expected, dtype)
+            return self.read(config, expected, dtype)
 
         notes = tuple(note for note in checkpoint.notes if "holds no VAE" not in note)
-        return replace(checkpoint, configs={**checkpoint.configs, "vae": config}, read=read, notes=notes)
+        return replace(checkpoint.with_network("vae", config, read), notes=notes)
 
     def read(
         self, config: Json, expected: Mapping[str, Any], dtype: DTypeLike | None = None

@@ -1,0 +1,157 @@
+"""The steps of a run, to look at while it goes on or afterwards.
+
+A row's x and D are linear in what the scan keeps anyway (see `diffusion.table`), so any of them can be put together
+again without the network: the latents that it saw, and the clean latents that it predicted there,
+
+    x_0 = (x_t - sigma eps) / alpha,
+
+"the jump" to the end, from which a picture can be told long before the noise is gone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sdjax import programs
+from sdjax.diffusion.table import Table
+
+if TYPE_CHECKING:
+    from sdjax.request import Request
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One network evaluation of b pictures.
+
+    Attributes:
+      number: of the evaluation, from 0. of: how many there are.
+      timestep: what the network was told; sigma: the noise there, sigma / alpha. Those of the first picture.
+      latents: x, float32 `b h w c`, at the network's scale. denoised: the clean latents predicted there, likewise.
+    """
+
+    number: int
+    of: int
+    timestep: float
+    sigma: float
+    latents: np.ndarray
+    denoised: np.ndarray
+
+
+Callback = Callable[[Step], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """The final latents `b h w c`, the steps that were to be kept, and after how many evaluations a run was stopped."""
+
+    latents: Any
+    steps: tuple[Step, ...] = ()
+    stopped: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A run as far as it has come.
+
+    Attributes:
+      asked, table, carry, held: of the run. rows: in which the network runs, for one picture or more.
+    """
+
+    asked: "Request"
+    table: Table
+    rows: np.ndarray
+    carry: Any
+    held: Any
+
+    def done(self, row: int) -> int:
+        """Evaluations in front of a row."""
+        return int((self.rows < row).sum())
+
+    def steps(self, numbers: Sequence[int]) -> tuple[Step, ...]:
+        """The evaluations of these numbers, which have been made."""
+        return tuple(map(self._step, numbers))
+
+    def stopped(self, row: int, kept: Sequence[int]) -> Sampled:
+        """What there is in front of a row: each picture's result, or else the clean latents last predicted."""
+        done = self.done(row)
+        final, ended = self._step(done - 1).denoised.copy(), self._look(row - 1)[0]
+        for i, plan in enumerate(self.asked.plans):
+            if plan.rows <= row:
+                final[i] = ended[i]
+        return Sampled(final, self.steps([number for number in kept if number < done]), done)
+
+    def _step(self, number: int) -> Step:
+        row = int(self.rows[number])
+        timestep, alpha, sigma = (
+            np.ravel(field[row])[0] for field in (self.table.timestep, self.table.alpha, self.table.sigma)
+        )
+        noise = float(sigma) / float(alpha) if alpha else float("inf")
+        both = [self._look(own) for own in self._own_rows(row)]
+        x, denoised = (np.stack([one[part][i] for i, one in enumerate(both)]) for part in (0, 1))
+        return Step(number, len(self.rows), float(timestep), noise, x, denoised)
+
+    def _own_rows(self, row: int) -> list[int]:
+        """Each picture's last evaluation up to a row: one that is done shows its last."""
+        before = np.broadcast_to(
+            np.reshape(self.table.evaluate[: row + 1], (row + 1, -1)), (row + 1, len(self.asked.plans))
+        )
+        return [int(np.flatnonzero(own)[-1]) if own.any() else 0 for own in before.T]
+
+    def _look(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        x, denoised = programs.look(self.carry, self.table, jnp.int32(row), self.held)
+        return np.asarray(x), np.asarray(denoised)
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """How a run is followed.
+
+    Attributes:
+      progress: a bar; None shows one where standard error is a terminal.
+      callback: called with the `Step` after every evaluation; where it returns False, the run stops.
+      show: which steps are to be kept, see `wanted`. stop_after: evaluations after which the run stops.
+    """
+
+    progress: bool | None = None
+    callback: Callback | None = None
+    show: Any = None
+    stop_after: int | None = None
+
+    @property
+    def closely(self) -> bool:
+        """Whether the run goes row by row."""
+        return self.callback is not None or self.stop_after is not None
+
+    def stops(self, seen: Seen, done: int) -> bool:
+        """Shows the last evaluation of `done`; whether the run is to stop there."""
+        go_on = self.callback is None or self.callback(seen.steps((done - 1,))[0]) is not False
+        return not go_on or done == self.stop_after
+
+
+def evaluated(table: Table) -> np.ndarray:
+    """Rows in which the network runs, for one picture or more; int [n]."""
+    return np.flatnonzero(np.reshape(table.evaluate, (len(table), -1)).any(1))
+
+
+def wanted(value: Any, count: int) -> tuple[int, ...]:
+    """Which of `count` evaluations are to be kept: None, True (all), a number of them evenly spread, or a list.
+
+    Raises ValueError.
+    """
+    if value is None or value is False:
+        return ()
+    if value is True:
+        return tuple(range(count))
+    if isinstance(value, int | np.integer):
+        if value < 1:
+            raise ValueError(f"show_steps must be at least 1, or a list of evaluations, not {value}")
+        return tuple(np.unique(np.linspace(0, count - 1, min(int(value), count)).round().astype(int)).tolist())
+    if not isinstance(value, Sequence) or isinstance(value, str) or not all(type(one) is int for one in value):
+        raise ValueError(f"show_steps must be True, a number or a list of evaluations from 0, not {value!r}")
+    wrong = [one for one in value if not 0 <= one < count]
+    if wrong:
+        raise ValueError(f"show_steps has {wrong[0]}, and this run has the evaluations 0 to {count - 1}")
+    return tuple(sorted(set(value)))
