@@ -48,7 +48,7 @@ def read_image(value: ImageLike, name: str = "image") -> Image.Image:
 
     Raises ValueError, or FileNotFoundError for a missing file; `name` is the argument that the message names.
     """
-    return _flat(_read(value, name), "white").convert("RGB")
+    return _read(value, name, "white").convert("RGB")
 
 
 def read_mask(value: ImageLike, name: str = "mask") -> Image.Image:
@@ -57,7 +57,7 @@ def read_mask(value: ImageLike, name: str = "mask") -> Image.Image:
     Transparent parts become black: a paint program's layer of white strokes is transparent where nothing was
     marked. Raises as `read_image` does, and for a mask of nothing above 1, whose maker took 1 for white.
     """
-    mask = _flat(_read(value, name), "black").convert("L")
+    mask = _read(value, name, "black").convert("L")
     if mask.getextrema()[1] == 1:
         raise ValueError(
             f"{_label(value, name)} holds nothing above 1, which is all but black: white is 255, so multiply it by 255"
@@ -91,23 +91,21 @@ def natural_size(image: Image.Image, multiple: int) -> tuple[int, int]:
 # From whatever was given to a decoded image of 8 bits -----------
 
 
-def _read(value: ImageLike, name: str) -> Image.Image:
-    """An upright image in a mode of `EIGHT_BITS`, a copy. Raises ValueError and FileNotFoundError."""
+def _read(value: ImageLike, name: str, under: str) -> Image.Image:
+    """An upright image in a mode of `EIGHT_BITS`, its transparent parts laid over the colour `under`."""
     label = _label(value, name)
-    if isinstance(value, np.ndarray):
-        return _from_array(value, label)
-    if isinstance(value, Image.Image):
-        with _as_one_error(label):
-            _check_size(value.size, label)
-            return _eight_bits(_upright(value), label)
-    if not isinstance(value, str | os.PathLike):
-        kind = type(value).__name__
-        raise ValueError(f"{label} is a {kind}; it must be a PIL image, a file's path or a uint8 array as NumPy has it")
-    path = os.fsdecode(value)
-    _check_file(path, label)
-    with _as_one_error(label), Image.open(path, formats=FORMATS) as image:
-        _check_size(image.size, label)
-        return _eight_bits(_upright(image), label)
+    if isinstance(value, str | os.PathLike):
+        path = os.fsdecode(value)
+        _check_file(path, label)
+        with _as_one_error(label), Image.open(path, formats=FORMATS) as image:
+            return _flat(_decoded(image, label), under)
+    with _as_one_error(label):
+        if isinstance(value, Image.Image):
+            return _flat(_decoded(value, label), under)
+        if isinstance(value, np.ndarray):
+            return _flat(_from_array(value, label), under)
+    kind = type(value).__name__
+    raise ValueError(f"{label} is a {kind}; it must be a PIL image, a file's path or a uint8 array as NumPy has it")
 
 
 def _label(value: object, name: str) -> str:
@@ -127,7 +125,7 @@ def _from_array(array: np.ndarray, label: str) -> Image.Image:
             remedy = 'x.astype("uint8") * 255 makes one of it'
         elif array.dtype != np.uint8:
             remedy = '(x * 255).round().astype("uint8") makes one of numbers from 0 to 1'
-        raise ValueError(
+        raise _Refused(
             f"{label} is an array of {array.dtype} {list(array.shape)}; it must be uint8 [H, W, 3], [H, W, 4] or "
             f"[H, W], 0 to 255: {remedy}"
         )
@@ -183,21 +181,30 @@ def _as_one_error(label: str) -> Iterator[None]:
     except _Refused as error:
         raise ValueError(str(error)) from None
     except UnidentifiedImageError:
-        raise ValueError(f"{label} is none of the pictures that are read, {NAMED}, whatever its name says") from None
+        raise ValueError(
+            f"{label} is not recognised as a picture: only {NAMED} are read, and this is none of them, whatever its "
+            "name says, or damaged or cut short"
+        ) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"{label} has too many pixels, more than the {MAX_PIXELS:,} that are read: {error}") from None
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:  # the system's, not the decoder's
             raise ValueError(f"{label} cannot be read: {error.strerror}") from None
-        raise ValueError(f"{label} is damaged or cut short and cannot be read as a picture: {error}") from None
+        raise ValueError(f"{label} is damaged or cut short and cannot be read as a picture: {error!r}") from None
+
+
+def _decoded(image: Image.Image, label: str) -> Image.Image:
+    """Measured, loaded, upright, in a mode of `EIGHT_BITS`; the image given stays as it is."""
+    _check_size(image.size, label)
+    image.load()
+    return _eight_bits(_upright(image), label)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Loaded, and turned as its EXIF data say: a phone stores what its sensor saw and the turn beside it."""
-    image.load()
+    """Turned as its EXIF data say: a phone stores what its sensor saw, and beside it the turn."""
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # EXIF data that cannot be parsed; every viewer shows such a picture as it is stored
+    except Exception:  # EXIF data that cannot be parsed; viewers show such a picture as it is stored
         return image.copy()
 
 
@@ -206,7 +213,7 @@ def _eight_bits(image: Image.Image, label: str) -> Image.Image:
     if image.mode in EIGHT_BITS:
         return image
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image).astype(np.int32)
         if values.min() < 0 or values.max() > 65535:
             raise _Refused(
                 f"{label} holds whole numbers from {values.min()} to {values.max()}, and which is white is not known; "

@@ -49,9 +49,9 @@ def check_mask(mask: Image.Image, image: Image.Image, name: str = "mask", *, ful
 
 def blurred(mask: Image.Image, radius: float) -> Image.Image:
     """The mask with soft edges, by a Gaussian whose standard deviation is `radius` pixels; 0 leaves it as it is."""
-    if isinstance(radius, bool) or not isinstance(radius, int | float) or not 0 <= radius < math.inf:
+    if isinstance(radius, bool) or not isinstance(radius, int | float | np.number) or not 0 <= radius < math.inf:
         raise ValueError(f"mask_blur must be a number of pixels >= 0, not {radius!r}")
-    return mask.filter(ImageFilter.GaussianBlur(radius)) if radius else mask.copy()
+    return mask.filter(ImageFilter.GaussianBlur(float(radius))) if radius else mask.copy()
 
 
 def crop_box(mask: Image.Image, padding: int, height: int, width: int) -> Box:
@@ -67,16 +67,16 @@ def crop_box(mask: Image.Image, padding: int, height: int, width: int) -> Box:
     right, bottom = min(found[2] + padding, mask.width), min(found[3] + padding, mask.height)
     aspect = width / height
     if (right - left) / (bottom - top) > aspect:
-        top, bottom = _widened(top, bottom, int((right - left) / aspect), mask.height)
+        top, bottom = _widened(top, bottom, (right - left) / aspect, mask.height)
     else:
-        left, right = _widened(left, right, int((bottom - top) * aspect), mask.width)
+        left, right = _widened(left, right, (bottom - top) * aspect, mask.width)
     return left, top, right, bottom
 
 
-def _widened(start: int, stop: int, length: int, limit: int) -> tuple[int, int]:
+def _widened(start: int, stop: int, length: float, limit: int) -> tuple[int, int]:
     """[start, stop) grown to `length` on both sides alike, moved to lie in [0, limit), cut where it's longer."""
-    extra = length - (stop - start)
-    length = min(length, limit)
+    extra = int(length - (stop - start))
+    length = min(stop - start + extra, limit)
     start = min(max(start - extra // 2, 0), limit - length)
     return start, start + length
 
