@@ -13,6 +13,10 @@ original one, or a Hub id:
         --refiner=sd_xl_refiner_1.0.safetensors \
         --prompt="(an astronaut:1.2) on a horse BREAK oil on canvas" --prompt_style=a1111
 
+--show_steps=all writes out/00000_steps.png beside the picture, a strip of what the network saw at each step
+and of what it took that for, and out/00000_steps.webp, the same as an animation. Ctrl-C ends a run after the
+step that is going on, and what is done is kept; again, and it ends at once.
+
 Run time, the whole process on 2 CPU cores: about 9 s the first time, when the programs are compiled, and 4 s
 after that. What to expect: a picture of what was asked, 128 x 128 pixels with the shapes model.
 """
@@ -22,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import _cli
+from experiments import _cli, _steps
 
 
 def define_flags() -> None:
@@ -65,6 +69,7 @@ def define_flags() -> None:
     flags.DEFINE_string("out", "out", "Folder for the pictures; none that is there is overwritten.")
     flags.DEFINE_string("compilation_cache", "on", "on (in the user's cache folder), off, or a folder.")
     flags.DEFINE_boolean("progress", None, "A progress bar; default: where standard error is a terminal.")
+    _steps.define_flags()
 
 
 # Flags that go to `generate` as they are.
@@ -102,20 +107,29 @@ def sizes(values: Any) -> dict[str, tuple[int, ...]]:
 
 
 def main(values: Any) -> None:
-    """Checks the folder, loads, generates, saves, prints the pictures' paths. `values` has a flag an attribute."""
+    """Checks the folder, loads, generates, saves, prints the pictures' paths. `values` has a flag an attribute.
+
+    Raises KeyboardInterrupt after Ctrl-C, when what was done by then is saved.
+    """
     import sdjax  # takes seconds with JAX behind it, which a wrong flag should not cost
     from sdjax import picture
 
     picture.check_writable(values.out)
-    options = sampler_options(values.sampler_option)
+    options, show_steps = sampler_options(values.sampler_option), _steps.asked(values.show_steps)
     cache = {"on": True, "off": False}.get(values.compilation_cache, values.compilation_cache)
     arguments: dict[str, Any] = {name: getattr(values, name) for name in ARGUMENTS} | sizes(values)
     opening = {"dtype": values.dtype, "variant": values.variant, "compilation_cache": cache}
     sd = sdjax.load(values.model, prediction_type=values.prediction_type, vae=values.vae, **opening)
     refiner = sdjax.load(values.refiner, **opening) if values.refiner else None
-    made = sd.generate(values.prompt, sampler_options=options, refiner=refiner, **arguments)
-    for path in picture.save_all(made.images, values.out):
+    arguments |= {"sampler_options": options, "refiner": refiner, "show_steps": show_steps}
+    with _steps.Interrupt() as interrupt:
+        made = sd.generate(values.prompt, callback=interrupt.go_on, **arguments)
+    paths = picture.save_all(made.images, values.out)
+    print(*paths, sep="\n", flush=True)
+    for path in _steps.write(sd, values.preview_decoder, made.steps, paths):
         print(path)
+    if interrupt.asked:
+        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

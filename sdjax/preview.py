@@ -77,7 +77,7 @@ class LinearDecoder:
         return beside(self.images(latents))
 
 
-def fit(encode: Callable[[np.ndarray], Any], factor: int) -> LinearDecoder:
+def fit(encode: Callable[[Any], Any], factor: int) -> LinearDecoder:
     """Solves (2) in float64.
 
     encode: pixels `b H W 3` in [-1, 1] -> latents `b h w c`, the posterior's mean, at the U-Net's scale.

@@ -42,7 +42,7 @@ class Frame:
 def develop(steps: Sequence[Step], decode: Decode) -> tuple[Frame, ...]:
     """Decodes the steps, each once, for a strip and an animation of any of their pictures.
 
-    decode: `sd.decode`, or the cheap `preview.Viewer(sd).linear`: latents `b h w c` -> `b H W 3`, uint8 or floats in
+    decode: `sd.decode`, or the cheap `sd.viewer.linear`: latents `b h w c` -> `b H W 3`, uint8 or floats in
     [-1, 1]. Raises ValueError where there is no step.
     """
     if not steps:

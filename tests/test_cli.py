@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 import warnings
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import sdjax
-from experiments import _cli, generate
+from experiments import _cli, _steps, generate
 from sdjax import checks, picture
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +114,9 @@ class Stub:
         if self.instead:
             self.instead()
         own = {"prompt": prompt[0], "guidance_scale": 1.0, "height": 8, "width": 8}
-        return SimpleNamespace(images=[picture.make(np.zeros((8, 8, 3), np.uint8), arguments | own, model="stub")])
+        kept = {name: value for name, value in arguments.items() if name != "callback"} | own
+        image = picture.make(np.zeros((8, 8, 3), np.uint8), kept, model="stub")
+        return SimpleNamespace(images=[image], steps=())
 
 
 def call(monkeypatch, stub, out, **changed):
@@ -143,6 +146,8 @@ def call(monkeypatch, stub, out, **changed):
         "prompt_style": "plain",
         "noise_source": "jax",
         "refiner_start": 0.8,
+        "show_steps": "none",
+        "preview_decoder": "vae",
         **dict.fromkeys(("clip_skip", "prompt_2", "negative_prompt_2", "vae", "refiner", "prediction_type")),
         **dict.fromkeys(("aesthetic_score", "negative_aesthetic_score", *generate.SIZES)),
     }
@@ -167,7 +172,7 @@ def test_flags_go_where_they_belong(monkeypatch, tmp_path, capsys, cache, told):
     [(prompt, arguments)] = stub.asked
     assert (
         prompt == ["a cat"]
-        and {*arguments} == {*generate.ARGUMENTS, "sampler_options", "refiner"}
+        and {*arguments} == {*generate.ARGUMENTS, "sampler_options", "refiner", "show_steps", "callback"}
         and arguments["seed"] == 9
     )
     assert capsys.readouterr().out == f"{tmp_path / '00000.png'}\n"
@@ -217,6 +222,107 @@ def test_stopping_is_one_line(monkeypatch, tmp_path, capsys):
 
     assert failing(monkeypatch, capsys, Stub(stop), tmp_path / "out", 130) == "generate: stopped\n"
     assert not (tmp_path / "out").exists()
+
+
+# Seeing the steps, and Ctrl-C that keeps what is done ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text,value", [("none", None), ("all", True), ("5", 5), ("0,5,10", [0, 5, 10]), ("5,", [5]), ("0", 0)]
+)
+def test_show_steps_is_read(text, value):
+    assert _steps.asked(text) == value and type(_steps.asked(text)) is type(value)
+
+
+@pytest.mark.parametrize("text", ["", "some", "-1", "0,x", "1.5", "5,,"])
+def test_show_steps_that_says_nothing_is_told(text):
+    with pytest.raises(ValueError, match=f"--show_steps={text}: write none, all, a number of steps, or a list"):
+        _steps.asked(text)
+
+
+def test_a_strip_and_an_animation_lie_beside_each_picture(tiny_checkpoint, tmp_path):
+    ran = run(
+        f"--model={tiny_checkpoint}",
+        "--prompt=a red circle",
+        "--steps=4",
+        "--num_images=2",
+        "--height=16",
+        "--width=16",
+        "--show_steps=0,2,3",
+        "--preview_decoder=linear",
+        f"--out={tmp_path}",
+    )
+    assert ran.returncode == 0, ran.stderr
+    names = ["00000.png", "00001.png", *(f"0000{i}_steps.{ending}" for i in (0, 1) for ending in ("png", "webp"))]
+    assert [Path(line).name for line in ran.stdout.splitlines()] == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    for i in (0, 1):
+        with picture.Image.open(tmp_path / f"0000{i}_steps.png") as image:
+            assert image.width == 3 * (128 + 8) + 8
+        with picture.Image.open(tmp_path / f"0000{i}_steps.webp") as image:
+            assert image.n_frames == 3
+    strips = [(tmp_path / f"0000{i}_steps.png").read_bytes() for i in (0, 1)]
+    assert strips[0] != strips[1]
+
+
+def test_a_step_that_is_none_is_one_line(tiny_checkpoint, tmp_path):
+    ran = run(f"--model={tiny_checkpoint}", "--prompt=a", "--steps=2", "--show_steps=0,9", f"--out={tmp_path / 'out'}")
+    assert ran.returncode == 2 and ran.stderr.count("\n") == 1 and "evaluations 0 to 1" in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+class Interrupted(Stub):
+    """A model whose run is interrupted; `evaluations` are those of which it asks its callback."""
+
+    def __init__(self, times=1, evaluations=5):
+        super().__init__()
+        self.times, self.evaluations, self.done = times, evaluations, 0
+
+    def generate(self, prompt, **arguments):
+        for done in range(1, self.evaluations + 1):
+            self.done = done
+            if done == 2:
+                for _ in range(self.times):
+                    signal.raise_signal(signal.SIGINT)
+            if arguments["callback"](None) is False:
+                break
+        return super().generate(prompt, **arguments)
+
+
+def test_ctrl_c_keeps_what_is_done(monkeypatch, tmp_path, capfd):
+    stub, before = Interrupted(), signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, stub, tmp_path)
+    told = capfd.readouterr()
+    assert stopped.value.code == 130 and stub.done == 2 and signal.getsignal(signal.SIGINT) == before
+    assert told.out == f"{tmp_path / '00000.png'}\n" and (tmp_path / "00000.png").exists()
+    assert told.err == _steps.NOTE.decode() + "generate: stopped\n"
+
+
+def test_ctrl_c_again_stops_at_once(monkeypatch, tmp_path, capfd):
+    stub, before = Interrupted(times=2), signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, stub, tmp_path / "out")
+    assert stopped.value.code == 130 and signal.getsignal(signal.SIGINT) == before
+    assert capfd.readouterr().out == "" and not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_in_a_real_run_saves_the_jump(tiny_checkpoint, tmp_path):
+    """The process as it stands, stopped while 900 steps go on."""
+    command = [sys.executable, "-m", "experiments.generate", f"--model={tiny_checkpoint}", "--prompt=a", "--steps=900"]
+    options = ["--sampler=ddim", "--progress", "--show_steps=0,899", f"--out={tmp_path}", "--preview_decoder=linear"]
+    with subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        seen = b""
+        while b"/900" not in seen or b" 0/900" in seen[-40:]:  # the bar has moved
+            seen += process.stderr.read1(4096)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and err.endswith(b"generate: stopped\n"), err
+    names = [Path(line).name for line in out.decode().splitlines()]
+    assert names == ["00000.png", "00000_steps.png", "00000_steps.webp"]
+    assert 1 <= json.loads(picture.Image.open(tmp_path / names[0]).info["sdjax"])["settings"]["stop_after"] < 900
+    with picture.Image.open(tmp_path / names[1]) as image:
+        assert image.width == 128 + 2 * 8  # step 899 was not made
 
 
 @pytest.mark.parametrize("fault", [lambda: json.loads("{"), lambda: 1 // 0, lambda: json.load(io.StringIO())])
