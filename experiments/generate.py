@@ -13,6 +13,12 @@ original one, or a Hub id:
         --refiner=sd_xl_refiner_1.0.safetensors \
         --prompt="(an astronaut:1.2) on a horse BREAK oil on canvas" --prompt_style=a1111
 
+A picture to begin from, to paint into or to make larger (see experiments/_pictures.py for all of it):
+
+    python -m experiments.generate --image=out/00000.png --strength=0.6 --prompt="a large red star"
+    python -m experiments.generate --image=out/00000.png --grow=right:64 --ramp=8 --model=shapes-inpainting \
+        --prompt="a red circle to the left of a blue square on a white background"
+
 --show_steps=all writes out/00000_steps.png beside the picture, a strip of what the network saw at each step
 and of what it took that for, and out/00000_steps.webp, the same as an animation. Ctrl-C ends a run after the
 step that is going on, and what is done is kept; again, and it ends at once.
@@ -26,18 +32,20 @@ from typing import Any
 
 from absl import flags
 
-from experiments import _cli, _steps
+from experiments import _cli, _pictures, _steps
 
 
 def define_flags() -> None:
     """Called for the program only: who imports this file may name flags of their own as they like."""
-    flags.DEFINE_multi_string("prompt", None, "What to show. Given several times: one picture of each.", required=True)
+    flags.DEFINE_multi_string("prompt", None, "What to show. Given several times: one picture of each.")
     flags.DEFINE_string("negative_prompt", None, "What to steer away from.")
     flags.DEFINE_string("prompt_style", "plain", "How prompts are read: plain (no syntax), a1111 or comfy.")
     flags.DEFINE_string("clip_skip", None, "Text layers to leave out, as diffusers:1, a1111:2 or comfy:-2.")
     flags.DEFINE_string("prompt_2", None, "SDXL: another prompt for the second text encoder.")
     flags.DEFINE_string("negative_prompt_2", None, "SDXL: what to steer away from, for the second text encoder.")
-    flags.DEFINE_string("model", None, "A folder, a .safetensors file or a Hub id; default: the shapes model.")
+    flags.DEFINE_string(
+        "model", None, "A folder, a file, a Hub id, or shapes (default), shapes-inpainting, shapes-depth."
+    )
     flags.DEFINE_string("vae", None, "Another autoencoder: a .safetensors file or a folder.")
     flags.DEFINE_string("refiner", None, "SDXL's refiner, a folder, a file or a Hub id: it ends the run.")
     flags.DEFINE_float("refiner_start", 0.8, "Where in the run the refiner takes over, 0 to 1.")
@@ -69,6 +77,7 @@ def define_flags() -> None:
     flags.DEFINE_string("out", "out", "Folder for the pictures; none that is there is overwritten.")
     flags.DEFINE_string("compilation_cache", "on", "on (in the user's cache folder), off, or a folder.")
     flags.DEFINE_boolean("progress", None, "A progress bar; default: where standard error is a terminal.")
+    _pictures.define_flags()
     _steps.define_flags()
 
 
@@ -117,7 +126,8 @@ def main(values: Any) -> None:
     picture.check_writable(values.out)
     options, show_steps = sampler_options(values.sampler_option), _steps.asked(values.show_steps)
     cache = {"on": True, "off": False}.get(values.compilation_cache, values.compilation_cache)
-    arguments: dict[str, Any] = {name: getattr(values, name) for name in ARGUMENTS} | sizes(values)
+    arguments: dict[str, Any] = {name: getattr(values, name) for name in ARGUMENTS}
+    arguments |= sizes(values) | _pictures.arguments(values)
     opening = {"dtype": values.dtype, "variant": values.variant, "compilation_cache": cache}
     sd = sdjax.load(values.model, prediction_type=values.prediction_type, vae=values.vae, **opening)
     refiner = sdjax.load(values.refiner, **opening) if values.refiner else None
