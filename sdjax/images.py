@@ -130,7 +130,7 @@ def _from_array(array: np.ndarray, label: str) -> Image.Image:
             f"[H, W], 0 to 255: {remedy}"
         )
     _check_size((array.shape[1], array.shape[0]), label)
-    return Image.fromarray(np.ascontiguousarray(array))
+    return Image.fromarray(array)
 
 
 def _check_file(path: str, label: str) -> None:
@@ -171,12 +171,11 @@ def _as_one_error(label: str) -> Iterator[None]:
     """Whatever goes wrong in a decoder becomes one ValueError.
 
     Decoders of damaged files raise OSError, SyntaxError, struct.error, EOFError, IndexError, AttributeError ...:
-    no list of them was ever complete. A warning of too many pixels counts as the error that it announces.
+    no list of them was ever complete. PIL's warnings go: of many pixels it warns where `_check_size` refuses.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except _Refused as error:
         raise ValueError(str(error)) from None
@@ -185,8 +184,9 @@ def _as_one_error(label: str) -> Iterator[None]:
             f"{label} is not recognised as a picture: only {NAMED} are read, and this is none of them, whatever its "
             "name says, or damaged or cut short"
         ) from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"{label} has too many pixels, more than the {MAX_PIXELS:,} that are read: {error}") from None
+    except Image.DecompressionBombError as error:
+        limit = f"at most {MAX_PIXELS:,} are read, make it smaller first"
+        raise ValueError(f"{label} has too many pixels ({error}); {limit}") from None
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:  # the system's, not the decoder's
             raise ValueError(f"{label} cannot be read: {error.strerror}") from None

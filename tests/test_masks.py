@@ -123,6 +123,8 @@ def test_boxes():
     assert masks.crop_box(rectangle(100, 100, (0, 0, 10, 40)), 0, 64, 64) == (0, 0, 40, 40)
     assert masks.crop_box(rectangle(100, 100, (90, 0, 100, 40)), 0, 64, 64) == (60, 0, 100, 40)
     assert masks.crop_box(rectangle(20, 100, (0, 0, 60, 10)), 0, 64, 64) == (0, 0, 60, 20)
+    # 21 * (136 / 56) is 51 less a rounding error, which must not cost the box a pixel.
+    assert masks.crop_box(rectangle(99, 99, (10, 30, 61, 51)), 0, 56, 136) == (10, 30, 61, 51)
     with pytest.raises(ValueError, match="black all over"):
         masks.crop_box(Image.new("L", (9, 9)), 3, 64, 64)
 
