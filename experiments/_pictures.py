@@ -50,17 +50,17 @@ def arguments(values: Any) -> dict[str, Any]:
         raise ValueError(
             f"{len(values.region_prompt)} --region_prompt and {len(values.region_mask)} --region_mask: they go in pairs"
         )
-    masks = [images.read_mask(one, "--region_mask") for one in values.region_mask]
-    return made | {"regions": list(zip(values.region_prompt, masks, strict=True)) or None}
+    regions = [images.read_mask(one, "--region_mask") for one in values.region_mask]
+    return made | {"regions": list(zip(values.region_prompt, regions, strict=True)) or None}
 
 
 def _grown(made: dict[str, Any], sides: dict[str, int], ramp: int) -> dict[str, Any]:
     """The pictures on larger canvases, with masks of what is new."""
-    from sdjax import images
+    from sdjax import masks
 
     if made["image"] is None or made["mask"] is not None:
         raise ValueError("--grow makes room around --image, with a mask of its own; give --image and no --mask")
-    pairs = [images.grow(one, **sides, ramp=ramp) for one in made["image"]]
+    pairs = [masks.grow(one, **sides, ramp=ramp) for one in made["image"]]
     return {"image": [image for image, _ in pairs], "mask": [mask for _, mask in pairs]}
 
 

@@ -8,13 +8,13 @@ batch its own, `sample` runs them in one `lax.scan`, `dpm_adaptive` is the one s
 `grow` makes room around a picture, `read_settings` gives back what made one.
 """
 
+from sdjax.canvas import grow as grow
 from sdjax.config import ConfigError as ConfigError
 from sdjax.diffusion.adaptive import dpm_adaptive as dpm_adaptive
 from sdjax.diffusion.lanes import stack_plans as stack_plans
 from sdjax.diffusion.plan import Plan as Plan
 from sdjax.diffusion.plan import plan as plan
 from sdjax.diffusion.scan import sample as sample
-from sdjax.images import grow as grow
 from sdjax.opening import load as load
 from sdjax.picture import read_settings as read_settings
 from sdjax.pipeline import Output as Output

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdjax import checks, conditions, images
+from sdjax import checks, conditions, images, masks
 from sdjax.canvas import PIX2PIX, TEXT, VARIATION, Canvas
 from sdjax.conditions import ClipSkip, Pull
 from sdjax.diffusion.guidance import GuidanceSchedule
 from sdjax.diffusion.run import Run
+from sdjax.given import Given, read_canvas
 from sdjax.micro import REFINER_IDS, MicroConditions
 from sdjax.request import GIVEN, SECOND, Request
 from sdjax.text.prompts import check_style
@@ -20,7 +21,6 @@ from sdjax.text.prompts import check_style
 if TYPE_CHECKING:
     from sdjax.pipeline import StableDiffusion
 
-Given = Mapping[str, Any]  # generate's arguments by name
 
 TEXTS = ("prompt", "negative_prompt", *SECOND)
 OF_BASE = ("prompt_2", "negative_prompt_2", "target_size", "negative_target_size")
@@ -80,7 +80,7 @@ def request(sd: "StableDiffusion", given: Given, goes_on: bool = False) -> Reque
     for name in GIVEN[1:]:
         if isinstance(given[name], str) and given[name] == "given":
             raise ValueError(f"these settings are of a picture made from another: pass that as {name}=")
-    canvas = Canvas.read(sd, given, count)
+    canvas = read_canvas(sd, given, count)
     size = (canvas.height // sd.vae.factor, canvas.width // sd.vae.factor)
     latents, cut = given["latents"], given["denoising_start"]
     if latents is not None:
@@ -159,9 +159,9 @@ def _regions(value: Any) -> list[tuple[str, Any]]:
     return [(text, images.read_mask(mask, f"regions[{i}]")) for i, (text, mask) in enumerate(pairs)]
 
 
-def _covered(masks: Sequence[Any], canvas: Canvas, factor: int) -> np.ndarray:
+def _covered(drawn: Sequence[Any], canvas: Canvas, factor: int) -> np.ndarray:
     """Where the prompt counts, and where each region's does, float32 `n h w 1`; they add up to 1."""
-    soft = [images.latent_mask(images.to_mask(mask, canvas.height, canvas.width), factor) for mask in masks]
+    soft = [masks.latent_mask(masks.to_mask(mask, canvas.height, canvas.width), factor) for mask in drawn]
     total = np.sum(soft, axis=0)
     if not total.any():
         raise ValueError("the masks of regions are black everywhere; paint white where a region's prompt is to count")

@@ -23,11 +23,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sdjax.masks import blurred, check_mask, crop_box, grow, latent_mask, masked, paste, to_mask
 from sdjax.picture import from_uint8
-
-__all__ = ["ImageLike", "natural_size", "read_image", "read_mask", "to_pixels"]
-__all__ += ["blurred", "check_mask", "crop_box", "grow", "latent_mask", "masked", "paste", "to_mask"]
 
 ImageLike = Image.Image | str | os.PathLike[str] | np.ndarray  # arrays: uint8 [H, W, 3], [H, W, 4] or [H, W]
 
