@@ -216,3 +216,14 @@ def test_without_ipython_the_remedy_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython.display", None)
     with pytest.raises(ImportError, match="pip install ipython, or give a callback of your own"):
         preview.notebook_callback()
+
+
+def test_a_run_shows_itself_step_by_step(shapes):
+    """dpmpp_2m ends on its last jump, so that the last preview is the result."""
+    seen: list[Preview] = []
+    out = shapes.generate("a red circle", steps=4, num_images=2, callback=lambda shown: seen.append(shown))
+    assert [(shown.number, shown.of) for shown in seen] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert [shown.image.size for shown in seen] == [(256, 128)] * 4
+    for image, decoded in zip(out.images, seen[-1].decoded, strict=True):
+        assert np.abs(np.asarray(image, int) - np.asarray(decoded, int)).max() <= 1
+    assert seen[0].viewer is seen[-1].viewer is shapes.viewer
