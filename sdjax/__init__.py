@@ -19,6 +19,8 @@ from sdjax.opening import load as load
 from sdjax.picture import read_settings as read_settings
 from sdjax.pipeline import Output as Output
 from sdjax.pipeline import StableDiffusion as StableDiffusion
+from sdjax.preview import Preview as Preview
+from sdjax.preview import notebook_callback as notebook_callback
 from sdjax.steps import Step as Step
 from sdjax.weights.names import CheckpointError as CheckpointError
 

@@ -77,6 +77,8 @@ def request(sd: "StableDiffusion", given: Given, goes_on: bool = False) -> Reque
     each = checks.check_count(given["num_images"], 1, "num_images")
     first = checks.check_count(given["first_image"], 0, "first_image")
     count = len(prompts) * each
+    if given["stop_after"] is not None:
+        checks.check_count(given["stop_after"], 1, "stop_after")
     for name in GIVEN[1:]:
         if isinstance(given[name], str) and given[name] == "given":
             raise ValueError(f"these settings are of a picture made from another: pass that as {name}=")

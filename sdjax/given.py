@@ -158,6 +158,8 @@ def _under_masks(sd: "StableDiffusion", kind: str, given: Given, pictures: Seque
     soft = np.stack([masks.to_mask(_cut(mask, box), *size) for mask, box in zip(drawn, boxes, strict=True)])
     if kind == INPAINTING:  # trained with masks of zeros and ones
         soft = (soft >= 0.5).astype(np.float32)
+        if not soft.any((1, 2, 3)).all():
+            raise ValueError("mask is nowhere half white or more, and an inpainting model paints nothing else anew")
     return Canvas(
         kind, *size, _strengths(given, count), pixels=_pixels(cut, size), mask=soft,
         latent_mask=np.stack([masks.latent_mask(mask, factor) for mask in soft]),
