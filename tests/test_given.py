@@ -1,0 +1,200 @@
+"""What `generate` is given besides text, made into a canvas: sizes, masks, boxes, and what does not go together."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdjax.canvas import DEPTH, INPAINTING, PIX2PIX, TEXT, UPSCALING, VARIATION, grow, kind_of
+from sdjax.given import read_canvas
+
+NOTHING = dict.fromkeys(
+    ("image", "mask", "strength", "mask_crop", "depth", "noise_level", "image_guidance_scale", "regions", "height",
+     "width", "denoising_start"),
+) | {"mask_blur": 0}  # fmt: skip
+CHANNELS = {TEXT: 4, INPAINTING: 9, PIX2PIX: 8, UPSCALING: 7, DEPTH: 5, VARIATION: 4}
+RNG = np.random.default_rng(0)
+
+
+def model(kind, factor=8):
+    return SimpleNamespace(
+        name="model",
+        unet=SimpleNamespace(in_channels=CHANNELS[kind], sample_size=16),
+        vae=SimpleNamespace(latent_channels=4, factor=factor),
+        encoders={} if kind == VARIATION else {"text_encoder": None},
+        image_encoder=object() if kind == VARIATION else None,
+        most_noise=350,
+    )
+
+
+def picture(width=64, height=48):
+    return Image.fromarray(RNG.integers(0, 256, (height, width, 3), np.uint8))
+
+
+def spot(width=64, height=48, box=(16, 8, 40, 32)):
+    mask = Image.new("L", (width, height), 0)
+    mask.paste(255, box)
+    return mask
+
+
+def canvas(kind=TEXT, count=1, factor=8, **given):
+    return read_canvas(model(kind, factor), NOTHING | given, count)
+
+
+@pytest.mark.parametrize("kind", list(CHANNELS))
+def test_kinds(kind):
+    assert kind_of(model(kind)) == kind
+
+
+def test_channels_of_no_kind():
+    odd = model(TEXT)
+    odd.unet.in_channels = 6
+    with pytest.raises(ValueError, match="6 channels"):
+        kind_of(odd)
+
+
+def test_text_alone():
+    made = canvas(count=2)
+    assert (made.height, made.width, made.strengths, made.begun, made.uses) == (
+        128,
+        128,
+        (None, None),
+        False,
+        ("start",),
+    )
+
+
+def test_sizes():
+    assert (canvas(image=picture(67, 50)).height, canvas(image=picture(67, 50)).width) == (48, 64)
+    made = canvas(image=picture(), height=96, width=80)
+    assert made.pixels.shape == (1, 96, 80, 3) and made.sources[0].size == (80, 96)
+    made = canvas(UPSCALING, factor=4, image=picture(10, 6))
+    assert (made.height, made.width, made.pixels.shape) == (24, 40, (1, 6, 10, 3))
+
+
+def test_a_huge_picture_may_be_made_smaller():
+    huge = Image.new("RGB", (5000, 16))
+    with pytest.raises(ValueError, match="height= and width="):
+        canvas(image=huge)
+    assert canvas(image=huge, height=64, width=64).pixels.shape == (1, 64, 64, 3)
+
+
+def test_one_picture_for_all_and_one_each():
+    made = canvas(count=3, image=picture(), strength=[0.2, 0.5, 1.0])
+    assert made.pixels.shape[0] == 3 and made.strengths == (0.2, 0.5, None)
+    two = [picture(), picture()]
+    made = canvas(count=2, image=two)
+    np.testing.assert_array_equal(np.rint((made.pixels + 1) * 127.5), np.stack([np.asarray(one) for one in two]))
+    assert canvas(count=2, image=np.stack([np.asarray(one) for one in two])).pixels.shape == (2, 48, 64, 3)
+
+
+def test_default_strengths():
+    assert canvas(image=picture()).strengths == (0.8,)
+    assert canvas(image=picture(), mask=spot()).strengths == (None,)
+    assert canvas(PIX2PIX, image=picture()).strengths == (None,)
+
+
+def test_masks():
+    made = canvas(image=picture(), mask=spot())
+    assert made.mask.sum() == 24 * 24 and made.latent_mask.shape == (1, 6, 8, 1) and made.latent_mask.sum() == 9
+    soft = canvas(image=picture(), mask=spot(), mask_blur=3)
+    assert ((soft.mask > 0) & (soft.mask < 1)).any() and soft.uses == ("encoding", "start", "masked")
+    hard = canvas(INPAINTING, image=picture(), mask=spot(), mask_blur=3)
+    assert set(np.unique(hard.mask)) == {0, 1} and hard.uses == ("start", "masked")
+    assert not hard.hidden[hard.mask[..., 0] == 1].any() and hard.hidden[hard.mask[..., 0] == 0].any()
+    assert canvas(INPAINTING, image=picture(), mask=spot(), strength=0.5).uses == ("encoding", "start", "masked")
+
+
+def test_pasting():
+    below, mask = picture(), spot()
+    made = canvas(image=below, mask=mask).paste(np.full((1, 48, 64, 3), 7, np.uint8))[0]
+    hidden = np.asarray(mask) == 255
+    np.testing.assert_array_equal(made[~hidden], np.asarray(below)[~hidden])
+    assert (made[hidden] == 7).all()
+
+
+def test_a_cropped_region_goes_back_into_the_whole_picture():
+    below, mask = picture(200, 150), spot(200, 150, (90, 60, 110, 80))
+    made = canvas(image=below, mask=mask, mask_crop=6, height=64, width=64)
+    assert (made.pixels.shape, made.under[0][2]) == ((1, 64, 64, 3), (84, 54, 116, 86))
+    pasted = made.paste(np.full((1, 64, 64, 3), 9, np.uint8))[0]
+    assert pasted.shape == (150, 200, 3) and (pasted[60:80, 90:110] == 9).all()
+    pasted[60:80, 90:110] = np.asarray(below)[60:80, 90:110]
+    np.testing.assert_array_equal(pasted, np.asarray(below))
+
+
+def test_latents():
+    latents, mask = RNG.standard_normal((2, 6, 8, 4), np.float32), np.zeros((1, 6, 8, 1), np.float32)
+    mask[:, :3] = 0.5
+    made = canvas(count=2, image=latents, mask=mask, strength=0.4)
+    assert (made.height, made.width, made.begun, made.uses) == (48, 64, True, ("start",))
+    np.testing.assert_array_equal(made.latents, latents)
+    np.testing.assert_array_equal(made.latent_mask, np.broadcast_to(mask, (2, 6, 8, 1)))
+    assert canvas(count=2, image=latents, mask=spot()).latent_mask.sum() == 2 * 9
+
+
+def test_growing():
+    wider, mask = grow(picture(), right=16, ramp=4)
+    made = canvas(image=wider, mask=mask)
+    assert (made.height, made.width) == (48, 80) and made.latent_mask[0, :, 8:].all()
+
+
+LATENTS = np.zeros((1, 6, 8, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    "kind, given, message",
+    [
+        (TEXT, {"mask": spot()}, "mask= belongs to a picture"),
+        (TEXT, {"strength": 0.5}, "strength= belongs to a picture"),
+        (TEXT, {"image": picture(), "strength": 1.2}, "strength must be a number from 0"),
+        (TEXT, {"image": picture(), "strength": [0.2, 0.3]}, "strength has 2 entries for 1"),
+        (TEXT, {"image": [picture(), picture()]}, "image has 2 entries for 1"),
+        (TEXT, {"image": []}, "image is an empty list"),
+        (TEXT, {"image": picture(), "mask": spot(32, 48)}, "mask is 32 x 48 and the picture 64 x 48"),
+        (TEXT, {"image": picture(), "mask": Image.new("L", (64, 48))}, "black all over"),
+        (TEXT, {"image": picture(), "mask": Image.new("L", (64, 48), 255)}, "leave mask= out"),
+        (TEXT, {"image": picture(), "mask": spot(), "mask_blur": -1}, "mask_blur must be"),
+        (TEXT, {"image": picture(), "mask": spot(), "mask_crop": -1}, "mask_crop must be"),
+        (TEXT, {"image": picture(), "mask_blur": 2}, "give mask="),
+        (TEXT, {"image": picture(), "mask": spot(), "mask_crop": 8, "regions": []}, "give one of them"),
+        (TEXT, {"image": picture(), "denoising_start": 0.5}, "give one of them"),
+        (TEXT, {"image": picture(), "depth": picture()}, "no use for depth=; it is for a depth model"),
+        (TEXT, {"image": picture(), "noise_level": 20}, "no use for noise_level=; it is for an upscaler"),
+        (TEXT, {"image": picture(), "image_guidance_scale": 2.0}, "it is for InstructPix2Pix"),
+        (TEXT, {"image": picture(), "height": 50}, "height must be a multiple of 8"),
+        (TEXT, {"image": picture(7, 7)}, "give height= and width="),
+        (INPAINTING, {}, "model for inpainting: give image= and mask="),
+        (INPAINTING, {"image": picture()}, "model for inpainting: give image= and mask="),
+        (INPAINTING, {"image": LATENTS, "mask": spot()}, "needs the picture itself"),
+        (INPAINTING, {"image": picture(), "mask": Image.new("L", (64, 48), 100)}, "nowhere half white"),
+        (PIX2PIX, {}, "model for pix2pix: give image="),
+        (PIX2PIX, {"image": picture(), "mask": spot()}, "no use for mask="),
+        (PIX2PIX, {"image": picture(), "strength": 0.5}, "no use for strength="),
+        (UPSCALING, {}, "model for upscaling: give image="),
+        (UPSCALING, {"image": picture(), "noise_level": 351}, "at most 350"),
+        (UPSCALING, {"image": picture(), "noise_level": 2.5}, "noise_level must be a whole number"),
+        (DEPTH, {}, "model for depth: give image=, or depth="),
+        (VARIATION, {}, "image variations: give image="),
+        (TEXT, {"image": np.zeros((48, 64, 3), np.float32)}, "is latents"),
+        (TEXT, {"image": LATENTS * np.nan}, "NaN"),
+        (TEXT, {"image": LATENTS, "height": 64}, "leave height and width out"),
+        (TEXT, {"image": LATENTS, "mask": np.full((1, 6, 8, 1), 2.0)}, "between 0"),
+        (TEXT, {"image": LATENTS, "mask": np.zeros((1, 8, 6, 1))}, r"must be \[1, 6, 8, 1\]"),
+        (TEXT, {"image": LATENTS, "mask": np.ones((1, 6, 8, 1)), "mask_crop": 4}, "there is none to cut"),
+    ],
+)
+def test_refused(kind, given, message):
+    with pytest.raises(ValueError, match=message):
+        canvas(kind, **given)
+
+
+def test_pictures_of_several_sizes():
+    sizes = [picture(64, 48), picture(48, 64)]
+    with pytest.raises(ValueError, match="several sizes"):
+        canvas(count=2, image=sizes)
+    assert canvas(count=2, image=sizes, height=64, width=64).pixels.shape == (2, 64, 64, 3)
+    masks = [spot(64, 48), spot(48, 64, (8, 8, 24, 24))]
+    with pytest.raises(ValueError, match="of one size"):
+        canvas(count=2, image=sizes, mask=masks, mask_crop=4)
