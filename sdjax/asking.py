@@ -152,6 +152,8 @@ def _image_scales(given: Given, count: int) -> np.ndarray:
 def _regions(value: Any) -> list[tuple[str, Any]]:
     """(prompt, mask) of each region. Raises ValueError."""
     pairs = list(value) if isinstance(value, list | tuple) else [value]
+    if not pairs:
+        raise ValueError("regions is an empty list: give (prompt, mask) for each, or leave it out")
     for pair in pairs:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str):
             raise ValueError(

@@ -81,6 +81,8 @@ def _check_together(given: Given) -> None:
         raise ValueError("mask_blur and mask_crop belong to a mask; give mask= as well")
     if given["mask_crop"] is not None and given["regions"] is not None:
         raise ValueError("regions lie in the whole picture, and mask_crop works on a part of it; give one of them")
+    if given["mask_crop"] is not None and given["depth"] is not None:
+        raise ValueError("depth= maps the whole picture, and mask_crop works on a part of it; give one of them")
     if given["image"] is not None and given["denoising_start"] is not None:
         raise ValueError("image= begins a run and denoising_start= goes on with one; give one of them")
 

@@ -284,7 +284,7 @@ class StableDiffusion:
           regions: [(prompt, mask), ..]: what to show where the masks are white; `prompt` counts everywhere else.
           show_steps: which evaluations are kept in `Output.steps`: True is all, a number so many, or a list from 0.
           callback: called with a `Preview` after every evaluation; False stops the run, and what is done is kept.
-          stop_after: so many evaluations: the result is the clean latents predicted last.
+          stop_after: so many evaluations, a refiner's counted on: the result is the clean latents predicted last.
           decode: False leaves the pictures in latent space.
           progress: a bar; None shows one where standard error is a terminal.
           All of the sampler's and the guidance's arguments may be lists with one entry per picture.
@@ -299,7 +299,7 @@ class StableDiffusion:
         made = sampling.sample(self, asked, watch)
         if refiner is not None and refined is not None and made.stopped is None:
             rest = replace(refined, latents=np.asarray(made.latents))
-            made = replace(sampling.sample(refiner, rest, watch), steps=made.steps)
+            made = made.then(sampling.sample(refiner, rest, watch.after(made.evaluations)))
         settings = request.settings(given, asked, refined)
         if made.stopped is not None:
             settings["stop_after"] = made.stopped

@@ -38,7 +38,7 @@ def sample(sd: "StableDiffusion", asked: Request, watch: Watch) -> Sampled:
     length, needed = padded_length(asked.plan.rows - 1) + SEGMENT_ROWS - 1, asked.plan.rows
     table, guidance = asked.plan.table(length), asked.guidance(length)
     rows = steps.evaluated(table)
-    kept = steps.wanted(watch.show, len(rows))
+    kept, unfinished = steps.wanted(watch.show, len(rows)), any(plan.unfinished for plan in asked.plans)
     noises = draws.make(asked, _latent_shape(sd, asked))
     held, carry = _begin(sd, asked, table, noises)
     beside, labels = _channels(sd, asked, noises), _labels(asked)
@@ -60,9 +60,10 @@ def sample(sd: "StableDiffusion", asked: Request, watch: Watch) -> Sampled:
                 if not bar.disable:
                     jax.block_until_ready(carry.x)
                     bar.update(done - bar.n)
-                if watch.closely and first in rows and watch.stops(seen, done) and done < len(rows):
+                # A run that is complete keeps its result; one that another was to go on with ends here.
+                if watch.closely and first in rows and watch.stops(seen, done) and (done < len(rows) or unfinished):
                     return seen.stopped(last, kept)
-    return Sampled(scan.result(carry), seen.steps(kept))
+    return Sampled(scan.result(carry), len(rows), seen.steps(kept))
 
 
 # ---------------------------------------------------------------------- where the run begins

@@ -9,7 +9,7 @@ again without the network: the latents that it saw, and the clean latents that i
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -45,11 +45,22 @@ Callback = Callable[[Step], Any]
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """The final latents `b h w c`, the steps that were to be kept, and after how many evaluations a run was stopped."""
+    """How a run ended.
+
+    Attributes:
+      latents: the final ones, `b h w c`. evaluations: how many were made.
+      steps: those that were to be kept. stopped: after how many evaluations it was stopped, or None.
+    """
 
     latents: Any
+    evaluations: int
     steps: tuple[Step, ...] = ()
     stopped: int | None = None
+
+    def then(self, rest: "Sampled") -> "Sampled":
+        """This run and what a refiner made of it, whose own steps are not kept."""
+        stopped = None if rest.stopped is None else self.evaluations + rest.stopped
+        return Sampled(rest.latents, self.evaluations + rest.evaluations, self.steps, stopped)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +92,7 @@ class Seen:
         for i, plan in enumerate(self.asked.plans):
             if plan.rows <= row:
                 final[i] = ended[i]
-        return Sampled(final, self.steps([number for number in kept if number < done]), done)
+        return Sampled(final, done, self.steps([number for number in kept if number < done]), done)
 
     def _step(self, number: int) -> Step:
         row = int(self.rows[number])
@@ -124,6 +135,11 @@ class Watch:
     def closely(self) -> bool:
         """Whether the run goes row by row."""
         return self.callback is not None or self.stop_after is not None
+
+    def after(self, evaluations: int) -> "Watch":
+        """For what goes on when so many evaluations have been made; nothing more of it is kept."""
+        left = None if self.stop_after is None else self.stop_after - evaluations
+        return replace(self, show=None, stop_after=left)
 
     def stops(self, seen: Seen, done: int) -> bool:
         """Shows the last evaluation of `done`; whether the run is to stop there."""

@@ -10,6 +10,11 @@ import sdjax
 
 ASKED = {"steps": 8, "sampler": "euler", "decode": False, "progress": False, "guidance_scale": 4.0}
 
+# Latents of the tiny checkpoint's size, and a mask of their right half.
+PICTURE = np.random.default_rng(3).standard_normal((1, 8, 8, 4)).astype(np.float32)
+MASK = np.zeros((1, 8, 8, 1), np.float32)
+MASK[:, :, 4:] = 1
+
 
 @pytest.fixture(scope="module")
 def sd(tiny_checkpoint):
@@ -27,6 +32,9 @@ def sd(tiny_checkpoint):
         {"prompt": "a [red|blue|green] circle", "prompt_style": "a1111"},
         {"sampler": "heun", "prompt": "a [red:blue:0.75] circle", "prompt_style": "a1111"},
         {"steps": [8, 6], "prompt": ["a red circle", "a [red:blue:0.75] circle"], "prompt_style": "a1111"},
+        {"image": PICTURE, "strength": 0.9},
+        {"image": PICTURE, "mask": MASK},
+        {"image": PICTURE, "mask": MASK, "strength": 0.9},
     ],
     ids=str,
 )
@@ -74,3 +82,13 @@ def test_settings_name_the_refiner(sd):
         sd.generate(**settings)
     again = sd.generate(**settings | {"refiner": sd}, decode=False)
     np.testing.assert_array_equal(again.latents, out.latents)
+
+
+def test_a_stop_on_either_side_of_the_hand_off(sd):
+    """Evaluations are counted through; what is kept are the clean latents last predicted."""
+    asked = {"prompt": "a red circle", **ASKED}
+    steps = sd.generate(**asked, show_steps=True).steps
+    for count in (3, 4, 6):
+        made = sd.generate(**asked, refiner=sd, refiner_start=0.5, stop_after=count)
+        np.testing.assert_allclose(made.latents, steps[count - 1].denoised, rtol=1e-4, atol=1e-4)
+        assert made.settings["stop_after"] == count
