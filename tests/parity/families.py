@@ -6,6 +6,7 @@ on. Norms are moved off 1 and 0, so that a dropped one shows.
 """
 
 import contextlib
+import functools
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import transformers
 
+import sdjax
 from sdjax.text import write_word_tokenizer
 
 WORDS = ["a", "an", "red", "blue", "green", "circle", "square", "ring", "above", "below"]
@@ -79,6 +81,26 @@ UNETS: dict[str, dict[str, Any]] = {
     ),
 }
 UNETS |= {"turbo": XL_UNET, "sdxl_v": XL_UNET}
+# Models that see a picture beside the latents: mask and masked picture, the picture to change, a depth map, a small
+# picture. The last is told how noisy that is, and its outer levels look at the text alone, as the x4 upscaler's.
+UNETS |= {
+    "inpainting": SD_UNET | dict(in_channels=9),
+    "inpainting_xl": XL_UNET | dict(in_channels=9),
+    "pix2pix": SD_UNET | dict(in_channels=8),
+    "pix2pix_xl": XL_UNET | dict(in_channels=8),
+    "depth": UNETS["sd2"] | dict(in_channels=5),
+    "upscaler": UNETS["sd2"]
+    | dict(
+        in_channels=7,
+        num_class_embeds=1000,
+        down_block_types=(PLAIN, CROSS, CROSS),
+        up_block_types=(UP_CROSS, UP_CROSS, UP_PLAIN),
+        block_out_channels=(8, 16, 24),
+        attention_head_dim=4,
+        only_cross_attention=(True, True, False),
+        upcast_attention=False,
+    ),
+}
 
 _BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 _SD = _BETAS | dict(skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1, clip_sample=False)
@@ -90,10 +112,18 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "lcm": (diffusers.LCMScheduler, _SD),
     "turbo": (diffusers.EulerAncestralDiscreteScheduler, _XL | dict(timestep_spacing="trailing")),
     "sdxl_v": (diffusers.EulerDiscreteScheduler, _XL | _ZERO_SNR),
-    **dict.fromkeys(("sdxl", "refiner", "ssd"), (diffusers.EulerDiscreteScheduler, _XL)),
+    **dict.fromkeys(("sdxl", "refiner", "ssd", "inpainting_xl", "pix2pix_xl"), (diffusers.EulerDiscreteScheduler, _XL)),
+    "inpainting": (diffusers.DDIMScheduler, _SD),
+    "pix2pix": (diffusers.EulerAncestralDiscreteScheduler, _BETAS | dict(steps_offset=1)),
+    "depth": (diffusers.PNDMScheduler, _SD),
+    "upscaler": (
+        diffusers.DDIMScheduler,
+        _SD | dict(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", prediction_type="v_prediction"),
+    ),
 }
+LOW_RES = dict(beta_start=0.0001, beta_end=0.02, beta_schedule="scaled_linear")  # the x4 upscaler's own
 
-# Our samplers' names and diffusers' classes.
+# Our samplers' names and diffusers' classes, and what makes a class the sampler.
 SAMPLERS: dict[str, type] = {
     "pndm": diffusers.PNDMScheduler,
     "ddim": diffusers.DDIMScheduler,
@@ -101,13 +131,23 @@ SAMPLERS: dict[str, type] = {
     "euler_ancestral": diffusers.EulerAncestralDiscreteScheduler,
     "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
     "lcm": diffusers.LCMScheduler,
+    "heun": diffusers.HeunDiscreteScheduler,
+    "dpm2": diffusers.KDPM2DiscreteScheduler,
+    "lms": diffusers.LMSDiscreteScheduler,
+    "dpmpp_2m_sde": diffusers.DPMSolverMultistepScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
+    "deis": diffusers.DEISMultistepScheduler,
 }
+MEANS: dict[str, dict[str, Any]] = {"dpmpp_2m_sde": {"algorithm_type": "sde-dpmsolver++"}}
 # Our arguments and diffusers'.
 NAMES = {
     "steps": "num_inference_steps",
     "num_images": "num_images_per_prompt",
     "crop": "crops_coords_top_left",
     "negative_crop": "negative_crops_coords_top_left",
+    "mask": "mask_image",
+    "mask_crop": "padding_mask_crop",
+    "depth": "depth_map",
 }
 
 
@@ -120,6 +160,8 @@ def build(kind: str, seed: int = 0) -> diffusers.DiffusionPipeline:
         vae=_vae(0.13025 if UNETS[kind].get("addition_embed_type") else 0.18215),
         scheduler=scheduler.from_config(config),
     )
+    if kind == "upscaler":
+        parts |= dict(vae=_vae(0.08333, levels=3), low_res_scheduler=diffusers.DDPMScheduler.from_config(LOW_RES))
     parts |= _text(kind)
     for module in parts.values():
         if isinstance(module, torch.nn.Module):
@@ -131,11 +173,11 @@ def build(kind: str, seed: int = 0) -> diffusers.DiffusionPipeline:
     return pipeline
 
 
-def _vae(scaling_factor: float) -> diffusers.AutoencoderKL:
+def _vae(scaling_factor: float, levels: int = 2) -> diffusers.AutoencoderKL:
     return diffusers.AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16, 16)[:levels],
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         norm_num_groups=4,
         scaling_factor=scaling_factor,
     )
@@ -144,7 +186,7 @@ def _vae(scaling_factor: float) -> diffusers.AutoencoderKL:
 def _text(kind: str) -> dict[str, Any]:
     """Text encoders and tokenizers: ViT-L's kind pads with EOS, the OpenCLIP ones with "!", which is id 0."""
     end, zero = _tokenizer("<|endoftext|>"), _tokenizer("!")
-    if kind == "sd2":
+    if UNETS[kind]["cross_attention_dim"] == WIDE and kind != "refiner":  # SD 2
         return dict(tokenizer=zero, text_encoder=_clip(transformers.CLIPTextModel, zero, WIDE, "gelu"))
     first = dict(tokenizer=end, text_encoder=_clip(transformers.CLIPTextModel, end, NARROW, "quick_gelu"))
     if "addition_embed_type" not in UNETS[kind]:
@@ -208,12 +250,51 @@ def _refiner(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
     )
 
 
+def _inpainting(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
+    return diffusers.StableDiffusionInpaintPipeline(**parts, **_UNCHECKED)
+
+
+def _inpainting_xl(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
+    return diffusers.StableDiffusionXLInpaintPipeline(**parts, add_watermarker=False)
+
+
+def _pix2pix(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
+    return diffusers.StableDiffusionInstructPix2PixPipeline(**parts, **_UNCHECKED)
+
+
+def _pix2pix_xl(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
+    return diffusers.StableDiffusionXLInstructPix2PixPipeline(**parts, add_watermarker=False)
+
+
+def _depth(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
+    return diffusers.StableDiffusionDepth2ImgPipeline(**parts, depth_estimator=None, feature_extractor=None)
+
+
+def _upscaler(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
+    return diffusers.StableDiffusionUpscalePipeline(**parts)
+
+
 _PIPELINES: dict[str, Callable[[dict[str, Any]], diffusers.DiffusionPipeline]] = {
     "sd1": _sd,
     "sd2": _sd,
     "lcm": _lcm,
     "refiner": _refiner,
+    "inpainting": _inpainting,
+    "inpainting_xl": _inpainting_xl,
+    "pix2pix": _pix2pix,
+    "pix2pix_xl": _pix2pix_xl,
+    "depth": _depth,
+    "upscaler": _upscaler,
 }
+
+
+@functools.cache
+def opened(kind: str) -> tuple[diffusers.DiffusionPipeline, sdjax.StableDiffusion]:
+    """The family's pipeline, and the same checkpoint loaded here from what diffusers saved."""
+    pipeline = build(kind)
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        return pipeline, sdjax.load(folder, compilation_cache=False)
 
 
 @contextlib.contextmanager
@@ -244,14 +325,21 @@ def channels_last(tensor: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def run(pipeline: diffusers.DiffusionPipeline, sampler: str | None = None, **asked: Any) -> torch.Tensor:
+def run(
+    pipeline: diffusers.DiffusionPipeline,
+    sampler: str | None = None,
+    changed: dict[str, Any] | None = None,
+    **asked: Any,
+) -> torch.Tensor:
     """What the pipeline makes: final latents `b c h w` at its scheduler's own scale, of our arguments.
 
     sampler: as we name it, made from the pipeline's own scheduler's config; None is the pipeline's own.
+    changed: keys of that config to be other than they are.
     """
     own = pipeline.scheduler
     # From the file's text and not from the live config, which remembers what was a default and drops it again.
     config = json.loads(own.to_json_string())
+    config |= MEANS.get(str(sampler), {}) | (changed or {})
     pipeline.scheduler = (type(own) if sampler is None else SAMPLERS[sampler]).from_config(config)
     given = {NAMES.get(name, name): value for name, value in asked.items()}
     threads = torch.get_num_threads()
