@@ -114,7 +114,7 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "sdxl_v": (diffusers.EulerDiscreteScheduler, _XL | _ZERO_SNR),
     **dict.fromkeys(("sdxl", "refiner", "ssd", "inpainting_xl", "pix2pix_xl"), (diffusers.EulerDiscreteScheduler, _XL)),
     "inpainting": (diffusers.DDIMScheduler, _SD),
-    "pix2pix": (diffusers.EulerAncestralDiscreteScheduler, _BETAS | dict(steps_offset=1)),
+    "pix2pix": (diffusers.EulerAncestralDiscreteScheduler, _SD),
     "depth": (diffusers.PNDMScheduler, _SD),
     "upscaler": (
         diffusers.DDIMScheduler,
