@@ -15,7 +15,7 @@ canvas is made of what `generate` was given is in `given`.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -44,7 +44,7 @@ class Canvas:
       pixels: the pictures, float32 `b H W 3` in [-1, 1] (an upscaler's small ones: `b h w 3`); None where there are
         none, or where `latents` were given, float32 `b h w c`.
       mask: float32 `b H W 1`, 1 is made anew; None is everything. latent_mask: the same at the latents' size.
-      depth: what `generate` was given as depth maps, one for each picture.
+      depth: maps that were given, float32 `H W` of any size, one for each picture.
       sources: the pictures themselves, for an image encoder or a depth estimator.
       under: what each result goes back into. noise_level: of the upscaler.
     """
@@ -57,7 +57,7 @@ class Canvas:
     latents: np.ndarray | None = None
     mask: np.ndarray | None = None
     latent_mask: np.ndarray | None = None
-    depth: tuple[Any, ...] | None = None
+    depth: tuple[np.ndarray, ...] | None = None
     sources: tuple[Image.Image, ...] | None = None
     under: tuple[Under, ...] | None = None
     noise_level: int = 20

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from sdjax import checks, images, masks
+from sdjax import checks, depth, images, masks
 from sdjax.canvas import BEGUN, DEPTH, INPAINTING, PIX2PIX, UPSCALING, VARIATION, Canvas, Under, kind_of
 from sdjax.diffusion.part import check_strength
 
@@ -68,6 +68,8 @@ def _check_wanted(sd: "StableDiffusion", kind: str, has: set[str]) -> None:
     for name in sorted(has - usable):
         raise ValueError(f"{sd.name} is a model for {kind} and has no use for {name}=; it is for {FOR[name]}")
     needed = {INPAINTING: {"image", "mask"}, DEPTH: {"image"} if "depth" not in has else set()}
+    if kind == DEPTH and "depth" not in has and (sd.depth_estimator is None):
+        raise ValueError(f"{sd.name} has no depth_estimator: give depth=, a map of what is near (light)")
     if kind in NEEDS and not needed.get(kind, {"image"}) <= has:
         raise ValueError(f"{sd.name} is a model for {kind}: {NEEDS[kind]}")
     for name in ("mask", "strength"):
@@ -93,6 +95,8 @@ def _check_together(given: Given) -> None:
 def _from_latents(sd: "StableDiffusion", kind: str, given: Given, count: int) -> Canvas:
     if kind not in BEGUN or kind == INPAINTING:
         raise ValueError(f"{sd.name} is a model for {kind} and needs the picture itself; latents will not do")
+    if kind == DEPTH and given["depth"] is None:
+        raise ValueError(f"{sd.name} cannot tell depth from latents: give depth= as well, or the picture itself")
     if given["mask_crop"] is not None:
         raise ValueError("mask_crop cuts out a part of a picture; with latents as image= there is none to cut")
     array, channels, factor = np.asarray(given["image"], np.float32), sd.vae.latent_channels, sd.vae.factor
@@ -108,8 +112,8 @@ def _from_latents(sd: "StableDiffusion", kind: str, given: Given, count: int) ->
         raise ValueError(f"image= holds latents of {own[1]} x {own[0]} pixels; leave height and width out")
     latents = np.broadcast_to(array, (count, *array.shape[1:]))
     small = None if given["mask"] is None else _latent_masks(given, count, array.shape[1:3], factor)
-    depth = _depth(given["depth"], count)
-    return Canvas(kind, *own, _strengths(given, count), latents=latents, latent_mask=small, depth=depth)
+    maps = _depth(given["depth"], count)
+    return Canvas(kind, *own, _strengths(given, count), latents=latents, latent_mask=small, depth=maps)
 
 
 def _latent_masks(given: Given, count: int, size: Sequence[int], factor: int) -> np.ndarray:
@@ -223,7 +227,7 @@ def _strengths(given: Given, count: int) -> tuple[float | None, ...]:
 
 
 def _depth(value: Any, count: int) -> tuple[Any, ...] | None:
-    return None if value is None else tuple(each(value, count, "depth"))
+    return None if value is None else tuple(read_each(value, count, "depth", depth.read_depth))
 
 
 def _is_floats(value: Any) -> bool:
@@ -242,10 +246,10 @@ def each(value: Any, count: int, name: str) -> list[Any]:
     return checks.spread(listed, count, name)
 
 
-def read_each(value: Any, count: int, name: str, read: Callable[[Any, str], Image.Image]) -> list[Image.Image]:
+def read_each(value: Any, count: int, name: str, read: Callable[[Any, str], Any]) -> list[Any]:
     """`each`, read; a picture that stands for several is read once. Raises ValueError, FileNotFoundError."""
     listed = each(value, count, name)
-    done: dict[int, Image.Image] = {}
+    done: dict[int, Any] = {}
     for one in listed:
         if id(one) not in done:
             done[id(one)] = read(one, name)

@@ -87,21 +87,31 @@ def natural_size(image: Image.Image, multiple: int) -> tuple[int, int]:
 # From whatever was given to a decoded image of 8 bits -----------
 
 
-def _read(value: ImageLike, name: str, under: str) -> Image.Image:
-    """An upright image in a mode of `EIGHT_BITS`, its transparent parts laid over the colour `under`."""
+def open_image(value: ImageLike, name: str = "image") -> Image.Image:
+    """The picture upright and loaded, in whatever mode it has: for those to whom 16 bits are more than 8.
+
+    Raises as `read_image` does.
+    """
     label = _label(value, name)
     if isinstance(value, str | os.PathLike):
         path = os.fsdecode(value)
         _check_file(path, label)
         with _as_one_error(label), Image.open(path, formats=FORMATS) as image:
-            return _flat(_decoded(image, label), under)
+            return _loaded(image, label)
     with _as_one_error(label):
         if isinstance(value, Image.Image):
-            return _flat(_decoded(value, label), under)
+            return _loaded(value, label)
         if isinstance(value, np.ndarray):
-            return _flat(_from_array(value, label), under)
+            return _from_array(value, label)
     kind = type(value).__name__
     raise ValueError(f"{label} is a {kind}; it must be a PIL image, a file's path or a uint8 array as NumPy has it")
+
+
+def _read(value: ImageLike, name: str, under: str) -> Image.Image:
+    """An upright image in a mode of `EIGHT_BITS`, its transparent parts laid over the colour `under`."""
+    label, image = _label(value, name), open_image(value, name)
+    with _as_one_error(label):
+        return _flat(_eight_bits(image, label), under)
 
 
 def _label(value: object, name: str) -> str:
@@ -189,11 +199,11 @@ def _as_one_error(label: str) -> Iterator[None]:
         raise ValueError(f"{label} is damaged or cut short and cannot be read as a picture: {error!r}") from None
 
 
-def _decoded(image: Image.Image, label: str) -> Image.Image:
-    """Measured, loaded, upright, in a mode of `EIGHT_BITS`; the image given stays as it is."""
+def _loaded(image: Image.Image, label: str) -> Image.Image:
+    """Measured, loaded, upright; the image given stays as it is."""
     _check_size(image.size, label)
     image.load()
-    return _eight_bits(_upright(image), label)
+    return _upright(image)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -11,13 +11,17 @@ from jax.typing import DTypeLike
 
 from sdjax import cache, programs
 from sdjax.conditions import TextEncoder
-from sdjax.config import ClipTextConfig, ConfigError, UNetConfig, VaeConfig
+from sdjax.config import ClipTextConfig, ClipVisionConfig, Config, ConfigError, DepthConfig, UNetConfig, VaeConfig
+from sdjax.depth import DepthEstimator
 from sdjax.diffusion.noise import Settings
 from sdjax.fields import Fields
+from sdjax.image_encoder import ImageEncoder
 from sdjax.pipeline import StableDiffusion
+from sdjax.processor import WHERE, Processor
 from sdjax.shipped import SHAPES, SHIPPED, open_shipped
 from sdjax.text.tokens import Tokenizer
 from sdjax.weights import Checkpoint, CheckpointError, open_checkpoint, open_vae
+from sdjax.weights.files import parse_json
 from sdjax.weights.names import shown
 
 MOST_TIMESTEPS = 100_000  # of training; 1000 in every Stable Diffusion
@@ -68,10 +72,12 @@ def load(
         if name in opened.configs
     }
     unet, autoencoder = UNetConfig.from_dict(opened.configs["unet"]), VaeConfig.from_dict(opened.configs["vae"])
-    networks: dict[str, programs.Config] = {name: encoder.config for name, encoder in encoders.items()}
+    eyes = _eyes(opened)
+    networks: dict[str, Config] = {name: encoder.config for name, encoder in encoders.items()}
     networks |= {"unet": unet, "vae": autoencoder}
+    networks |= {name: eye.config for name, eye in eyes.items()}
     _check_scheduler(opened.scheduler)
-    _check_fit(encoders, unet, autoencoder)
+    _check_fit(encoders, eyes, unet, autoencoder)
     if compilation_cache is not False:
         cache.enable(None if compilation_cache is True else compilation_cache)
     params, layouts = {}, {}
@@ -88,6 +94,7 @@ def load(
         dtype=compute,
         guidance_scale=_guidance_scale(opened, unet),
         zero_empty=bool(opened.index.get("force_zeros_for_empty_prompt", False)),
+        **eyes,
         layouts=layouts,
         files=opened.files,
     )
@@ -117,13 +124,34 @@ def _encoder(opened: Checkpoint, name: str, folder: str, where: str) -> TextEnco
     return TextEncoder(config, tokenizer)
 
 
-def _check_fit(encoders: Mapping[str, TextEncoder], unet: UNetConfig, vae: VaeConfig) -> None:
+def _eyes(opened: Checkpoint) -> dict[str, Any]:
+    """The networks that look at pictures, each with what is done to one before it. Raises ConfigError."""
+    used = [name for name in ("image_encoder", "depth_estimator") if name in opened.configs]
+    if not used:
+        return {}
+    text = opened.files.get("feature_extractor/preprocessor_config.json")
+    if text is None:
+        raise CheckpointError(
+            f"feature_extractor/preprocessor_config.json is missing: it says how {' and '.join(used)} sees a picture"
+        )
+    processor = Processor.from_dict(parse_json(text.decode("utf-8", "replace"), Path(WHERE)))
+    made: dict[str, Any] = {}
+    if "image_encoder" in used:
+        made["image_encoder"] = ImageEncoder(ClipVisionConfig.from_dict(opened.configs["image_encoder"]), processor)
+    if "depth_estimator" in used:
+        made["depth_estimator"] = DepthEstimator(DepthConfig.from_dict(opened.configs["depth_estimator"]), processor)
+    return made
+
+
+def _check_fit(encoders: Mapping[str, TextEncoder], eyes: Mapping[str, Any], unet: UNetConfig, vae: VaeConfig) -> None:
     """Raises ConfigError where one network does not take what another gives."""
-    width = sum(encoder.config.hidden_size for encoder in encoders.values())
+    width, names = sum(encoder.config.hidden_size for encoder in encoders.values()), ", ".join(encoders)
+    if not encoders:
+        width, names = eyes["image_encoder"].config.projection_dim, "image_encoder"
     if width != unet.cross_attention_dim:
         raise ConfigError(
-            f"unet/config.json: cross_attention_dim is {unet.cross_attention_dim}, and the text encoders "
-            f"({', '.join(encoders)}) give {width}: they are not of one checkpoint"
+            f"unet/config.json: cross_attention_dim is {unet.cross_attention_dim}, and what it attends to ({names}) "
+            f"is {width} wide: they are not of one checkpoint"
         )
     if vae.latent_channels != unet.out_channels:
         raise ConfigError(

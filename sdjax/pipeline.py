@@ -28,6 +28,7 @@ from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.plan import plan as make_plan
 from sdjax.diffusion.samplers import Sampler
 from sdjax.diffusion.table import Linear
+from sdjax.images import ImageLike, read_image
 from sdjax.micro import MicroConditions
 from sdjax.nn.unet import Added, Conditions
 from sdjax.preview import Preview, Viewer
@@ -170,6 +171,17 @@ class StableDiffusion:
             shape = (pixels.shape[1] // self.vae.factor, pixels.shape[2] // self.vae.factor, self.vae.latent_channels)
             noise = programs.noise(shape, None, scan.keys_per_image(key, pixels.shape[0]))
         return programs.encode(self.vae, self.vae_dtype, self.ready["vae"], pixels, noise)
+
+    def estimate_depth(self, image: ImageLike) -> np.ndarray:
+        """A picture -> its inverse depth, float32 `H W` of the estimator's own size; larger is nearer.
+
+        Raises ValueError where this checkpoint has no depth estimator.
+        """
+        eye = self.depth_estimator
+        if eye is None:
+            raise ValueError(f"{self.name} has no depth_estimator; Stable Diffusion 2 depth has one")
+        pixels = jnp.asarray(eye.processor(read_image(image)))
+        return np.asarray(programs.estimate_depth(eye.config, self.dtype, self.ready["depth_estimator"], pixels))
 
     def plan(self, sampler: SamplerLike, steps: int | None, schedule: str | None = None, **options: Any) -> Plan:
         """The sampler's plan under this checkpoint's scheduler config, as diffusers' pipelines would run it.

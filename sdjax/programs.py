@@ -13,21 +13,21 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+from sdjax.config import ClipTextConfig, ClipVisionConfig, Config, DepthConfig, UNetConfig, VaeConfig
 from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import Guidance, classifier_free
 from sdjax.diffusion.held import Held
 from sdjax.diffusion.table import Table
 from sdjax.nn.attention import Chunks, cross_keys_values
 from sdjax.nn.clip import ClipTextEncoder
+from sdjax.nn.clip_vision import ClipVisionEncoder
 from sdjax.nn.convolution import on_cpu
+from sdjax.nn.depth import DepthNetwork
 from sdjax.nn.layers import LayerNorm
 from sdjax.nn.unet import Added, Conditions, UNet
 from sdjax.nn.vae import Autoencoder
 
 Params = Any
-Config = ClipTextConfig | UNetConfig | VaeConfig
-
 # Pixels decoded or encoded at once; more images than fit go through one group after the other.
 PIXELS_AT_ONCE = 1024 * 1024
 
@@ -69,8 +69,20 @@ def _expected_vae(config: VaeConfig) -> Params:
     return jax.eval_shape(Autoencoder(config).init, jax.random.key(0), pixels)
 
 
+def _expected_vision(config: ClipVisionConfig) -> Params:
+    pixels = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
+    return jax.eval_shape(ClipVisionEncoder(config).init, jax.random.key(0), pixels)
+
+
+def _expected_depth(config: DepthConfig) -> Params:
+    pixels = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
+    return jax.eval_shape(DepthNetwork(config).init, jax.random.key(0), pixels)
+
+
 _EXPECTED: dict[type, Callable[[Any], Params]] = {
     ClipTextConfig: _expected_text,
+    ClipVisionConfig: _expected_vision,
+    DepthConfig: _expected_depth,
     UNetConfig: _expected_unet,
     VaeConfig: _expected_vae,
 }
@@ -105,6 +117,18 @@ def encode_text(
         norm = LayerNorm(config.layer_norm_eps, dtype)
         states = norm.apply({"params": params["text_model"]["final_layer_norm"]}, states)
     return states.astype(jnp.float32), out.pooled[0].astype(jnp.float32)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def encode_image(config: ClipVisionConfig, dtype: DTypeLike, params: Params, pixels: jax.Array) -> jax.Array:
+    """One picture's normalised pixels `H W 3` -> its embedding `d`, float32; see `encode_text` for why one."""
+    return ClipVisionEncoder(config, dtype).apply({"params": params}, pixels[None])[0]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def estimate_depth(config: DepthConfig, dtype: DTypeLike, params: Params, pixels: jax.Array) -> jax.Array:
+    """One picture's normalised pixels `H W 3` -> its inverse depth `H W`, float32."""
+    return DepthNetwork(config, dtype).apply({"params": params}, pixels[None])[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -4,7 +4,7 @@ Everything that computes is a pure function in `programs`; this file calls them 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from sdjax import conditions, draws, programs, steps
+from sdjax import conditions, depth, draws, programs, steps
 from sdjax.canvas import DEPTH, INPAINTING, PIX2PIX, UPSCALING, VARIATION
 from sdjax.conditions import EncodeRow, Encoding, Pull, Texts
 from sdjax.diffusion import scan
@@ -119,8 +119,27 @@ def _channels(sd: "StableDiffusion", asked: Request, noises: draws.Draws) -> jax
         level = sd.low_res_noise.level(canvas.noise_level)
         return level.alpha * jnp.asarray(canvas.pixels) + level.sigma * noises["low_res"]
     if canvas.kind == DEPTH:
-        raise NotImplementedError
+        size = _latent_shape(sd, asked)[:2]
+        return jnp.stack([depth.depth_channel(one, size) for one in _depth_maps(sd, asked)])
     return None
+
+
+def _depth_maps(sd: "StableDiffusion", asked: Request) -> Sequence[Any]:
+    """As given, or estimated from the pictures, `H W` each."""
+    canvas = asked.canvas
+    if canvas.depth is not None:
+        return canvas.depth
+    assert canvas.sources is not None
+    return _once(canvas.sources, sd.estimate_depth)
+
+
+def _once(pictures: Sequence[Any], see: Callable[[Any], Any]) -> list[Any]:
+    """`see` of each picture; one that stands for several is looked at once."""
+    seen: dict[int, Any] = {}
+    for one in pictures:
+        if id(one) not in seen:
+            seen[id(one)] = see(one)
+    return [seen[id(one)] for one in pictures]
 
 
 def _labels(asked: Request) -> np.ndarray | None:
@@ -163,8 +182,15 @@ def _conditions(
 
 
 def _image_embeds(sd: "StableDiffusion", asked: Request) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What image variations are told in place of a text: the picture's own embedding as one token."""
-    raise NotImplementedError
+    """What image variations are told in place of a text: the picture's own embedding as one token, `1 1 d`."""
+    encoder, sources = sd.image_encoder, asked.canvas.sources
+    assert encoder is not None and sources is not None
+
+    def see(picture: Any) -> np.ndarray:
+        pixels = jnp.asarray(encoder.processor(picture))
+        return np.asarray(programs.encode_image(encoder.config, sd.dtype, sd.ready["image_encoder"], pixels))
+
+    return [(made[None, None], made) for made in _once(sources, see)]
 
 
 def encode_row(sd: "StableDiffusion") -> EncodeRow:

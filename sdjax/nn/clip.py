@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdjax.config import ClipTextConfig
+from sdjax.config import ClipTextConfig, ClipVisionConfig
 from sdjax.nn.attention import attention, split_heads
 from sdjax.nn.layers import ACTIVATIONS, Dense, LayerNorm
 
@@ -83,35 +83,37 @@ class Embeddings(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """One pre-norm transformer layer: `b l d -> b l d`."""
+    """One pre-norm transformer layer of CLIP's encoders, of text (causal) or of pictures: `b l d -> b l d`."""
 
-    config: ClipTextConfig
+    config: ClipTextConfig | ClipVisionConfig
     dtype: DTypeLike
+    causal: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         eps = self.config.layer_norm_eps
-        attend = CausalSelfAttention(self.config.num_attention_heads, self.dtype, name="self_attn")
+        attend = SelfAttention(self.config.num_attention_heads, self.causal, self.dtype, name="self_attn")
         x = x + attend(LayerNorm(eps, self.dtype, name="layer_norm1")(x))
         return x + Mlp(self.config, self.dtype, name="mlp")(LayerNorm(eps, self.dtype, name="layer_norm2")(x))
 
 
-class CausalSelfAttention(nn.Module):
-    """Self-attention in which a token sees itself and those before it: `b l d -> b l d`."""
+class SelfAttention(nn.Module):
+    """Self-attention, in which a token sees all, or where it is causal itself and those before: `b l d -> b l d`."""
 
     heads: int
+    causal: bool
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         q, k, v = (split_heads(Dense(x.shape[-1], self.dtype, name=f"{part}_proj")(x), self.heads) for part in "qkv")
-        return Dense(x.shape[-1], self.dtype, name="out_proj")(attention(q, k, v, causal=True).reshape(x.shape))
+        return Dense(x.shape[-1], self.dtype, name="out_proj")(attention(q, k, v, causal=self.causal).reshape(x.shape))
 
 
 class Mlp(nn.Module):
     """Two dense layers with the config's activation between them: `b l d -> b l d`."""
 
-    config: ClipTextConfig
+    config: ClipTextConfig | ClipVisionConfig
     dtype: DTypeLike
 
     @nn.compact

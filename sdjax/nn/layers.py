@@ -70,12 +70,13 @@ class Conv(nn.Module):
     stride: int = 1
     padding: Padding | None = None
     doubled: bool = False
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype) if self.use_bias else 0
         x = x.astype(self.dtype)
         if self.size == 1:
             return jnp.dot(x, kernel[0, 0]) + bias

@@ -18,7 +18,7 @@ from sdjax.weights.index import NETWORKS, PAIRS
 from sdjax.weights.names import CheckpointError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_SMALL = ("scheduler", "low_res_scheduler", *PAIRS.values(), *NETWORKS)
+_SMALL = ("scheduler", "low_res_scheduler", "feature_extractor", *PAIRS.values(), *NETWORKS)
 
 
 def resolve(name_or_path: str | os.PathLike[str], *, variant: str | None = None, revision: str = "main") -> Path:
@@ -57,10 +57,13 @@ def wanted_files(names: Iterable[str], variant: str | None, where: str) -> list[
 
 
 def _networks(names: Iterable[str]) -> list[str]:
-    """The networks to fetch: either text encoder may be absent, the first is asked for where both are."""
+    """The networks to fetch: either text encoder may be absent, the first is asked for where both are.
+
+    A depth estimator is fetched where there is one, an image encoder where no text encoder is.
+    """
     held = {name.partition("/")[0] for name in names}
-    text = [part for part in PAIRS if part in held] or ["text_encoder"]
-    return [part for part in NETWORKS if part in text or part not in PAIRS]
+    text = [part for part in PAIRS if part in held] or ["image_encoder" if "image_encoder" in held else "text_encoder"]
+    return [part for part in NETWORKS if part in (*text, "unet", "vae") or (part in held and part == "depth_estimator")]
 
 
 def _fetch(repository: str, variant: str | None, revision: str) -> Path:

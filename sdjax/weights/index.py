@@ -19,9 +19,15 @@ PIPELINES = (
     "StableDiffusionInstructPix2PixPipeline", "StableDiffusionUpscalePipeline",
     "LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline",
     "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline",
-    "StableDiffusionXLInstructPix2PixPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline", "StableDiffusionImageVariationPipeline",
 )  # fmt: skip
-NETWORKS = ("text_encoder", "text_encoder_2", "unet", "vae")
+NETWORKS = ("text_encoder", "text_encoder_2", "unet", "vae", "image_encoder", "depth_estimator")
+# What only these pipelines use; in any other it is left alone. The feature extractor goes with it.
+OWN = {
+    "StableDiffusionImageVariationPipeline": "image_encoder",
+    "StableDiffusionDepth2ImgPipeline": "depth_estimator",
+}
+VARIATION = "StableDiffusionImageVariationPipeline"
 # Of the two pairs of text encoder and tokenizer either may be absent: SDXL's refiner has the second alone.
 PAIRS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 _TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
@@ -31,6 +37,8 @@ COMPONENTS = {
     "text_encoder_2": _TEXT_ENCODERS,
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
+    "image_encoder": ("CLIPVisionModelWithProjection",),
+    "depth_estimator": ("DPTForDepthEstimation",),
     "tokenizer": _TOKENIZERS,
     "tokenizer_2": _TOKENIZERS,
     "scheduler": (
@@ -41,7 +49,8 @@ COMPONENTS = {
         "SASolverScheduler", "TCDScheduler", "UniPCMultistepScheduler",
     ),
 }  # fmt: skip
-# Not needed for a picture. The upscaler's second scheduler is a config without weights, and is kept as a file.
+# Not needed for a picture, but by those of `OWN`. The upscaler's second scheduler is a config without weights, and is
+# kept as a file.
 IGNORED = (
     "safety_checker", "feature_extractor", "image_encoder", "depth_estimator", "low_res_scheduler", "watermark",
     "watermarker",
@@ -77,20 +86,27 @@ def read_index(folder: str | os.PathLike[str]) -> ModelIndex:
     for name in present:
         if name not in COMPONENTS and name not in IGNORED:
             raise CheckpointError(f"{path}: component {shown(repr(name))} is not known{nearest(name, COMPONENTS)}")
-    components = {name: present[name] for name in COMPONENTS if name in present}
-    for name in _required(components):
+    own = OWN.get(pipeline)
+    used = [name for name in COMPONENTS if name not in OWN.values() or name == own]
+    components = {name: present[name] for name in used if name in present}
+    for name in _required(components, pipeline):
         if components.get(name) not in COMPONENTS[name]:
             supported = ", ".join(COMPONENTS[name])
             raise CheckpointError(
                 f"{path}: {name} is {shown(repr(present.get(name, 'missing')))}; supported: {supported}"
             )
-    return ModelIndex(path.parent, pipeline, components, tuple(n for n in IGNORED if n in present), text)
+    kept = (own, "feature_extractor") if own in components else ()
+    ignored = tuple(name for name in IGNORED if name in present and name not in kept)
+    return ModelIndex(path.parent, pipeline, components, ignored, text)
 
 
-def _required(components: Mapping[str, str]) -> list[str]:
-    """What must be there: all that is named, the networks, and with each text encoder its tokenizer."""
+def _required(components: Mapping[str, str], pipeline: str) -> list[str]:
+    """What must be there: the networks, with each text encoder its tokenizer, and every one that is named."""
+    networks = ["unet", "vae", "scheduler", *(name for name in OWN.values() if name in components)]
+    if pipeline == VARIATION:
+        return list(dict.fromkeys([*networks, "image_encoder"]))
     text = [part for pair in PAIRS.items() if set(pair) & set(components) for part in pair]
-    return list(dict.fromkeys(["unet", "vae", "scheduler", *(text or ("text_encoder", "tokenizer"))]))
+    return list(dict.fromkeys([*networks, *(text or ("text_encoder", "tokenizer"))]))
 
 
 def side_files(index: ModelIndex) -> dict[str, bytes]:
@@ -101,7 +117,8 @@ def side_files(index: ModelIndex) -> dict[str, bytes]:
     diffusers would look for them.
     """
     found: dict[str, bytes] = {}
-    for part in _KEPT:
+    extractor = ("feature_extractor",) if "feature_extractor" not in index.ignored else ()
+    for part in (*_KEPT, *extractor):
         for path in sorted((index.folder / part).glob("*")):
             if path.is_file():
                 found[f"{part}/{path.name}"] = read_bytes(path)

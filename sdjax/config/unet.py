@@ -1,59 +1,13 @@
-"""What a checkpoint's own config.json files say, as frozen dataclasses.
-
-Each `from_dict` reads the dict of one config.json in the diffusers layout. Only what changes the network is kept.
-A value this package has no code for is an error that names the key; a key it does not know is left alone, since
-the tensors' names and shapes are checked one by one afterwards.
-"""
+"""The U-Net."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdjax.fields import ConfigError as ConfigError
-from sdjax.fields import Fields, short
+from sdjax.config.limits import MOST_LAYERS, MOST_LEVELS, MOST_RESNETS
+from sdjax.fields import ConfigError, Fields, short
 
 Json = Mapping[str, Any]
-
-# More than any network has, and few enough that a trace of them all ends within seconds.
-MOST_LEVELS, MOST_RESNETS, MOST_LAYERS = 8, 16, 256
-
-
-@dataclass(frozen=True)
-class ClipTextConfig:
-    """CLIP's text encoder: `text_encoder/config.json` of a checkpoint (transformers' CLIPTextConfig)."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    max_position_embeddings: int
-    hidden_act: str
-    layer_norm_eps: float
-    eos_token_id: int
-    projection_dim: int | None  # None: the pooled state stays unprojected (CLIPTextModel)
-
-    @classmethod
-    def from_dict(cls, config: Json) -> "ClipTextConfig":
-        """Reads the dict of a text encoder's config.json. Raises ConfigError."""
-        read = Fields(config, "text_encoder/config.json")
-        read.require("hidden_size", "intermediate_size", "num_hidden_layers")
-        read.one_of("hidden_act", ("quick_gelu", "gelu"), "quick_gelu")
-        projects = "CLIPTextModelWithProjection" in read.list("architectures")
-        width, heads = read.whole("hidden_size"), read.whole("num_attention_heads", 8)
-        read.multiples("hidden_size", [width], "num_attention_heads", [heads])
-        return cls(
-            vocab_size=read.whole("vocab_size", 49408),
-            hidden_size=width,
-            intermediate_size=read.whole("intermediate_size"),
-            num_hidden_layers=read.whole("num_hidden_layers", most=MOST_LAYERS),
-            num_attention_heads=heads,
-            max_position_embeddings=read.whole("max_position_embeddings", 77),
-            hidden_act=config.get("hidden_act", "quick_gelu"),
-            layer_norm_eps=read.number("layer_norm_eps", 1e-5, 0.0, 1.0),
-            eos_token_id=read.whole("eos_token_id", 2, least=0),
-            projection_dim=read.whole("projection_dim", 512) if projects else None,
-        )
 
 
 @dataclass(frozen=True)
@@ -151,54 +105,6 @@ class UNetConfig:
             raise read.error("transformer_layers_per_block", f"at most {MOST_LAYERS} layers in all", layers)
 
 
-@dataclass(frozen=True)
-class VaeConfig:
-    """The autoencoder: `vae/config.json` (diffusers' AutoencoderKL)."""
-
-    block_out_channels: tuple[int, ...]
-    layers_per_block: int
-    latent_channels: int
-    out_channels: int
-    norm_num_groups: int
-    scaling_factor: float  # latents for the U-Net = scaling_factor * the VAE's own
-    use_quant_conv: bool
-    use_post_quant_conv: bool
-    mid_block_add_attention: bool
-    force_upcast: bool  # float16 overflows in this VAE's decoder (SDXL)
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent along each axis, 8 in every Stable Diffusion."""
-        return 2 ** (len(self.block_out_channels) - 1)
-
-    @classmethod
-    def from_dict(cls, config: Json) -> "VaeConfig":
-        """Reads the dict of a VAE's config.json. Raises ConfigError."""
-        read = Fields(config, "vae/config.json")
-        read.require("block_out_channels")
-        read.one_of("act_fn", ("silu", "swish"), "silu")
-        for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-            for value in read.list(key):
-                Fields({key: value}, read.where).one_of(key, (kind,))
-        for key in ("latents_mean", "latents_std", "shift_factor"):
-            if config.get(key) is not None:
-                raise ConfigError(f"vae/config.json: {key} is not supported yet; only scaling_factor is")
-        widths, groups = read.wholes("block_out_channels", MOST_LEVELS), read.whole("norm_num_groups", 32)
-        read.multiples("block_out_channels", widths, "norm_num_groups", [groups] * len(widths))
-        return cls(
-            block_out_channels=widths,
-            layers_per_block=read.whole("layers_per_block", 1, most=MOST_RESNETS),
-            latent_channels=read.whole("latent_channels", 4),
-            out_channels=read.whole("out_channels", 3),
-            norm_num_groups=groups,
-            scaling_factor=read.number("scaling_factor", 0.18215, 1e-6, 1e6),
-            use_quant_conv=read.flag("use_quant_conv", True),
-            use_post_quant_conv=read.flag("use_post_quant_conv", True),
-            mid_block_add_attention=read.flag("mid_block_add_attention", True),
-            force_upcast=read.flag("force_upcast", True),
-        )
-
-
 # Keys of a U-Net's config that this package has one value for; None always means "the usual".
 _UNET_FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
@@ -224,12 +130,6 @@ _UNET_FIXED: dict[str, tuple[Any, ...]] = {
     "time_embedding_dim": (),
     "dropout": (0.0,),
 }
-
-
-def read_networks(configs: Mapping[str, Json]) -> dict[str, ClipTextConfig | UNetConfig | VaeConfig]:
-    """Each component's config, from its config.json: "unet", "vae", and the text encoders. Raises ConfigError."""
-    kinds: dict[str, type[UNetConfig] | type[VaeConfig]] = {"unet": UNetConfig, "vae": VaeConfig}
-    return {name: kinds.get(name, ClipTextConfig).from_dict(config) for name, config in configs.items()}
 
 
 def _check_unet(read: Fields, levels: int) -> None:

@@ -1,0 +1,96 @@
+"""The depth estimator against transformers' DPTForDepthEstimation: small random hybrids."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers import DPTConfig, DPTForDepthEstimation
+
+from sdjax.config import DepthConfig
+from sdjax.nn.depth import DepthNetwork
+from sdjax.weights.names import flatten, from_file, tensor_name, unflatten
+
+BIT = dict(
+    model_type="bit",
+    global_padding="same",
+    layer_type="bottleneck",
+    depths=[1, 2, 1],
+    hidden_sizes=[16, 24, 40],
+    embedding_size=8,
+    num_groups=4,
+    out_features=["stage1", "stage2", "stage3"],
+    embedding_dynamic_padding=True,
+)
+SMALL = dict(
+    is_hybrid=True,
+    hidden_size=32,
+    num_hidden_layers=5,
+    num_attention_heads=2,
+    intermediate_size=48,
+    image_size=64,
+    backbone_out_indices=[0, 1, 2, 4],
+    neck_hidden_sizes=[16, 24, 32, 20],
+    fusion_hidden_size=16,
+    backbone_featmap_shape=[1, 40, 4, 4],
+    backbone_config=BIT,
+)
+CONFIGS = {
+    "small": SMALL,
+    "no bias, larger": SMALL | dict(qkv_bias=False, image_size=96, backbone_featmap_shape=[1, 40, 6, 6]),
+    "deeper backbone": SMALL
+    | dict(
+        backbone_config=BIT | dict(depths=[2, 1, 3], hidden_sizes=[8, 32, 64, 99], num_groups=8),
+        neck_hidden_sizes=[8, 32, 24, 24],
+        backbone_featmap_shape=[1, 64, 4, 4],
+    ),
+}
+
+
+def build(config):
+    """The network with norms moved off 1 and 0, and outputs that are not all cut off by its last ReLU."""
+    torch.manual_seed(0)
+    network = DPTForDepthEstimation(DPTConfig(**config)).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim == 1 or "token" in name or "position" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+            elif name.startswith(("neck", "head")):
+                parameter.mul_(4.0)
+        network.head.head[4].bias.fill_(3.0)
+    return network
+
+
+def params_of(network, config):
+    """The state dict as our tree; nothing may be left over or missing."""
+    state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    shape = (1, config.image_size, config.image_size, 3)
+    expected = jax.eval_shape(DepthNetwork(config).init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+    found = {}
+    for path, leaf in flatten(expected["params"]).items():
+        found[path] = jnp.asarray(from_file(path, state.pop(tensor_name(path))))
+        assert found[path].shape == leaf.shape
+    assert not state
+    return unflatten(found)
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_small_networks(name):
+    network = build(CONFIGS[name])
+    config = DepthConfig.from_dict(network.config.to_dict())
+    pixels = np.random.default_rng(1).standard_normal((2, config.image_size, config.image_size, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = network(torch.from_numpy(pixels).permute(0, 3, 1, 2)).predicted_depth.numpy()
+    ours = np.asarray(jax.jit(DepthNetwork(config).apply)({"params": params_of(network, config)}, pixels))
+    assert ours.shape == theirs.shape and theirs.std() > 0.005 and (theirs > 0).mean() > 0.9
+    assert abs(ours - theirs).max() / theirs.std() <= 1e-4
+    assert abs(ours - theirs).max() / abs(theirs).max() <= 1e-5
+
+
+if __name__ == "__main__":  # the published size: python -m tests.parity.test_depth
+    full = dict(
+        is_hybrid=True, image_size=384, neck_hidden_sizes=[256, 512, 768, 768], backbone_featmap_shape=[1, 1024, 24, 24]
+    )
+    CONFIGS["full"] = full
+    test_small_networks("full")
+    print("the published size agrees to 1e-5 of the largest value and 1e-4 of the spread")
