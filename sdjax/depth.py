@@ -31,10 +31,13 @@ class DepthEstimator:
 
 def depth_channel(depth: jax.Array | np.ndarray, size: tuple[int, int]) -> jax.Array:
     """Equation 1: a map `H W` -> `h w 1` of that size, float32 in [-1, 1]."""
-    small = bicubic(jnp.asarray(depth, jnp.float32)[None, :, :, None], size)[0]
+    depth = jnp.asarray(depth, jnp.float32)
+    small = bicubic(depth[None, :, :, None], size)[0]
     least, most = small.min(), small.max()
-    span = jnp.where(most > least, most - least, 1.0)
-    return jnp.where(most > least, 2 * (small - least) / span - 1, 0.0)
+    # Whether it is flat is asked of the map itself: resized, it varies by rounding, which would be made to span it all.
+    uneven = (depth.max() > depth.min()) & (most > least)
+    span = jnp.where(uneven, most - least, 1.0)
+    return jnp.where(uneven, 2 * (small - least) / span - 1, 0.0)
 
 
 def read_depth(value: Any, name: str = "depth") -> np.ndarray:
@@ -55,8 +58,8 @@ def _from_array(array: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(
             f"{name} must be a picture or an array of numbers [H, W], not {array.dtype} {list(array.shape)}"
         )
-    if np.iscomplexobj(array) or not np.isfinite(array).all():
-        raise ValueError(f"{name} holds values that are no finite numbers")
+    if np.iscomplexobj(array) or not (np.abs(array.astype(np.float64)) <= np.finfo(np.float32).max / 4).all():
+        raise ValueError(f"{name} holds values that are no finite numbers, or too large for float32")
     return array.astype(np.float32)
 
 

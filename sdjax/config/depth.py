@@ -40,16 +40,16 @@ class DepthConfig:
         inner = config.get("backbone_config") or {}
         if not isinstance(inner, Mapping):
             raise read.error("backbone_config", "an object", inner)
-        bit = Fields(inner, "depth_estimator/config.json: backbone_config")
-        for key, values in _BIT_FIXED.items():
-            if inner.get(key) is not None:
-                bit.one_of(key, values)
+        bit = _backbone(inner)
         depths = bit.wholes("depths", 3) if inner.get("depths") is not None else (3, 4, 9)
         widths = bit.wholes("hidden_sizes", 4) if inner.get("hidden_sizes") is not None else (256, 512, 1024)
         necks = read.wholes("neck_hidden_sizes", 4) if config.get("neck_hidden_sizes") else (96, 192, 384, 768)
         outputs, layers = config.get("backbone_out_indices") or (2, 5, 8, 11), read.whole("num_hidden_layers", 12)
-        if not isinstance(outputs, list | tuple) or len(outputs) != 4 or not {*outputs[2:]} <= {*range(layers)}:
-            raise read.error("backbone_out_indices", f"four layers below {layers}", outputs)
+        if not _rising(outputs, layers):
+            raise read.error("backbone_out_indices", f"four layers below {layers}, one after the other", outputs)
+        factors = read.list("reassemble_factors", (int, float)) or (1, 1, 1, 0.5)
+        if tuple(factors[2:]) != (1, 0.5):  # the first two are the backbone's, which nothing resizes
+            raise read.error("reassemble_factors", "four numbers, the last two 1 and 0.5", factors)
         if len(necks) != 4 or len(depths) != 3 or len(widths) < 3 or list(necks[:2]) != list(widths[:2]):
             raise read.error("neck_hidden_sizes", "four, the first two those of the backbone's stages", list(necks))
         width, heads = read.whole("hidden_size", 768), read.whole("num_attention_heads", 12)
@@ -77,6 +77,26 @@ class DepthConfig:
         )
 
 
+def _backbone(inner: Json) -> Fields:
+    """backbone_config, checked to be of the network we have. Where it is left out, that is what is meant."""
+    bit = Fields(inner, "depth_estimator/config.json: backbone_config")
+    if inner:
+        bit.require("depths")
+    for key, values in _BIT_FIXED.items():
+        if inner.get(key) is not None or (inner and key in _BIT_OTHERWISE):
+            bit.one_of(key, values)
+    if max(bit.list("depths", int), default=0) > MOST_LAYERS:
+        raise bit.error("depths", f"three numbers up to {MOST_LAYERS}", inner["depths"])
+    return bit
+
+
+def _rising(outputs: Any, layers: int) -> bool:
+    """Whether these are four numbers, of which the last two are layers, the later one last."""
+    if not isinstance(outputs, list | tuple) or len(outputs) != 4 or any(type(one) is not int for one in outputs):
+        return False
+    return 0 <= outputs[2] < outputs[3] < layers
+
+
 # What of a depth estimator's config this package has one value for.
 _DEPTH_FIXED: dict[str, tuple[Any, ...]] = {
     "is_hybrid": (True,),
@@ -97,5 +117,8 @@ _BIT_FIXED: dict[str, tuple[Any, ...]] = {
     "embedding_dynamic_padding": (True,),
     "output_stride": (32,),
     "width_factor": (1,),
+    "out_features": (["stage1", "stage2", "stage3"],),
     "num_channels": (3,),
 }
+# Of these a backbone_config that does not say means another value.
+_BIT_OTHERWISE = ("layer_type", "global_padding", "embedding_dynamic_padding")
