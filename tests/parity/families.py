@@ -18,14 +18,17 @@ import jax
 import numpy as np
 import torch
 import transformers
+from PIL import Image
 
 import sdjax
 from sdjax.text import write_word_tokenizer
+from tests.parity import test_clip_vision, test_depth
 
 WORDS = ["a", "an", "red", "blue", "green", "circle", "square", "ring", "above", "below"]
 LENGTH = 12  # tokens in a row
 SIZE = 16  # native latents
 FACTOR = 2  # of the VAE
+SEEN = test_depth.SMALL["image_size"]  # pixels that the depth estimator sees
 STEPS = 6
 
 CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
@@ -89,6 +92,7 @@ UNETS |= {
     "pix2pix": SD_UNET | dict(in_channels=8),
     "pix2pix_xl": XL_UNET | dict(in_channels=8),
     "depth": UNETS["sd2"] | dict(in_channels=5),
+    "variation": SD_UNET | dict(cross_attention_dim=test_clip_vision.SMALL["projection_dim"]),
     "upscaler": UNETS["sd2"]
     | dict(
         in_channels=7,
@@ -115,7 +119,7 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     **dict.fromkeys(("sdxl", "refiner", "ssd", "inpainting_xl", "pix2pix_xl"), (diffusers.EulerDiscreteScheduler, _XL)),
     "inpainting": (diffusers.DDIMScheduler, _SD),
     "pix2pix": (diffusers.EulerAncestralDiscreteScheduler, _SD),
-    "depth": (diffusers.PNDMScheduler, _SD),
+    **dict.fromkeys(("depth", "variation"), (diffusers.PNDMScheduler, _SD)),
     "upscaler": (
         diffusers.DDIMScheduler,
         _SD | dict(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", prediction_type="v_prediction"),
@@ -185,6 +189,8 @@ def _vae(scaling_factor: float, levels: int = 2) -> diffusers.AutoencoderKL:
 
 def _text(kind: str) -> dict[str, Any]:
     """Text encoders and tokenizers: ViT-L's kind pads with EOS, the OpenCLIP ones with "!", which is id 0."""
+    if kind == "variation":
+        return {}
     end, zero = _tokenizer("<|endoftext|>"), _tokenizer("!")
     if UNETS[kind]["cross_attention_dim"] == WIDE and kind != "refiner":  # SD 2
         return dict(tokenizer=zero, text_encoder=_clip(transformers.CLIPTextModel, zero, WIDE, "gelu"))
@@ -267,7 +273,25 @@ def _pix2pix_xl(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
 
 
 def _depth(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
-    return diffusers.StableDiffusionDepth2ImgPipeline(**parts, depth_estimator=None, feature_extractor=None)
+    processor = transformers.DPTImageProcessor(
+        size={"height": SEEN, "width": SEEN},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        resample=Image.Resampling.BICUBIC,
+    )
+    estimator = test_depth.build(test_depth.SMALL)
+    return diffusers.StableDiffusionDepth2ImgPipeline(**parts, depth_estimator=estimator, feature_extractor=processor)
+
+
+def _variation(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
+    seen = test_clip_vision.SMALL["image_size"]
+    processor = transformers.CLIPImageProcessor(
+        size={"shortest_edge": seen}, crop_size={"height": seen, "width": seen}, resample=Image.Resampling.BICUBIC
+    )
+    encoder = test_clip_vision.build(test_clip_vision.SMALL)
+    return diffusers.StableDiffusionImageVariationPipeline(
+        **parts, image_encoder=encoder, **_UNCHECKED | dict(feature_extractor=processor)
+    )
 
 
 def _upscaler(parts: dict[str, Any]) -> diffusers.DiffusionPipeline:
@@ -284,6 +308,7 @@ _PIPELINES: dict[str, Callable[[dict[str, Any]], diffusers.DiffusionPipeline]] =
     "pix2pix": _pix2pix,
     "pix2pix_xl": _pix2pix_xl,
     "depth": _depth,
+    "variation": _variation,
     "upscaler": _upscaler,
 }
 

@@ -1,12 +1,12 @@
-"""Depth-to-image against diffusers, the depth map given: image-to-image that sees the map, at the latents' size."""
+"""Depth-to-image against diffusers, the map given or estimated: image-to-image that sees it, too."""
 
 import numpy as np
 import pytest
 import torch
 
 from tests.parity import families
-from tests.parity.families import FACTOR, relative
-from tests.parity.from_picture import HEIGHT, MOVES, PICTURES, TOLERANCE, WIDTH, V, ours, picture, theirs
+from tests.parity.families import FACTOR, opened, relative
+from tests.parity.from_picture import HEIGHT, MOVES, PICTURES, TOLERANCE, WIDTH, V, check, ours, picture, theirs
 
 CUT = ("ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m", "unipc")
 
@@ -71,3 +71,20 @@ def test_odd_sizes_are_floored(size):
 def test_one_map_for_two_prompts():
     want = theirs("depth", "ddim", depth=torch.from_numpy(MAPS[:1]), image=PICTURES, strength=0.6)
     assert relative(ours("depth", "ddim", depth=MAPS[0], strength=0.6), want) <= TOLERANCE
+
+
+@pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (27, 39), (50, 34)])
+def test_the_map_is_estimated(size):
+    """From the picture itself, at the estimator's own size."""
+    pictures = [picture(*size, seed) for seed in (1, 2)]
+    made = check("depth", "ddim", image=pictures, strength=0.6)
+    flat = theirs("depth", "ddim", image=pictures, strength=0.6, depth=torch.from_numpy(maps(*size)))
+    assert relative(flat, made) > MOVES
+
+
+def test_an_estimate_is_the_map_to_give():
+    pipeline, sd = opened("depth")
+    seen = pipeline.feature_extractor(images=PICTURES[:1], return_tensors="pt").pixel_values
+    with torch.no_grad():
+        want = pipeline.depth_estimator(seen).predicted_depth[0].numpy()
+    assert relative(sd.estimate_depth(PICTURES[0]), want) <= TOLERANCE

@@ -1,0 +1,48 @@
+"""Image variations against diffusers: a picture's embedding where other models have the text."""
+
+import pytest
+
+from tests.parity import families, from_picture
+from tests.parity.families import relative
+from tests.parity.from_picture import HEIGHT, MOVES, PICTURES, TOLERANCE, WIDTH, picture
+
+SIZE = dict(height=HEIGHT, width=WIDTH)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiles():
+    with families.quick_compiles():
+        yield
+
+
+def theirs(sampler, **asked):
+    given = dict(image=PICTURES, steps=10, guidance_scale=5.0, generator=from_picture.generators()) | SIZE
+    return families.channels_last(families.run(from_picture.of_kind("variation", None), sampler, **given | asked))
+
+
+def check(sampler, changed=None, **asked):
+    want = theirs(sampler, changed=changed, **asked)
+    given = dict(prompt=None, negative_prompt=None) | SIZE
+    away = relative(from_picture.ours("variation", sampler, changed, **given | asked), want)
+    assert away <= TOLERANCE, away
+    return want
+
+
+@pytest.mark.parametrize("sampler", ["pndm", "ddim", "euler", "euler_ancestral", "dpmpp_2m", "unipc"])
+def test_samplers(sampler):
+    made = check(sampler)
+    assert relative(theirs(sampler, image=PICTURES[::-1]), made) > MOVES
+
+
+def test_without_guidance():
+    assert relative(check("ddim", guidance_scale=1.0), theirs("ddim")) > MOVES
+
+
+@pytest.mark.parametrize("size", [(27, 39), (70, 50), (9, 100)])
+def test_pictures_of_any_size(size):
+    """The size made is asked for, or the model's own; the picture's middle is what the encoder sees."""
+    check("ddim", image=[picture(*size, seed) for seed in (1, 2)])
+
+
+def test_two_pictures_of_one():
+    check("ddim", image=PICTURES[0], num_images=2)
