@@ -7,6 +7,7 @@ The autoencoder is the shipped model's. About eight minutes for inpainting, two 
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import depth, inpainting, models
+from sdjax.masks import latent_mask, masked
 from sdjax.nn.vae import Autoencoder
 from sdjax.picture import from_uint8
 from sdjax.programs import expected_params
@@ -41,14 +43,14 @@ def shapes_encoder() -> Encode:
     return lambda x: np.asarray(apply(params, x), np.float16)
 
 
-def inpainting_pictures(encode: Encode, start: int, count: int) -> Encoded:
+def inpainting_pictures(encode: Encode, start: int, count: int, masks: int) -> Encoded:
     """Latents [count, 16, 16, 4], mask and masked latents [count, masks, 16, 16, 5], captions."""
-    drawn = list(inpainting.examples(SEEDS["inpainting"], start, count, FLAGS.masks))
+    drawn = list(inpainting.examples(SEEDS["inpainting"], start, count, masks))
     pixels = from_uint8(np.stack([picture for picture, _, _ in drawn]))
-    holes = np.array([masks for _, masks, _ in drawn])
-    small = np.array([[inpainting.small_mask(mask) for mask in masks] for masks in holes], np.float16)
-    hidden = [encode(inpainting.masked(pixels, holes[:, k])) for k in range(FLAGS.masks)]
-    channels = np.concatenate([small, np.stack(hidden, axis=1)], axis=-1)
+    holes = np.array([some for _, some, _ in drawn], np.float32)[..., None]
+    small = np.array([[latent_mask(hole, inpainting.FACTOR) for hole in some] for some in holes])
+    hidden = [encode(masked(pixels, holes[:, k])) for k in range(masks)]
+    channels = np.concatenate([small.astype(np.float16), np.stack(hidden, axis=1)], axis=-1)
     return encode(pixels), channels, [scene.caption() for _, _, scene in drawn]
 
 
@@ -68,7 +70,9 @@ def groups(count: int) -> Iterator[tuple[int, int]]:
 
 def main() -> None:
     out, encode = Path(FLAGS.out), shapes_encoder()
-    make = {"inpainting": inpainting_pictures, "depth": depth_pictures}[FLAGS.task]
+    make: Callable[[Encode, int, int], Encoded] = depth_pictures
+    if FLAGS.task == "inpainting":
+        make = partial(inpainting_pictures, masks=FLAGS.masks)
     tokenizer = Tokenizer.load(ASSETS / SHAPES / "tokenizer")
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for start, length in groups(FLAGS.count):

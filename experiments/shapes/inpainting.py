@@ -4,7 +4,9 @@ A mask m is bool [s, s], true where the picture is painted anew. What the U-Net 
 order of diffusers' StableDiffusionInpaintPipeline, is
 
     (1)  m[8 i, 8 j]                     the mask at the latents' size, torch's "nearest" for a factor of 8,
-    (2)  encode(picture * (1 - m))       with the picture in [-1, 1]: the hole is middle gray.
+    (2)  encode(picture * (1 - m))       with the picture in [-1, 1]: the hole is middle gray,
+
+which `sdjax.masks` makes of a mask, and `encode_pictures` puts together.
 
 A case is a picture, a mask and the caption of what the finished picture should show. It is made from a picture that
 is right by construction: an object that the caption names is taken away, or stands there as another one, and the mask
@@ -36,6 +38,7 @@ class Case:
     picture: np.ndarray  # uint8 [s, s, 3]
     mask: np.ndarray  # bool [s, s], true = repaint
     scene: Scene  # what the finished picture shows
+    inside: Scene  # what the hole shows by itself
     kind: str  # of KINDS
 
 
@@ -107,7 +110,8 @@ def _case(rng: np.random.Generator, kind: str, things: int | None, size: int) ->
         shown[which] = another(rng, scene.things[which], kind, taken)
     low, high = (margin * size // 128 for margin in MARGIN)
     hole = grown(world.box(places[which], size), rng.integers(low, high + 1, 4), size)
-    return Case(world.draw(shown, where, background, size), filled(hole, size), scene, kind)
+    inside = Scene((scene.things[which],), None, background)
+    return Case(world.draw(shown, where, background, size), filled(hole, size), scene, inside, kind)
 
 
 def another(rng: np.random.Generator, thing: Thing, kind: str, taken: tuple[str, ...] = ()) -> Thing:
@@ -118,18 +122,3 @@ def another(rng: np.random.Generator, thing: Thing, kind: str, taken: tuple[str,
     shapes = [name for name in world.SHAPES if name != thing.shape and (colour, name) not in world.UNSEEN]
     shape = shapes[rng.integers(len(shapes))] if "shape" in kind else thing.shape
     return replace(thing, colour=colour, shape=shape)
-
-
-def small_mask(mask: np.ndarray) -> np.ndarray:
-    """Equation (1): float32 [h, w, 1], 1 = repaint, of a mask bool [8 h, 8 w]."""
-    return mask[::FACTOR, ::FACTOR, None].astype(np.float32)
-
-
-def masked(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture of equation (2): pixels float32 [s, s, 3] in [-1, 1] with 0 in the hole."""
-    return np.where(mask[..., None], np.float32(0), pixels)
-
-
-def pasted(picture: np.ndarray, made: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The made picture inside the mask, the given one outside: uint8 [s, s, 3]."""
-    return np.where(mask[..., None], made, picture)

@@ -5,8 +5,9 @@
 Prints, with 95 % Wilson intervals:
 
 - **inpainting**, with the 9-channel model and with the text-to-image model held to the picture outside the mask: an
-  object is to become another, or an empty place to get one (`inpainting.cases`). Right is a finished picture that
-  `score` accepts; outside the mask it must be the given one to the last bit;
+  object is to become another, or an empty place to get one (`inpainting.cases`). Told the caption of the finished
+  picture, or working on the region alone (`mask_crop`) and told what is to be there. Right is a finished picture
+  that `score` accepts; outside the mask it must be the given one to the last bit;
 - **image-to-image** at strength 0.6: a picture of one object, and the caption with another shape. Right is a picture
   that shows the new caption; the place is kept where the object's centre is within 0.1 of the width of where it was,
   and its width within a fifth of what it was;
@@ -16,7 +17,8 @@ About a second a picture on 2 cores.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +38,18 @@ FLAGS = flags.FLAGS
 SEEDS = {"inpainting": 1_000_003, "image-to-image": 1_000_004, "depth": 1_000_005}
 """Of the cases: no training stage draws from them."""
 STRENGTH = 0.6
+PADDING = 2
+"""Pixels around a hole that is worked on alone."""
 
 
-def generated(sd: sdjax.StableDiffusion, prompts: Sequence[str], **pictures: Sequence[Any]) -> np.ndarray:
+def generated(
+    sd: sdjax.StableDiffusion, prompts: Sequence[str], also: Mapping[str, Any], **pictures: Sequence[Any]
+) -> np.ndarray:
     """One picture of each prompt, uint8 `b H W 3`, in batches of equal size so that there is one compilation."""
     made, size = [], FLAGS.batch
     for start in range(0, len(prompts), size):
         chosen = [min(i, len(prompts) - 1) for i in range(start, start + size)]
-        given: dict[str, Any] = {name: [values[i] for i in chosen] for name, values in pictures.items()}
+        given = dict(also) | {name: [values[i] for i in chosen] for name, values in pictures.items()}
         asked = [prompts[i] for i in chosen]
         out = sd.generate(asked, steps=FLAGS.steps, seed=FLAGS.seed, first_image=start, progress=False, **given)
         assert out.pixels is not None
@@ -66,28 +72,29 @@ def show(name: str, *rows: Sequence[np.ndarray] | np.ndarray) -> None:
         sheet(pairs, 10).save(Path(FLAGS.sheets) / f"{name}.png")
 
 
-def inpaint_with_both() -> None:
-    """The model made for it, and the one made for text alone."""
-    for model in ("shapes-inpainting", "shapes"):
-        inpaint(model)
-
-
-def inpaint(model: str) -> None:
-    """Holes painted by one model."""
+def inpaint(model: str, region: bool) -> None:
+    """Holes painted by one model: told the finished picture, or working on the region alone and told what is there."""
     cases = list(inpainting.cases(SEEDS["inpainting"], 0, FLAGS.count))
     masks = [Image.fromarray(case.mask) for case in cases]
     pictures = [Image.fromarray(case.picture) for case in cases]
-    made = generated(sdjax.load(model), [case.scene.caption() for case in cases], image=pictures, mask=masks)
+    prompts = [(case.inside if region else case.scene).caption() for case in cases]
+    crop: dict[str, Any] = {"mask_crop": PADDING, "height": 128, "width": 128} if region else {}
+    made = generated(sdjax.load(model), prompts, crop, image=pictures, mask=masks)
     verdicts = [score(picture, case.scene) for picture, case in zip(made, cases, strict=True)]
     errors = Counter(error for verdict in verdicts for error in verdict.errors)
-    say(f"inpainting, {model}", (verdict.ok for verdict in verdicts), str(dict(errors)))
+    name = f"inpainting {'a region' if region else 'a picture'}, {model}"
+    say(name, (verdict.ok for verdict in verdicts), str(dict(errors)))
     for things in (1, 2):
         chosen = [v.ok for v, case in zip(verdicts, cases, strict=True) if len(case.scene.things) == things]
         say(f"  {things} in the finished picture", chosen)
     for kind in inpainting.KINDS:
         say(f"  {kind}", (v.ok for v, case in zip(verdicts, cases, strict=True) if case.kind == kind))
     say("  the rest as it was", (not (m != c.picture)[~c.mask].any() for m, c in zip(made, cases, strict=True)))
-    show(f"inpainting_{model}", [np.where(c.mask[..., None], 128, c.picture).astype(np.uint8) for c in cases], made)
+    show(
+        name.replace(",", "").replace(" ", "_"),
+        [np.where(c.mask[..., None], 128, c.picture).astype(np.uint8) for c in cases],
+        made,
+    )
 
 
 def change_shape() -> None:
@@ -102,7 +109,7 @@ def change_shape() -> None:
         scenes.append(world.Scene((new,), None, background or shown))
     pictures = [Image.fromarray(picture) for picture in given]
     strength = [FLAGS.strength] * FLAGS.count
-    made = generated(sdjax.load(), [scene.caption() for scene in scenes], image=pictures, strength=strength)
+    made = generated(sdjax.load(), [scene.caption() for scene in scenes], {}, image=pictures, strength=strength)
     right = [score(picture, scene).ok for picture, scene in zip(made, scenes, strict=True)]
     kept = [_place_kept(before, after) for before, after in zip(given, made, strict=True)]
     say(f"image-to-image at strength {FLAGS.strength}: the shape changed", right)
@@ -123,7 +130,7 @@ def by_depth() -> None:
     """Maps filled with colours."""
     cases = list(depth.cases(SEEDS["depth"], 0, FLAGS.count))
     maps = [Image.fromarray((case.depth / case.depth.max() * 255).round().astype(np.uint8)) for case in cases]
-    made = generated(sdjax.load("shapes-depth"), [case.scene.caption() for case in cases], depth=maps)
+    made = generated(sdjax.load("shapes-depth"), [case.scene.caption() for case in cases], {}, depth=maps)
     errors = [depth.follows(picture, case) for picture, case in zip(made, cases, strict=True)]
     say("depth", (not e for e in errors), str(dict(Counter(kind for e in errors for kind in e))))
     for things in (1, 2):
@@ -132,7 +139,12 @@ def by_depth() -> None:
 
 
 def main() -> None:
-    parts = {"inpainting": inpaint_with_both, "image-to-image": change_shape, "depth": by_depth}
+    parts: dict[str, Callable[[], None]] = {
+        f"inpainting a {'region' if region else 'picture'}, {model}": partial(inpaint, model, region)
+        for region in (False, True)
+        for model in ("shapes-inpainting", "shapes")
+    }
+    parts |= {"image-to-image": change_shape, "depth": by_depth}
     for name, part in parts.items():
         if FLAGS.part in name:
             part()
