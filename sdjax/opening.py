@@ -18,7 +18,7 @@ from sdjax.fields import Fields
 from sdjax.image_encoder import ImageEncoder
 from sdjax.pipeline import StableDiffusion
 from sdjax.processor import WHERE, Processor
-from sdjax.shipped import SHAPES, SHIPPED, open_shipped
+from sdjax.shipped import SHAPES, meant, open_shipped
 from sdjax.text.tokens import Tokenizer
 from sdjax.weights import Checkpoint, CheckpointError, open_checkpoint, open_vae
 from sdjax.weights.files import parse_json
@@ -58,7 +58,7 @@ def load(
     """
     compute = _check_dtype(dtype)
     source = SHAPES if source is None else source
-    if str(source) in SHIPPED and not Path(source).exists():
+    if not Path(source).exists() and meant(str(source)):
         opened = open_shipped(str(source), prediction_type)
     else:
         opened = open_checkpoint(source, variant=variant, revision=revision, prediction_type=prediction_type)

@@ -7,6 +7,7 @@
 The latter two have U-Nets of their own and share the rest with the first.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,19 @@ from typing import Any
 
 from jax.typing import DTypeLike
 
-from sdjax.weights import Checkpoint, Layout, open_checkpoint, read_component, read_json
+from sdjax.weights import Checkpoint, CheckpointError, Layout, open_checkpoint, read_component, read_json
 
 ASSETS = Path(__file__).parent / "assets"
 SHAPES = "shapes"
 SHIPPED = (SHAPES, "shapes-inpainting", "shapes-depth")
+
+
+def meant(name: str) -> bool:
+    """Whether a name is one of `SHIPPED`. Raises CheckpointError, with the nearest, for one that nearly is."""
+    near = difflib.get_close_matches(name, SHIPPED, n=1, cutoff=0.8)
+    if near and name not in SHIPPED and not {"/", "."} & {*name}:
+        raise CheckpointError(f"{name} is no folder here and no model of this package; nearest: {near[0]!r}")
+    return name in SHIPPED
 
 
 def open_shipped(name: str, prediction_type: str | None = None) -> Checkpoint:
