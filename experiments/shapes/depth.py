@@ -6,8 +6,9 @@ object, 2 for the near one (or for the only one). What the U-Net sees beside the
     (1)  d = bicubic(raw map, to the latents' size)        torch's: a = -0.75, no anti-aliasing, edges repeated
     (2)  2 (d - min d) / (max d - min d) - 1               per picture
 
-as in diffusers' StableDiffusionDepth2ImgPipeline. A caption is one of the world's and does not say which object is the
-nearer: that is for the map to tell. Whether a picture follows both is read from its pixels alone:
+as in diffusers' StableDiffusionDepth2ImgPipeline and `sdjax.depth.depth_channel`. A caption is one of the world's and
+does not say which object is the nearer: that is for the map to tell. Whether a picture follows both is read from its
+pixels alone:
 
 - **colour**: the median of each region of the map (away from its edges) is nearest to the colour that the caption
   gives it (any one colour for a background that the caption leaves open), and the region is of one colour;
@@ -24,8 +25,6 @@ from experiments.shapes import world
 from experiments.shapes.objects import inner, near, nearest_colour
 from experiments.shapes.world import COLOURS, Place, Scene
 
-FACTOR = 8
-"""Pixels to a latent, along each side."""
 MIN_OVERLAP = 0.75
 """Least intersection over union of a region of the map and the pixels of its colour."""
 VISIBLE = (0.4, 0.9)
@@ -80,27 +79,6 @@ def _overlapping(
         seen = (depth_map(things, [moved[i] for i in order], size) == 1).sum()
         tried.append((abs(seen - target), closer, moved))
     return min(tried)[2]
-
-
-def small_depth(depth: np.ndarray) -> np.ndarray:
-    """Equations (1) and (2): a raw map float32 [8 h, 8 w] as float32 [h, w, 1] in [-1, 1]."""
-    height, width = (side // FACTOR for side in depth.shape)
-    small = bicubic(height, depth.shape[0]) @ depth @ bicubic(width, depth.shape[1]).T
-    low, high = small.min(), small.max()
-    return (2 * (small - low) / (high - low) - 1).astype(np.float32)[..., None]
-
-
-def bicubic(made: int, given: int) -> np.ndarray:
-    """Equation (1) along one axis, a matrix [made, given]: Keys' cubic convolution (1981) with a = -0.75."""
-    a = -0.75
-    matrix = np.zeros((made, given))
-    for row in range(made):
-        centre = (row + 0.5) * given / made - 0.5
-        for tap in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
-            x = abs(tap - centre)
-            weight = (a + 2) * x**3 - (a + 3) * x**2 + 1 if x <= 1 else a * (x**3 - 5 * x**2 + 8 * x - 4)
-            matrix[row, min(max(tap, 0), given - 1)] += weight
-    return matrix
 
 
 def follows(image: np.ndarray, case: Case) -> tuple[str, ...]:

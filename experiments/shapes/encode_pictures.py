@@ -16,6 +16,7 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import depth, inpainting, models
+from sdjax.depth import depth_channel
 from sdjax.masks import latent_mask, masked
 from sdjax.nn.vae import Autoencoder
 from sdjax.picture import from_uint8
@@ -56,9 +57,9 @@ def inpainting_pictures(encode: Encode, start: int, count: int, masks: int) -> E
 
 def depth_pictures(encode: Encode, start: int, count: int) -> Encoded:
     """Latents [count, 16, 16, 4], depth [count, 1, 16, 16, 1], captions."""
-    drawn = list(depth.cases(SEEDS["depth"], start, count))
+    drawn, size = list(depth.cases(SEEDS["depth"], start, count)), (models.UNET.sample_size,) * 2
     pixels = from_uint8(np.stack([case.picture for case in drawn]))
-    channels = np.array([[depth.small_depth(case.depth)] for case in drawn], np.float16)
+    channels = np.array([[depth_channel(case.depth, size)] for case in drawn], np.float16)
     return encode(pixels), channels, [case.scene.caption() for case in drawn]
 
 
