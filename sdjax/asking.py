@@ -38,7 +38,7 @@ def stages(sd: "StableDiffusion", given: Given) -> tuple[Request, Request | None
     refiner = given["refiner"]
     if refiner is None:
         asked = request(sd, given)
-        if sd.time_ids == REFINER_IDS and asked.latents is None:
+        if sd.time_ids == REFINER_IDS and asked.latents is None and not asked.shares[0].any():
             warnings.warn(ALONE.format(sd.name), stacklevel=3)
         return asked, None
     _check_refiner(sd, given)

@@ -57,7 +57,7 @@ def read_canvas(sd: "StableDiffusion", given: Given, count: int) -> Canvas:
     strengths = _strengths(given, count) if kind in BEGUN else (None,) * count
     return Canvas(
         kind, *size, strengths, pixels=_pixels(pictures, size), depth=_depth(given["depth"], count),
-        sources=_resized(pictures, size),
+        sources=tuple(pictures),
     )  # fmt: skip
 
 
@@ -143,6 +143,7 @@ def _to_be_enlarged(sd: "StableDiffusion", given: Given, pictures: Sequence[Imag
     if level > sd.most_noise:
         raise ValueError(f"noise_level must be at most {sd.most_noise} for {sd.name}, not {level}")
     pixels = _pixels(pictures, (height // factor, width // factor))
+    sd.low_res_noise  # noqa: B018 - which the checkpoint has to have, and says here where it has not
     return Canvas(UPSCALING, height, width, (None,) * len(pictures), pixels=pixels, noise_level=level)
 
 
@@ -169,7 +170,7 @@ def _under_masks(sd: "StableDiffusion", kind: str, given: Given, pictures: Seque
     return Canvas(
         kind, *size, _strengths(given, count), pixels=_pixels(cut, size), mask=soft,
         latent_mask=np.stack([masks.latent_mask(mask, factor) for mask in soft]),
-        depth=_depth(given["depth"], count), sources=_resized(cut, size),
+        depth=_depth(given["depth"], count), sources=tuple(cut),
         under=tuple(_under(*one, size) for one in zip(pictures, drawn, boxes, strict=True)),
     )  # fmt: skip
 

@@ -227,7 +227,7 @@ def advance(
 
         if guided is None:
             return answer(x, t)
-        return classifier_free(answer, guided.scale, guided.rescale, guided.shares, regions)(x, t)
+        return classifier_free(answer, guided.scale, guided.rescale, guided.shares, regions, guided.shown)(x, t)
 
     return scan.advance(carry, rows, model, (rows.evaluate, guidance), held)
 

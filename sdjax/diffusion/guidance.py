@@ -21,7 +21,7 @@ All of it is data: `Guidance` holds s and phi by row and image.
 import difflib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -137,6 +137,7 @@ class Guidance:
     scale: Array  # [r, b], s of equation 1
     rescale: Array  # [r, b], phi of equation 2
     shares: Array | None = None  # [r, k, b], w of equation 4; None is one prompt of share 1
+    shown: bool = field(default=False, metadata={"static": True})  # whether the first of the k is i of equation 5
 
     @classmethod
     def along(
@@ -165,7 +166,7 @@ class Guidance:
             shares = np.broadcast_to(np.asarray(shares, dtype), (length + 1, *shares.shape))
         if shares is not None and image_scales is not None:
             shares = np.concatenate([((image_scales - scale) / scale)[:, None], shares[:, 1:]], axis=1, dtype=dtype)
-        return cls(scale, np.broadcast_to(np.asarray(rescales, dtype), scale.shape), shares)
+        return cls(scale, np.broadcast_to(np.asarray(rescales, dtype), scale.shape), shares, image_scales is not None)
 
     def rows(self, start: int, stop: int) -> "Guidance":
         """Rows start .. stop - 1."""
@@ -178,6 +179,7 @@ def classifier_free(
     rescale: jax.Array | float | None = None,
     shares: jax.Array | None = None,
     regions: jax.Array | None = None,
+    shown: bool = False,
 ) -> Model:
     """The guided model, for b images, of a `model` that takes 2 b: first without the prompt, then with it.
 
@@ -188,6 +190,7 @@ def classifier_free(
       shares: w of equation 4, [k, b]; `model` then takes (1 + k) b, the k prompts after each other. None is one
         prompt of share 1.
       regions: [k, b, h, w, 1], where each of them counts; None is everywhere.
+      shown: whether the first of the k is i of equation 5; (2) then takes its spread from the last, as diffusers does.
 
     Returns:
       (x [b, ...], t scalar or [b]) -> raw [b, ...]. t reaches `model` as it came, repeated if it is [b].
@@ -199,21 +202,28 @@ def classifier_free(
         raw = model(jnp.concatenate([x] * parts), jnp.concatenate([t] * parts) if t.ndim else t)
         uncond, *conds = jnp.split(raw, parts)
         cond = conds[0] if shares is None else _mixed(uncond, conds, shares, regions)
-        return combine(uncond, cond, scale, rescale)
+        return combine(uncond, cond, scale, rescale, conds[-1] if shown else cond)
 
     return guided
 
 
 def combine(
-    uncond: jax.Array, cond: jax.Array, scale: jax.Array | float, rescale: jax.Array | float | None = None
+    uncond: jax.Array,
+    cond: jax.Array,
+    scale: jax.Array | float,
+    rescale: jax.Array | float | None = None,
+    like: jax.Array | None = None,
 ) -> jax.Array:
-    """Equations 1 and 2: u and c [b, ...], scale and rescale scalars or [b] -> raw [b, ...]."""
+    """Equations 1 and 2: u and c [b, ...], scale and rescale scalars or [b] -> raw [b, ...].
+
+    like: whose spread (2) goes back to; None is c.
+    """
     s = beside(jnp.asarray(scale, cond.dtype), cond)
     raw = cond + (s - 1) * (cond - uncond)
     if rescale is None:
         return raw
     phi = jnp.asarray(rescale, cond.dtype)
-    return lax.cond(jnp.any(phi > 0), _rescaled, lambda raw, cond, phi: raw, raw, cond, phi)
+    return lax.cond(jnp.any(phi > 0), _rescaled, lambda raw, cond, phi: raw, raw, cond if like is None else like, phi)
 
 
 def _mixed(uncond: jax.Array, conds: Sequence[jax.Array], shares: jax.Array, regions: jax.Array | None) -> jax.Array:
