@@ -68,10 +68,10 @@ def _check_wanted(sd: "StableDiffusion", kind: str, has: set[str]) -> None:
     for name in sorted(has - usable):
         raise ValueError(f"{sd.name} is a model for {kind} and has no use for {name}=; it is for {FOR[name]}")
     needed = {INPAINTING: {"image", "mask"}, DEPTH: {"image"} if "depth" not in has else set()}
-    if kind == DEPTH and "depth" not in has and (sd.depth_estimator is None):
-        raise ValueError(f"{sd.name} has no depth_estimator: give depth=, a map of what is near (light)")
     if kind in NEEDS and not needed.get(kind, {"image"}) <= has:
         raise ValueError(f"{sd.name} is a model for {kind}: {NEEDS[kind]}")
+    if kind == DEPTH and "depth" not in has and sd.depth_estimator is None:
+        raise ValueError(f"{sd.name} has no depth_estimator: give depth=, a map of what is near (light)")
     for name in ("mask", "strength"):
         if name in has and "image" not in has:
             raise ValueError(f"{name}= belongs to a picture; give image= as well")

@@ -25,6 +25,8 @@ def model(kind, factor=8):
         encoders={} if kind == VARIATION else {"text_encoder": None},
         image_encoder=object() if kind == VARIATION else None,
         most_noise=350,
+        low_res_noise=None,
+        depth_estimator=None,
     )
 
 
@@ -68,7 +70,7 @@ def test_text_alone():
 def test_sizes():
     assert (canvas(image=picture(67, 50)).height, canvas(image=picture(67, 50)).width) == (48, 64)
     made = canvas(image=picture(), height=96, width=80)
-    assert made.pixels.shape == (1, 96, 80, 3) and made.sources[0].size == (80, 96)
+    assert made.pixels.shape == (1, 96, 80, 3) and made.sources[0].size == (64, 48)  # as given
     made = canvas(UPSCALING, factor=4, image=picture(10, 6))
     assert (made.height, made.width, made.pixels.shape) == (24, 40, (1, 6, 10, 3))
 
