@@ -1,5 +1,7 @@
 """The depth estimator against transformers' DPTForDepthEstimation: small random hybrids."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,22 @@ def test_small_networks(name):
     assert ours.shape == theirs.shape and theirs.std() > 0.005 and (theirs > 0).mean() > 0.9
     assert abs(ours - theirs).max() / theirs.std() <= 1e-4
     assert abs(ours - theirs).max() / abs(theirs).max() <= 1e-5
+
+
+@pytest.mark.parametrize("height, width", [(96, 96), (32, 160), (128, 64)])
+def test_pictures_of_another_size(height, width):
+    """Places are interpolated. Theirs can do so, but its model never asks its parts to and takes grids as square."""
+    network = build(SMALL)
+    config = DepthConfig.from_dict(network.config.to_dict())
+    network.dpt.embeddings.forward = partial(network.dpt.embeddings.forward, interpolate_pos_encoding=True)
+    neck, grid = network.neck.forward, (height // config.patch_size, width // config.patch_size)
+    network.neck.forward = lambda states, *square: neck(states, *grid)
+    pixels = np.random.default_rng(2).standard_normal((1, height, width, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = network(torch.from_numpy(pixels).permute(0, 3, 1, 2)).predicted_depth.numpy()
+    ours = np.asarray(jax.jit(DepthNetwork(config).apply)({"params": params_of(network, config)}, pixels))
+    assert ours.shape == theirs.shape == (1, height, width) and (theirs > 0).mean() > 0.9
+    assert abs(ours - theirs).max() / theirs.std() <= 1e-4
 
 
 def full():
