@@ -41,12 +41,12 @@ def box(left: int, top: int, right: int, bottom: int) -> Image.Image:
     return mask
 
 
-def near_and_far() -> Image.Image:
-    """A depth map: a square, and nearer than that a circle over its corner."""
+def standing_out() -> Image.Image:
+    """A depth map: a cross in front of everything."""
     depth = Image.new("L", (128, 128), 0)
     drawn = ImageDraw.Draw(depth)
-    drawn.rectangle((52, 44, 107, 99), fill=127)
-    drawn.ellipse((20, 24, 75, 79), fill=255)
+    drawn.rectangle((24, 50, 103, 77), fill=255)
+    drawn.rectangle((50, 24, 77, 103), fill=255)
     return depth
 
 
@@ -59,10 +59,10 @@ def made(seed: int) -> tuple[list[tuple[Image.Image, str]], Any]:
     circle = sd.generate(f"a large red circle {WHITE}", seed=seed).images[0]
     star = sd.generate(f"a large red star {WHITE}", image=circle, strength=0.7, seed=seed, show_steps=6)
     pair = f"a red circle to the left of a blue square {WHITE}"
-    hole, (wider, new) = box(20, 20, 108, 108), sdjax.grow(circle.resize((64, 64)).resize((128, 128)), right=64, ramp=8)
+    hole, (wider, new) = box(10, 10, 118, 118), sdjax.grow(circle, right=64, ramp=8)
     heart = painter.generate(f"a large blue heart {WHITE}", image=circle, mask=hole, seed=seed).images[0]
     grown = painter.generate(pair, image=wider, mask=new, seed=seed).images[0]
-    depth, shapes = near_and_far(), "a red circle above a blue square on a yellow background"
+    depth, shapes = standing_out(), "a pink cross on a blue background"
     filled = shaper.generate(shapes, depth=depth, seed=seed).images[0]
     half = box(0, 0, 64, 128)
     regions = sd.generate("a large green star", regions=[("a large red star", half)], seed=seed).images[0]

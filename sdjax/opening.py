@@ -134,7 +134,8 @@ def _eyes(opened: Checkpoint) -> dict[str, Any]:
         raise CheckpointError(
             f"feature_extractor/preprocessor_config.json is missing: it says how {' and '.join(used)} sees a picture"
         )
-    processor = Processor.from_dict(parse_json(text.decode("utf-8", "replace"), Path(WHERE)))
+    usual = "CLIP" if "image_encoder" in used else "DPT"
+    processor = Processor.from_dict(parse_json(text.decode("utf-8", "replace"), Path(WHERE)), usual)
     made: dict[str, Any] = {}
     if "image_encoder" in used:
         made["image_encoder"] = ImageEncoder(ClipVisionConfig.from_dict(opened.configs["image_encoder"]), processor)

@@ -39,10 +39,13 @@ class Processor:
     std: tuple[float, ...]
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> "Processor":
-        """Reads preprocessor_config.json of either kind; what is missing has its kind's default. Raises ConfigError."""
+    def from_dict(cls, config: Mapping[str, Any], usual: str = "CLIP") -> "Processor":
+        """Reads preprocessor_config.json of either kind; what is missing has its kind's default. Raises ConfigError.
+
+        usual: "CLIP" or "DPT", the kind of one that does not say.
+        """
         read = Fields(config, WHERE)
-        kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
+        kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or usual)
         depth = kind.startswith("DPT")
         side, mean, std = (384, (0.5,) * 3, (0.5,) * 3) if depth else (224, CLIP_MEAN, CLIP_STD)
         return cls(

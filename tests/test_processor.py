@@ -16,6 +16,7 @@ def test_defaults_are_those_of_the_kind():
     clip, depth = Processor.from_dict(CLIP), Processor.from_dict(DPT)
     assert (clip.size, clip.crop, clip.mean, clip.std) == ((224,), (224, 224), CLIP_MEAN, CLIP_STD)
     assert (depth.size, depth.crop, depth.mean, depth.std) == ((384, 384), None, (0.5,) * 3, (0.5,) * 3)
+    assert Processor.from_dict({}, "DPT") == depth and Processor.from_dict({}) == clip
 
 
 def test_colours_are_scaled_then_normalised():
