@@ -3,7 +3,7 @@
     python -m experiments.shapes.train_pictures --task=inpainting --data=runs/inpainting_data --out=runs/inpainting
     python -m experiments.shapes.train_pictures --task=depth --data=runs/depth_data --out=runs/depth --steps=1400
 
-27 and 32 minutes on 2 CPU cores that were busy with other work.
+27 and 34 minutes on 2 CPU cores that were busy with other work.
 
 The loss is stage 3's (`train_unet.velocity_loss`), and so are the noise, the optimiser and the empty captions. The
 text encoder is the shipped one and stays as it is, so every caption is encoded once.
