@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from sdjax import images, masks
+from sdjax.diffusion.noise import Level
 
 if TYPE_CHECKING:
     from sdjax.pipeline import StableDiffusion
@@ -46,7 +47,8 @@ class Canvas:
       mask: float32 `b H W 1`, 1 is made anew; None is everything. latent_mask: the same at the latents' size.
       depth: maps that were given, float32 `H W` of any size, one for each picture.
       sources: the pictures themselves, for an image encoder or a depth estimator.
-      under: what each result goes back into. noise_level: of the upscaler.
+      under: what each result goes back into.
+      noise_level: of the upscaler, and `low_res`, the level that its small pictures are brought to.
     """
 
     kind: str
@@ -61,6 +63,7 @@ class Canvas:
     sources: tuple[Image.Image, ...] | None = None
     under: tuple[Under, ...] | None = None
     noise_level: int = 20
+    low_res: Level | None = None
 
     @property
     def begun(self) -> bool:

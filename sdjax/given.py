@@ -143,8 +143,9 @@ def _to_be_enlarged(sd: "StableDiffusion", given: Given, pictures: Sequence[Imag
     if level > sd.most_noise:
         raise ValueError(f"noise_level must be at most {sd.most_noise} for {sd.name}, not {level}")
     pixels = _pixels(pictures, (height // factor, width // factor))
-    sd.low_res_noise  # noqa: B018 - which the checkpoint has to have, and says here where it has not
-    return Canvas(UPSCALING, height, width, (None,) * len(pictures), pixels=pixels, noise_level=level)
+    noise = sd.low_res_noise.level(level)
+    none = (None,) * len(pictures)
+    return Canvas(UPSCALING, height, width, none, pixels=pixels, noise_level=level, low_res=noise)
 
 
 def _under_masks(sd: "StableDiffusion", kind: str, given: Given, pictures: Sequence[Image.Image]) -> Canvas:

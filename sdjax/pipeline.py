@@ -269,7 +269,7 @@ class StableDiffusion:
           guidance_rescale: 0 to 1, how much of the spread that guidance adds is taken back (Lin et al. 2023).
           seed: one (picture i then has number first_image + i under it), or one per picture (each number first_image).
           num_images: pictures of each prompt.
-          height, width: pixels, multiples of the VAE's factor (8); default the size of `image`, or the checkpoint's own.
+          height, width: pixels, multiples of the VAE's factor (8); default `image`'s size, or the checkpoint's own.
           latents: starting noise, unit Gaussian [b, h/8, w/8, c], in place of the seeds' own; with denoising_start
             the latents to go on from, as `Output.latents` has them.
           eta: share of fresh noise, for samplers that have it; None is the sampler's default.

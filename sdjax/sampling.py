@@ -115,9 +115,8 @@ def _channels(sd: "StableDiffusion", asked: Request, noises: draws.Draws) -> jax
         return jnp.concatenate([jnp.asarray(canvas.latent_mask), hidden], axis=-1)
     if canvas.kind == PIX2PIX:
         return _encode(sd, canvas.pixels, None) / sd.vae.scaling_factor
-    if canvas.kind == UPSCALING:
-        level = sd.low_res_noise.level(canvas.noise_level)
-        return level.alpha * jnp.asarray(canvas.pixels) + level.sigma * noises["low_res"]
+    if canvas.low_res is not None:
+        return canvas.low_res.alpha * jnp.asarray(canvas.pixels) + canvas.low_res.sigma * noises["low_res"]
     if canvas.kind == DEPTH:
         size = _latent_shape(sd, asked)[:2]
         return jnp.stack([depth.depth_channel(one, size) for one in _depth_maps(sd, asked)])

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from sdjax.canvas import DEPTH, INPAINTING, PIX2PIX, TEXT, UPSCALING, VARIATION, grow, kind_of
+from sdjax.diffusion.noise import Level
 from sdjax.given import read_canvas
 
 NOTHING = dict.fromkeys(
@@ -25,7 +26,7 @@ def model(kind, factor=8):
         encoders={} if kind == VARIATION else {"text_encoder": None},
         image_encoder=object() if kind == VARIATION else None,
         most_noise=350,
-        low_res_noise=None,
+        low_res_noise=SimpleNamespace(level=lambda t: Level(1.0, 0.0, t)),
         depth_estimator=None,
     )
 
