@@ -177,16 +177,18 @@ def test_the_vae_s_attention_by_its_old_names_goes_back_as_it_was(tmp_path, old,
     assert same_folder(tmp_path / "in", tmp_path / "out")
 
 
-@pytest.mark.parametrize("prefix", ["text_model.", ""])
-def test_text_encoders_with_and_without_prefix_and_position_ids(tmp_path, prefix):
+@pytest.mark.parametrize(
+    "top, prefix", [("text_model", "text_model."), ("text_model", ""), ("vision_model", "vision_model.")]
+)
+def test_clip_with_and_without_prefix_and_position_ids(tmp_path, top, prefix):
     tensors = {
         f"{prefix}final_layer_norm.weight": np.ones(3, np.float32),
         f"{prefix}embeddings.position_ids": np.arange(5)[None],
     }
     write(tmp_path / "in", tensors, "model.safetensors")
-    expected = structs({"text_model": {"final_layer_norm": {"scale": (3,)}}})
+    expected = structs({top: {"final_layer_norm": {"scale": (3,)}}})
     params, layout = read_component(tmp_path / "in", expected)
-    assert params["text_model"]["final_layer_norm"]["scale"].shape == (3,)
+    assert params[top]["final_layer_norm"]["scale"].shape == (3,)
     assert [name for _, name in layout.kept] == [f"{prefix}embeddings.position_ids"]
     save_component(tmp_path / "out", params, layout)
     assert same_folder(tmp_path / "in", tmp_path / "out")

@@ -46,7 +46,7 @@ WEIGHT_LEAVES = ("kernel", "scale", "embedding")
 
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 _VAE_ATTENTION = re.compile(r"((?:encoder|decoder)\.mid_block\.attentions\.\d+)\.(to_q|to_k|to_v|to_out\.0)\.(\w+)")
-_BUFFERS = re.compile(r"(text_model\.)?embeddings\.position_ids")
+_BUFFERS = re.compile(r"((text|vision)_model\.)?embeddings\.position_ids")
 
 
 class CheckpointError(ValueError):
