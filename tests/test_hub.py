@@ -158,6 +158,15 @@ def test_shards():
     assert {name for name in wanted_files(names, None, "x") if "unet/diff" in name} == {index, *shards}
 
 
+def test_an_image_encoder_is_fetched_where_there_is_no_text_encoder():
+    """And what prepares its pictures; beside a text encoder it is an adapter's, which nothing here opens."""
+    own = {"image_encoder/config.json", "image_encoder/model.safetensors", "feature_extractor/preprocessor_config.json"}
+    variations = [name for name in FILES if not name.startswith(("text_encoder", "tokenizer"))]
+    wanted = set(wanted_files([*variations, *own], None, "x"))
+    assert wanted == own | {name for name in FETCHED if not name.startswith(("text_encoder", "tokenizer"))}
+    assert "image_encoder/model.safetensors" not in wanted_files([*FILES, *own], None, "x")
+
+
 def test_without_network_the_cache_is_taken(hub, monkeypatch):
     folder = resolve("me/tiny")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
