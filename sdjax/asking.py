@@ -77,6 +77,8 @@ def request(sd: "StableDiffusion", given: Given, goes_on: bool = False) -> Reque
     each = checks.check_count(given["num_images"], 1, "num_images")
     first = checks.check_count(given["first_image"], 0, "first_image")
     count = len(prompts) * each
+    if not sd.encoders and len(prompts) > 1:  # pictures stand for prompts: so many results of each
+        given = {**given, "image": [one for one in given["image"] for _ in range(each)]}
     if given["stop_after"] is not None:
         checks.check_count(given["stop_after"], 1, "stop_after")
     for name in GIVEN[1:]:
@@ -138,7 +140,8 @@ def _prompts(sd: "StableDiffusion", given: Given) -> list[str]:
             raise ValueError(f'prompt is missing: {sd.name} is told by text what to show ("" is a prompt too)')
         return checks.texts(given["prompt"], "prompt")
     for name in ("prompt", "negative_prompt", "regions"):
-        if given[name]:
+        told = given[name]
+        if any(told) if isinstance(told, list | tuple) else told:  # settings hold a list of empty prompts
             raise ValueError(f"{sd.name} has no text encoder: it makes variations of image=, and takes no {name}")
     many = isinstance(given["image"], list | tuple)
     return [""] * (len(given["image"]) if many else 1)

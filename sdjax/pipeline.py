@@ -98,7 +98,8 @@ class StableDiffusion:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The first text encoder's."""
+        """The first text encoder's. Raises ValueError where there is none."""
+        self._check_text()
         return next(iter(self.encoders.values())).tokenizer
 
     @property
@@ -323,6 +324,7 @@ class StableDiffusion:
         """Hidden states `b l d` and pooled states `b d` of a list of texts."""
         if isinstance(texts, str):
             raise ValueError(f"prompts must be a list of strings, not the one string {texts!r}; write [{texts!r}]")
+        self._check_text()
         check_style(style)
         skip = ClipSkip.read(clip_skip, style)
         encoding = Encoding(self.encoders, sampling.encode_row(self), self.xl, style, skip)
@@ -334,6 +336,10 @@ class StableDiffusion:
             empty = encoding(dict.fromkeys(self.encoders, ""))[0]
             rows = [np.concatenate([states, *[empty] * (most - len(states))]) for states in rows]
         return np.stack([row.reshape(-1, row.shape[-1]) for row in rows]), np.stack([pooled for _, pooled in made])
+
+    def _check_text(self) -> None:
+        if not self.encoders:
+            raise ValueError(f"{self.name} has no text encoder: it makes variations of a picture, `generate(image=)`")
 
     def _image(self, asked: request.Request, settings: dict[str, Any], i: int, pixels: np.ndarray) -> Image.Image:
         return picture.make(pixels, asked.alone(settings, i), model=self.name)

@@ -1,5 +1,6 @@
 """Image variations against diffusers: a picture's embedding where other models have the text."""
 
+import numpy as np
 import pytest
 
 from tests.parity import families, from_picture
@@ -46,3 +47,32 @@ def test_pictures_of_any_size(size):
 
 def test_two_pictures_of_one():
     check("ddim", image=PICTURES[0], num_images=2)
+
+
+def test_settings_make_the_same_pictures_again():
+    """They hold a list of empty prompts, which says no more than none does."""
+    sd = families.opened("variation")[1]
+    made = sd.generate(image=PICTURES, seed=[3, 4], steps=2, sampler="ddim", decode=False)
+    again = sd.generate(**made.settings | {"image": PICTURES}, decode=False)
+    np.testing.assert_array_equal(again.latents, made.latents)
+
+
+def test_two_pictures_of_each_of_two():
+    """Picture i under the seed is the i-th, whatever it is of."""
+    sd = families.opened("variation")[1]
+    asked = dict(steps=2, sampler="ddim", decode=False)
+    made = sd.generate(image=PICTURES, num_images=2, **asked).latents
+    for i, of in enumerate((0, 0, 1, 1)):
+        alone = sd.generate(image=PICTURES[of], first_image=i, **asked).latents
+        np.testing.assert_allclose(made[i], alone[0], rtol=1e-5, atol=1e-5)
+
+
+def test_no_text():
+    sd = families.opened("variation")[1]
+    for use in (
+        lambda: sd.encode_prompt(["a red circle"]),
+        lambda: sd.tokenizer,
+        lambda: sd.generate(prompt=["", "a red circle"], image=PICTURES),
+    ):
+        with pytest.raises(ValueError, match="no text encoder"):
+            use()
