@@ -67,6 +67,8 @@ def _check_refiner(sd: "StableDiffusion", given: Given) -> None:
     if isinstance(cut, bool) or not isinstance(cut, int | float) or not 0 < cut < 1:
         raise ValueError(f"refiner_start must be a number between 0 and 1, where the refiner takes over, not {cut!r}")
     mine, other = ((one.vae.scaling_factor, one.vae.latent_channels, one.vae.factor) for one in (sd, refiner))
+    if not sd.encoders or not refiner.encoders:
+        raise ValueError("a model that varies pictures is told no text: it has no refiner and is none")
     if mine != other or refiner.unet.in_channels != refiner.vae.latent_channels:
         raise ValueError(f"{refiner.name} works in other latents than {sd.name}; a refiner shares the base's VAE")
 

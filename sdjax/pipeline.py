@@ -173,6 +173,17 @@ class StableDiffusion:
             noise = programs.noise(shape, None, scan.keys_per_image(key, pixels.shape[0]))
         return programs.encode(self.vae, self.vae_dtype, self.ready["vae"], pixels, noise)
 
+    def encode_image(self, image: ImageLike) -> jax.Array:
+        """A picture -> what the U-Net of an image-variation model attends to, float32 `1 1 d`, for `predict`.
+
+        Raises ValueError where this checkpoint has no image encoder.
+        """
+        eye = self.image_encoder
+        if eye is None:
+            raise ValueError(f"{self.name} has no image_encoder; models for image variations have one")
+        pixels = jnp.asarray(eye.processor(read_image(image)))
+        return programs.encode_image(eye.config, self.dtype, self.ready["image_encoder"], pixels)[None, None]
+
     def estimate_depth(self, image: ImageLike) -> np.ndarray:
         """A picture -> its inverse depth, float32 `H W` of the estimator's own size; larger is nearer.
 

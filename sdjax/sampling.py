@@ -182,14 +182,9 @@ def _conditions(
 
 def _image_embeds(sd: "StableDiffusion", asked: Request) -> list[tuple[np.ndarray, np.ndarray]]:
     """What image variations are told in place of a text: the picture's own embedding as one token, `1 1 d`."""
-    encoder, sources = sd.image_encoder, asked.canvas.sources
-    assert encoder is not None and sources is not None
-
-    def see(picture: Any) -> np.ndarray:
-        pixels = jnp.asarray(encoder.processor(picture))
-        return np.asarray(programs.encode_image(encoder.config, sd.dtype, sd.ready["image_encoder"], pixels))
-
-    return [(made[None, None], made) for made in _once(sources, see)]
+    assert asked.canvas.sources is not None
+    embeds = [np.asarray(one) for one in _once(asked.canvas.sources, sd.encode_image)]
+    return [(one, one[0, 0]) for one in embeds]
 
 
 def encode_row(sd: "StableDiffusion") -> EncodeRow:

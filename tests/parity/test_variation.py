@@ -67,6 +67,15 @@ def test_two_pictures_of_each_of_two():
         np.testing.assert_allclose(made[i], alone[0], rtol=1e-5, atol=1e-5)
 
 
+def test_the_embedding_by_itself():
+    """As the U-Net is told it: the first prediction of a run is that of `predict`."""
+    sd = families.opened("variation")[1]
+    run = sd.generate(image=PICTURES[0], guidance_scale=1.0, steps=3, sampler="ddim", decode=False, show_steps=[0])
+    step, plan = run.steps[0], sd.plan("ddim", 3)
+    raw = np.asarray(sd.predict(step.latents, step.timestep, sd.encode_image(PICTURES[0])))
+    np.testing.assert_allclose(step.denoised, plan.c_skip[0] * step.latents + plan.c_out[0] * raw, rtol=1e-4, atol=1e-3)
+
+
 def test_no_text():
     sd = families.opened("variation")[1]
     for use in (
