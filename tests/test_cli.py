@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 import sdjax
-from experiments import _cli, _steps, generate
+from experiments import _cli, _pictures, _steps, generate
 from sdjax import checks, picture
+from sdjax.request import GIVEN
 
 ROOT = Path(__file__).parents[1]
+OTHERS = ("sampler_options", "refiner", "show_steps", "callback", "image", "mask", "depth", "regions")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -76,7 +78,12 @@ def test_a_prompt_becomes_a_picture(tiny_checkpoint, tmp_path):
         (["--prompt=a", "--steps=0"], "--steps=0: 0 is not a positive integer"),
         (["--prompt=a", "--dtype=int8"], "--dtype=int8: value should be one of <float32|bfloat16|float16>"),
         (["--prompt", "a", "red", "circle"], "'red' belongs to no flag; put a value with spaces in quotes"),
-        ([], "--prompt must have a value"),
+        ([], "prompt is missing: shapes is told by text what to show"),
+        (["--prompt=a", "--grow=right:8"], "--grow makes room around --image"),
+        (["--prompt=a", "--ramp=3"], "--ramp belongs to --grow"),
+        (["--prompt=a", "--image=nowhere.png"], "--image: nowhere.png: there is no such picture"),
+        (["--prompt=a", "--region_prompt=b"], "they go in pairs"),
+        (["--prompt=a", "--strength=0.5"], "strength= belongs to a picture"),
     ],
 )
 def test_a_wrong_flag_is_one_line(arguments, message):
@@ -114,7 +121,7 @@ class Stub:
         if self.instead:
             self.instead()
         own = {"prompt": prompt[0], "guidance_scale": 1.0, "height": 8, "width": 8}
-        kept = {name: value for name, value in arguments.items() if name != "callback"} | own
+        kept = {name: value for name, value in arguments.items() if name not in ("callback", *GIVEN)} | own
         image = picture.make(np.zeros((8, 8, 3), np.uint8), kept, model="stub")
         return SimpleNamespace(images=[image], steps=())
 
@@ -150,8 +157,22 @@ def call(monkeypatch, stub, out, **changed):
         "preview_decoder": "vae",
         **dict.fromkeys(("clip_skip", "prompt_2", "negative_prompt_2", "vae", "refiner", "prediction_type")),
         **dict.fromkeys(("aesthetic_score", "negative_aesthetic_score", *generate.SIZES)),
+        **dict.fromkeys(("image", "mask", "depth", "grow", *_pictures.ARGUMENTS)),
+        **{"mask_blur": 0.0, "ramp": 0, "region_prompt": [], "region_mask": []},
     }
     _cli.guarded(lambda: generate.main(SimpleNamespace(**values | changed)), "generate")
+
+
+def test_pictures_are_read_and_grown(monkeypatch, tmp_path):
+    picture.Image.new("RGB", (16, 8), (200, 10, 10)).save(tmp_path / "in.png")
+    picture.Image.new("L", (16, 8), 255).save(tmp_path / "left.png")
+    stub, given = Stub(), {"image": [str(tmp_path / "in.png")], "grow": ["right:8", "top:4"], "ramp": 2}
+    regions = {"region_prompt": ["a dog"], "region_mask": [str(tmp_path / "left.png")]}
+    call(monkeypatch, stub, tmp_path / "out", **given, **regions)
+    [(_, arguments)] = stub.asked
+    [image], [mask], [(text, where)] = (arguments[name] for name in ("image", "mask", "regions"))
+    assert image.size == mask.size == (24, 12) and (mask.getpixel((23, 11)), mask.getpixel((0, 11))) == (255, 0)
+    assert text == "a dog" and where.size == (16, 8)
 
 
 @pytest.mark.parametrize("cache,told", [("on", True), ("off", False), ("/x", "/x")])
@@ -172,7 +193,7 @@ def test_flags_go_where_they_belong(monkeypatch, tmp_path, capsys, cache, told):
     [(prompt, arguments)] = stub.asked
     assert (
         prompt == ["a cat"]
-        and {*arguments} == {*generate.ARGUMENTS, "sampler_options", "refiner", "show_steps", "callback"}
+        and {*arguments} == {*generate.ARGUMENTS, *_pictures.ARGUMENTS, *OTHERS}
         and arguments["seed"] == 9
     )
     assert capsys.readouterr().out == f"{tmp_path / '00000.png'}\n"

@@ -113,7 +113,7 @@ def test_what_counts_as_a_clear_error(error, verdict):
         ("unet", {"down_block_types": 3}, "down_block_types must be a list, not 3"),
         ("unet", {"upcast_attention": "false"}, "upcast_attention must be true or false, not 'false'"),
         ("unet", {"norm_eps": float("nan")}, "norm_eps must be a number from 0 to 1, not nan"),
-        ("unet", {"cross_attention_dim": 24}, "cross_attention_dim is 24, and the text encoders .* give 16"),
+        ("unet", {"cross_attention_dim": 24}, "cross_attention_dim is 24, and what it attends to .* is 16 wide"),
         ("vae", {"latent_channels": 8}, "latent_channels is 8, and the U-Net gives 4"),
         ("vae", {"scaling_factor": "x" * 20_000}, "scaling_factor must be a number from 1e-06 to 1e[+]06, not 'xxx"),
         ("text", {"num_hidden_layers": 10**6}, "num_hidden_layers must be a whole number from 1 to 256"),
