@@ -34,11 +34,11 @@ def define_flags() -> None:
 
 def arguments(values: Any) -> dict[str, Any]:
     """What the flags ask of `generate`; the pictures are read here. Raises ValueError and FileNotFoundError."""
-    from sdjax import images
+    from sdjax import depth, images
 
     made: dict[str, Any] = {name: getattr(values, name) for name in ARGUMENTS}
     made |= {name: _listed(getattr(values, name)) for name in ("image", "mask", "depth")}
-    read = {"image": images.read_image, "mask": images.read_mask}
+    read: dict[str, Any] = {"image": images.read_image, "mask": images.read_mask, "depth": depth.read_depth}
     for name, door in read.items():
         if made[name] is not None:
             made[name] = [door(one, f"--{name}") for one in made[name]]

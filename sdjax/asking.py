@@ -98,6 +98,8 @@ def request(sd: "StableDiffusion", given: Given, goes_on: bool = False) -> Reque
     check_style(style)
     texts = {name: checks.optional_texts(given[name], len(prompts), name) for name in TEXTS}
     texts["prompt"] = list(prompts)
+    if canvas.kind == PIX2PIX and given["regions"] is not None:
+        raise ValueError(f"{sd.name} changes a picture as a whole; regions= is for models that make one")
     regions = [] if given["regions"] is None else _regions(given["regions"])
     told = partial(_pulls, sd, texts=texts, style=style, canvas=canvas, regions=regions)
     pulls = [told(i, run=runs[i * each + k]) for i in range(len(prompts)) for k in range(each)]

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -120,6 +122,8 @@ def _latent_masks(given: Given, count: int, size: Sequence[int], factor: int) ->
     """Masks beside latents: an array of floats `b h w 1` of the latents' size, or pictures of the pixels'."""
     if not _is_floats(given["mask"]):
         pictures = read_each(given["mask"], count, "mask", images.read_mask)
+        for one in pictures:
+            masks.check_mask(one, Image.new("L", (size[1] * factor, size[0] * factor)))
         soft = [masks.blurred(one, given["mask_blur"]) for one in pictures]
         full = [masks.to_mask(one, size[0] * factor, size[1] * factor) for one in soft]
         return np.stack([masks.latent_mask(one, factor) for one in full])
@@ -128,6 +132,8 @@ def _latent_masks(given: Given, count: int, size: Sequence[int], factor: int) ->
         raise ValueError(f"mask as an array of floats must be {[count, *size, 1]}, not {list(array.shape)}")
     if not ((array >= 0) & (array <= 1)).all():
         raise ValueError("mask as an array of floats must lie between 0 (kept) and 1 (made anew)")
+    if not array.any() or given["mask_blur"]:
+        raise ValueError("mask as an array of floats must be above 0 somewhere, and is as soft as it is: no mask_blur")
     return np.broadcast_to(array, (count, *size, 1))
 
 
@@ -234,8 +240,7 @@ def _depth(value: Any, count: int) -> tuple[Any, ...] | None:
 
 def _is_floats(value: Any) -> bool:
     """Whether something is an array of floats: latents, or a mask of their size."""
-    dtype = getattr(value, "dtype", None)
-    return dtype is not None and np.issubdtype(np.dtype(dtype), np.floating)
+    return isinstance(value, np.ndarray | jax.Array) and bool(jnp.issubdtype(value.dtype, jnp.floating))
 
 
 def each(value: Any, count: int, name: str) -> list[Any]:

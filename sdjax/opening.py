@@ -57,8 +57,9 @@ def load(
       ValueError: an unknown dtype or prediction type.
     """
     compute = _check_dtype(dtype)
+    by_name = source is None or (not (Path(source) / "model_index.json").exists() and meant(source))
     source = SHAPES if source is None else source
-    if not Path(source).exists() and meant(str(source)):
+    if by_name:
         opened = open_shipped(str(source), prediction_type)
     else:
         opened = open_checkpoint(source, variant=variant, revision=revision, prediction_type=prediction_type)
@@ -101,8 +102,8 @@ def load(
 
 
 def _guidance_scale(opened: Checkpoint, unet: UNetConfig) -> float:
-    """The checkpoint's own, else what diffusers' pipelines have: 5 for SDXL, 7.5 for the others."""
-    usual = 5.0 if unet.addition_embed_type == "text_time" else 7.5
+    """The checkpoint's own, else what diffusers' pipelines have: 5 for SDXL, 9 for the upscaler, 7.5 for the others."""
+    usual = 5.0 if unet.addition_embed_type == "text_time" else 9.0 if unet.num_class_embeds else 7.5
     return Fields(opened.index, "model_index.json").number("_guidance_scale", usual, 0.0, 1000.0)
 
 

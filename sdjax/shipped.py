@@ -22,8 +22,11 @@ SHAPES = "shapes"
 SHIPPED = (SHAPES, "shapes-inpainting", "shapes-depth")
 
 
-def meant(name: str) -> bool:
+def meant(source: str | Path) -> bool:
     """Whether a name is one of `SHIPPED`. Raises CheckpointError, with the nearest, for one that nearly is."""
+    name = str(source)
+    if Path(source).exists() and name not in SHIPPED:
+        return False
     near = difflib.get_close_matches(name, SHIPPED, n=1, cutoff=0.8)
     if near and name not in SHIPPED and not {"/", "."} & {*name}:
         raise CheckpointError(f"{name} is no folder here and no model of this package; nearest: {near[0]!r}")

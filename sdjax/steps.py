@@ -88,20 +88,24 @@ class Seen:
     def stopped(self, row: int, kept: Sequence[int]) -> Sampled:
         """What there is in front of a row: each picture's result, or else the clean latents last predicted."""
         done = self.done(row)
-        final, ended = self._step(done - 1).denoised.copy(), self._look(row - 1)[0]
+        final, ended = self._step(done - 1).denoised.copy(), self._look(row)[0]
         for i, plan in enumerate(self.asked.plans):
-            if plan.rows <= row:
+            if plan.rows <= row + 1 and not plan.unfinished:
                 final[i] = ended[i]
         return Sampled(final, done, self.steps([number for number in kept if number < done]), done)
 
     def _step(self, number: int) -> Step:
         row = int(self.rows[number])
-        timestep, alpha, sigma = (
-            np.ravel(field[row])[0] for field in (self.table.timestep, self.table.alpha, self.table.sigma)
-        )
+        fields = (self.table.timestep, self.table.alpha, self.table.sigma)
+        timestep, alpha, sigma = (np.ravel(field[row])[0] for field in fields)
         noise = float(sigma) / float(alpha) if alpha else float("inf")
-        both = [self._look(own) for own in self._own_rows(row)]
-        x, denoised = (np.stack([one[part][i] for i, one in enumerate(both)]) for part in (0, 1))
+        own = self._own_rows(row)
+        seen = {one: self._look(one) for one in set(own)}
+        x = np.stack([seen[one][0][i] for i, one in enumerate(own)])
+        denoised = np.stack([seen[one][1][i] for i, one in enumerate(own)])
+        for i, plan in enumerate(self.asked.plans):
+            if not plan.evaluations:  # the picture as it was given
+                denoised[i] = x[i]
         return Step(number, len(self.rows), float(timestep), noise, x, denoised)
 
     def _own_rows(self, row: int) -> list[int]:
@@ -143,8 +147,8 @@ class Watch:
 
     def stops(self, seen: Seen, done: int) -> bool:
         """Shows the last evaluation of `done`; whether the run is to stop there."""
-        go_on = self.callback is None or self.callback(seen.steps((done - 1,))[0]) is not False
-        return not go_on or done == self.stop_after
+        answer = None if self.callback is None else self.callback(seen.steps((done - 1,))[0])
+        return (isinstance(answer, bool | np.bool_) and not answer) or done == self.stop_after
 
 
 def evaluated(table: Table) -> np.ndarray:

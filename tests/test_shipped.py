@@ -35,8 +35,11 @@ def test_saved_as_a_whole(sd, tmp_path):
 def test_a_folder_of_that_name_goes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shapes").mkdir()
+    assert sdjax.load("shapes", compilation_cache=False).name == "shapes"  # that folder is no checkpoint
+    (tmp_path / "shapes" / "model_index.json").write_text("{}")
     with pytest.raises(sdjax.CheckpointError, match="model_index.json"):
         sdjax.load("shapes", compilation_cache=False)
+    assert sdjax.load(compilation_cache=False).unet.in_channels == 4  # None is the package's own, whatever lies here
 
 
 def test_a_misspelt_name():

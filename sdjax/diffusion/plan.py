@@ -245,8 +245,8 @@ def plan(
     settings = _settings(name, record, scheduler, schedule, preset or "diffusers", **chosen)
     count = count_steps(settings, steps)
     part, whole = Part(denoising_start, denoising_end, strength), record.schedule(settings, count)
-    if strength is not None and part.skipped(count) == count:
-        return _idle(sampler=name, schedule=schedule_name(settings), steps=count, unfinished=denoising_end is not None)
+    if strength is not None and denoising_end is None and part.skipped(count) == count:
+        return _idle(sampler=name, schedule=schedule_name(settings), steps=count)
     levels = part.of(whole, settings.num_train_timesteps)
     tape = Tape(settings.prediction_type, levels.init, inexact=levels.gap, bound=_bound(settings))
     rows = tape.finish(record.solve(tape, levels, **_options(name, record, settings, options)), levels.end)
