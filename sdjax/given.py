@@ -190,7 +190,7 @@ def _under(picture: Image.Image, mask: Image.Image, box: masks.Box | None, size:
     if box is not None or picture.size == size[::-1]:
         return picture, mask, box
     resized = np.rint(255 * masks.to_mask(mask, *size)[..., 0]).astype(np.uint8)
-    return _resized([picture], size)[0], Image.fromarray(resized), None
+    return picture.resize(size[::-1], Image.Resampling.LANCZOS), Image.fromarray(resized), None
 
 
 def _cut(picture: Image.Image, box: masks.Box | None) -> Image.Image:
@@ -199,11 +199,6 @@ def _cut(picture: Image.Image, box: masks.Box | None) -> Image.Image:
 
 def _pixels(pictures: Sequence[Image.Image], size: Sizes) -> np.ndarray:
     return np.stack([images.to_pixels(one, *size) for one in pictures])
-
-
-def _resized(pictures: Sequence[Image.Image], size: Sizes) -> tuple[Image.Image, ...]:
-    wanted = size[::-1]
-    return tuple(one if one.size == wanted else one.resize(wanted, Image.Resampling.LANCZOS) for one in pictures)
 
 
 def _size(sd: "StableDiffusion", given: Given, natural: Callable[[], Sizes] | None = None) -> Sizes:
@@ -253,11 +248,15 @@ def each(value: Any, count: int, name: str) -> list[Any]:
     return checks.spread(listed, count, name)
 
 
-def read_each(value: Any, count: int, name: str, read: Callable[[Any, str], Any]) -> list[Any]:
+def read_each(value: Any, count: int, name: str, read: Callable[..., Any]) -> list[Any]:
     """`each`, read; a picture that stands for several is read once. Raises ValueError, FileNotFoundError."""
-    listed = each(value, count, name)
-    done: dict[int, Any] = {}
-    for one in listed:
-        if id(one) not in done:
-            done[id(one)] = read(one, name)
-    return [done[id(one)] for one in listed]
+    return once(each(value, count, name), partial(read, name=name))
+
+
+def once(pictures: Sequence[Any], see: Callable[[Any], Any]) -> list[Any]:
+    """`see` of each picture; one that stands for several is looked at once."""
+    seen: dict[int, Any] = {}
+    for one in pictures:
+        if id(one) not in seen:
+            seen[id(one)] = see(one)
+    return [seen[id(one)] for one in pictures]

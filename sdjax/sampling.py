@@ -4,7 +4,7 @@ Everything that computes is a pure function in `programs`; this file calls them 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -19,6 +19,7 @@ from sdjax.diffusion import scan
 from sdjax.diffusion.held import Held
 from sdjax.diffusion.plan import padded_length
 from sdjax.diffusion.table import Table
+from sdjax.given import once
 from sdjax.nn.unet import Added, Conditions, guidance_embedding
 from sdjax.request import Request
 from sdjax.steps import Sampled, Seen, Watch
@@ -129,16 +130,7 @@ def _depth_maps(sd: "StableDiffusion", asked: Request) -> Sequence[Any]:
     if canvas.depth is not None:
         return canvas.depth
     assert canvas.sources is not None
-    return _once(canvas.sources, sd.estimate_depth)
-
-
-def _once(pictures: Sequence[Any], see: Callable[[Any], Any]) -> list[Any]:
-    """`see` of each picture; one that stands for several is looked at once."""
-    seen: dict[int, Any] = {}
-    for one in pictures:
-        if id(one) not in seen:
-            seen[id(one)] = see(one)
-    return [seen[id(one)] for one in pictures]
+    return once(canvas.sources, sd.estimate_depth)
 
 
 def _labels(asked: Request) -> np.ndarray | None:
@@ -183,7 +175,7 @@ def _conditions(
 def _image_embeds(sd: "StableDiffusion", asked: Request) -> list[tuple[np.ndarray, np.ndarray]]:
     """What image variations are told in place of a text: the picture's own embedding as one token, `1 1 d`."""
     assert asked.canvas.sources is not None
-    embeds = [np.asarray(one) for one in _once(asked.canvas.sources, sd.encode_image)]
+    embeds = [np.asarray(one) for one in once(asked.canvas.sources, sd.encode_image)]
     return [(one, one[0, 0]) for one in embeds]
 
 
