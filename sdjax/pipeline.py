@@ -80,6 +80,7 @@ class StableDiffusion:
       guidance_scale: the checkpoint's default.
       zero_empty: whether a negative prompt of None is all zeros (SDXL base) rather than the empty text.
       depth_estimator, image_encoder: of models that are shown a depth map, or a picture in place of a text.
+      programs: what computes: the functions of the module `programs`, or others of the same names and arguments.
     """
 
     name: str
@@ -95,6 +96,7 @@ class StableDiffusion:
     image_encoder: "ImageEncoder | None" = None
     layouts: Mapping[str, Layout] = field(default_factory=dict, repr=False)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    programs: Any = field(default=programs, repr=False)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -153,11 +155,11 @@ class StableDiffusion:
         given = context if isinstance(context, Conditions) else Conditions(jnp.asarray(context))
         if self.xl and given.added is None:
             raise ValueError("SDXL's U-Net also takes pooled text and sizes: pass what sd.conditions([...]) gives")
-        return programs.predict(self.unet, self.dtype, self.ready["unet"], x_t, steps, given)
+        return self.programs.predict(self.unet, self.dtype, self.ready["unet"], x_t, steps, given)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3`, float32 in [-1, 1]."""
-        return programs.decode(self.vae, self.vae_dtype, self.ready["vae"], jnp.asarray(latents, jnp.float32))
+        return self.programs.decode(self.vae, self.vae_dtype, self.ready["vae"], jnp.asarray(latents, jnp.float32))
 
     def encode(self, pixels: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Pixels `b H W 3` in [-1, 1] -> latents `b h w c` at the U-Net's scale.
@@ -170,8 +172,8 @@ class StableDiffusion:
         noise = None
         if key is not None:
             shape = (pixels.shape[1] // self.vae.factor, pixels.shape[2] // self.vae.factor, self.vae.latent_channels)
-            noise = programs.noise(shape, None, scan.keys_per_image(key, pixels.shape[0]))
-        return programs.encode(self.vae, self.vae_dtype, self.ready["vae"], pixels, noise)
+            noise = self.programs.noise(shape, None, scan.keys_per_image(key, pixels.shape[0]))
+        return self.programs.encode(self.vae, self.vae_dtype, self.ready["vae"], pixels, noise)
 
     def encode_image(self, image: ImageLike) -> jax.Array:
         """A picture -> what the U-Net of an image-variation model attends to, float32 `1 1 d`, for `predict`.
@@ -182,7 +184,7 @@ class StableDiffusion:
         if eye is None:
             raise ValueError(f"{self.name} has no image_encoder; models for image variations have one")
         pixels = jnp.asarray(eye.processor(read_image(image)))
-        return programs.encode_image(eye.config, self.dtype, self.ready["image_encoder"], pixels)[None, None]
+        return self.programs.encode_image(eye.config, self.dtype, self.ready["image_encoder"], pixels)[None, None]
 
     def estimate_depth(self, image: ImageLike) -> np.ndarray:
         """A picture -> its inverse depth, float32 `H W` of the estimator's own size; larger is nearer.
@@ -193,7 +195,7 @@ class StableDiffusion:
         if eye is None:
             raise ValueError(f"{self.name} has no depth_estimator; Stable Diffusion 2 depth has one")
         pixels = jnp.asarray(eye.processor(read_image(image)))
-        return np.asarray(programs.estimate_depth(eye.config, self.dtype, self.ready["depth_estimator"], pixels))
+        return np.asarray(self.programs.estimate_depth(eye.config, self.dtype, self.ready["depth_estimator"], pixels))
 
     def plan(self, sampler: SamplerLike, steps: int | None, schedule: str | None = None, **options: Any) -> Plan:
         """The sampler's plan under this checkpoint's scheduler config, as diffusers' pipelines would run it.

@@ -1,6 +1,7 @@
 """From a request to latents: what the network is told, where the run begins, and the scan that makes it.
 
-Everything that computes is a pure function in `programs`; this file calls them in order.
+Everything that computes is a pure function in `programs`, or another of its name (see `StableDiffusion.programs`);
+this file calls them in order.
 """
 
 import functools
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from sdjax import conditions, depth, draws, programs, steps
+from sdjax import conditions, depth, draws, steps
 from sdjax.canvas import DEPTH, INPAINTING, PIX2PIX, UPSCALING, VARIATION
 from sdjax.conditions import EncodeRow, Encoding, Pull, Texts
 from sdjax.diffusion import scan
@@ -53,10 +54,10 @@ def sample(sd: "StableDiffusion", asked: Request, watch: Watch) -> Sampled:
             for first in range(start, stop, stride):
                 last = min(first + stride, stop)
                 part = table.only(first, len(table) if last == needed else last)
-                carry = programs.advance(
+                carry = sd.programs.advance(
                     sd.unet, sd.dtype, carry, part, sd.ready["unet"], told, guidance, held, regions
                 )
-                seen = Seen(asked, table, rows, carry, held)
+                seen = Seen(asked, table, rows, carry, held, sd.programs.look)
                 done = seen.done(last)
                 if not bar.disable:
                     jax.block_until_ready(carry.x)
@@ -85,7 +86,7 @@ def _begin(sd: "StableDiffusion", asked: Request, table: Table, noises: draws.Dr
         sampler = np.zeros((len(table), *start.shape), np.float32)
         sampler[: len(noises.sampler)] = noises.sampler
     goes_on = start if asked.latents is None else jnp.asarray(asked.latents)
-    return held, programs.begin(goes_on, held, asked.shares, table, asked.keys(), sampler)
+    return held, sd.programs.begin(goes_on, held, asked.shares, table, asked.keys(), sampler)
 
 
 def _held(sd: "StableDiffusion", asked: Request, noises: draws.Draws, start: jax.Array) -> Held:
@@ -102,7 +103,7 @@ def _held(sd: "StableDiffusion", asked: Request, noises: draws.Draws, start: jax
 
 
 def _encode(sd: "StableDiffusion", pixels: Any, noise: jax.Array | None) -> jax.Array:
-    return programs.encode(sd.vae, sd.vae_dtype, sd.ready["vae"], jnp.asarray(pixels), noise)
+    return sd.programs.encode(sd.vae, sd.vae_dtype, sd.ready["vae"], jnp.asarray(pixels), noise)
 
 
 # ---------------------------------------------------------------------- what the network is told
@@ -164,7 +165,7 @@ def _conditions(
     if channels is not None:
         beside = jnp.tile(channels, (parts, 1, 1, 1)) * jnp.asarray(shown)[:, None, None, None]
     return Conditions(
-        context=programs.hoist(sd.dtype, sd.ready["unet"], pieces, count),
+        context=sd.programs.hoist(sd.dtype, sd.ready["unet"], pieces, count),
         added=Added(jnp.asarray(np.stack(pooled)), jnp.asarray(np.stack(ids))) if ids else None,
         guidance=guidance_embedding(jnp.asarray(asked.guidance_scales), features) if features else None,
         channels=beside,
@@ -185,7 +186,7 @@ def encode_row(sd: "StableDiffusion") -> EncodeRow:
     @functools.cache
     def encode(component: str, ids: tuple[int, ...], depth: int) -> tuple[np.ndarray, np.ndarray]:
         config, row = sd.encoders[component].config, jnp.asarray(ids, jnp.int32)
-        made = programs.encode_text(config, sd.dtype, not sd.xl, sd.ready[component], row, jnp.asarray(depth))
+        made = sd.programs.encode_text(config, sd.dtype, not sd.xl, sd.ready[component], row, jnp.asarray(depth))
         return np.asarray(made[0]), np.asarray(made[1])
 
     return encode

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdjax import programs
 from sdjax.diffusion.table import Table
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Seen:
 
     Attributes:
       asked, table, carry, held: of the run. rows: in which the network runs, for one picture or more.
+      look: `programs.look`.
     """
 
     asked: "Request"
@@ -76,6 +77,7 @@ class Seen:
     rows: np.ndarray
     carry: Any
     held: Any
+    look: Callable[..., tuple[jax.Array, jax.Array]]
 
     def done(self, row: int) -> int:
         """Evaluations in front of a row."""
@@ -116,7 +118,7 @@ class Seen:
         return [int(np.flatnonzero(own)[-1]) if own.any() else 0 for own in before.T]
 
     def _look(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        x, denoised = programs.look(self.carry, self.table, jnp.int32(row), self.held)
+        x, denoised = self.look(self.carry, self.table, jnp.int32(row), self.held)
         return np.asarray(x), np.asarray(denoised)
 
 
