@@ -23,7 +23,8 @@ from sdjax.nn.clip_vision import ClipVisionEncoder
 from sdjax.nn.convolution import on_cpu
 from sdjax.nn.depth import DepthNetwork
 from sdjax.nn.layers import LayerNorm
-from sdjax.nn.unet import Added, Conditions, UNet
+from sdjax.nn.resnet import Time
+from sdjax.nn.unet import Added, Conditions, UNet, time_shifts
 from sdjax.nn.vae import Autoencoder
 from sdjax.program import program
 
@@ -139,9 +140,7 @@ def predict(
     return _unet(config, dtype, params, x, t, conditions)
 
 
-def _unet(
-    config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t: jax.Array, given: Conditions
-) -> jax.Array:
+def _unet(config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t: Time, given: Conditions) -> jax.Array:
     unet = UNet(config, dtype)
     if given.channels is not None:
         x = jnp.concatenate([x, given.channels], axis=-1)
@@ -214,22 +213,45 @@ def advance(
     all b pictures, and `regions` [k, b, h, w, 1] says where each cond counts.
     """
     parts = jax.tree.leaves(conditions)[0].shape[0] // carry.x_T.shape[0]
+    shifts = _time_shifts(config, dtype, params, rows.timestep, conditions)
 
-    def network(inputs: tuple[jax.Array, jax.Array, Conditions]) -> jax.Array:
+    def network(inputs: tuple[jax.Array, Time, Conditions]) -> jax.Array:
         return _unet(config, dtype, params, *inputs)
 
-    def model(x: jax.Array, t: jax.Array, row: tuple[jax.Array, Guidance | None]) -> jax.Array:
-        needed, guided = row
+    def model(x: jax.Array, t: jax.Array, row: tuple[jax.Array, Guidance | None, dict[str, jax.Array]]) -> jax.Array:
+        needed, guided, shift = row
 
         def answer(x: jax.Array, t: jax.Array) -> jax.Array:
-            inputs = (x, jnp.broadcast_to(t, x.shape[:1]), conditions)
+            each = jax.tree.map(lambda a: jnp.broadcast_to(a, (x.shape[0], a.shape[-1])), shift)
+            inputs = (x, each, conditions)
             return _one_by_one(network, inputs, needed, parts) if on_cpu() else network(inputs)
 
         if guided is None:
             return answer(x, t)
         return classifier_free(answer, guided.scale, guided.rescale, guided.shares, regions, guided.shown)(x, t)
 
-    return scan.advance(carry, rows, model, (rows.evaluate, guidance), held)
+    return scan.advance(carry, rows, model, (rows.evaluate, guidance, shifts), held)
+
+
+def _time_shifts(
+    config: UNetConfig, dtype: DTypeLike, params: Params, timesteps: jax.Array, given: Conditions
+) -> dict[str, jax.Array]:
+    """What each row's time adds in every resnet, [r, p, c]: p is 1 where it is the same for all pictures.
+
+    timesteps: [r], or [r, b].
+    """
+    told = (given.added, given.class_labels, given.guidance)
+    alike = timesteps.ndim == 1 and all(one is None for one in told)
+    times = timesteps if timesteps.ndim == 2 else timesteps[:, None]
+    count = 1 if alike else jax.tree.leaves(given)[0].shape[0]
+    # On a CPU each alone, so that the last bits depend on no other row or picture; see `_one_by_one`.
+    over = jax.lax.map if on_cpu() else lambda run, xs: jax.vmap(run)(xs)
+
+    def one(now: Any) -> dict[str, jax.Array]:
+        shifts = time_shifts(config, dtype, params, *jax.tree.map(lambda a: a[None], now))
+        return jax.tree.map(lambda a: a[0], shifts)
+
+    return over(lambda row: over(one, (row, *told)), jnp.tile(times, (1, count // times.shape[1])))
 
 
 def _one_by_one(network: Any, inputs: Any, needed: jax.Array, parts: int) -> jax.Array:

@@ -10,7 +10,7 @@ import pytest
 from sdjax.config import UNetConfig
 from sdjax.nn import attention, layers, resnet
 from sdjax.nn.clip import end_of_text
-from sdjax.nn.unet import UNet
+from sdjax.nn.unet import Added, UNet, time_shifts
 
 
 def softmax_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool) -> np.ndarray:
@@ -101,18 +101,19 @@ def test_end_of_text():
     assert end_of_text(ids, 2).tolist() == [0, 0]  # transformers' old rule for the published configs: the largest id
 
 
+SMALL = {
+    "block_out_channels": [8, 16],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "cross_attention_dim": 6,
+    "attention_head_dim": 2,
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+}
+
+
 def test_hoisted_keys_and_values_change_nothing():
-    config = UNetConfig.from_dict(
-        {
-            "block_out_channels": [8, 16],
-            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-            "cross_attention_dim": 6,
-            "attention_head_dim": 2,
-            "layers_per_block": 1,
-            "norm_num_groups": 4,
-        }
-    )
+    config = UNetConfig.from_dict(SMALL)
     x, t = jax.random.normal(jax.random.key(0), (2, 9, 6, 4)), jnp.array([3.0, 700.5])
     context = jax.random.normal(jax.random.key(1), (2, 5, 6))
     params = UNet(config).init(jax.random.key(2), x, t, context)
@@ -120,3 +121,32 @@ def test_hoisted_keys_and_values_change_nothing():
     assert len(hoisted) == 4  # one transformer down, two up, one in the middle
     want = UNet(config).apply(params, x, t, context)
     np.testing.assert_allclose(UNet(config).apply(params, x, t, hoisted), want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"num_class_embeds": 7},
+        {"time_cond_proj_dim": 5},
+        {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 11},
+    ],
+)
+def test_hoisted_times_change_nothing(told):
+    """The time's part of every resnet, made before the run: also with all else that is added to it."""
+    config = UNetConfig.from_dict(SMALL | told)
+    x, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 4)), jnp.array([3.0, 700.5])
+    context = jax.random.normal(jax.random.key(1), (2, 5, 6))
+    given = {
+        "added": Added(jnp.ones((2, 3)), jnp.array([[9.0, 1.0], [4.0, 0.0]]))
+        if "addition_embed_type" in told
+        else None,
+        "class_labels": jnp.array([2, 5]) if "num_class_embeds" in told else None,
+        "guidance": jax.random.normal(jax.random.key(3), (2, 5)) if "time_cond_proj_dim" in told else None,
+    }
+    params = UNet(config).init(jax.random.key(2), x, t, context, **given)
+    shifts = time_shifts(config, jnp.float32, params["params"], t, *given.values())
+    assert len(shifts) == 8  # one resnet on each level down, two in the middle, two on each level up
+    assert {shift.shape for shift in shifts.values()} == {(2, 8), (2, 16)}
+    want = UNet(config).apply(params, x, t, context, **given)
+    np.testing.assert_allclose(UNet(config).apply(params, x, shifts, context), want, atol=1e-5)

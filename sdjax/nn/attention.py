@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdjax.nn.convolution import on_cpu
-from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm, gelu
+from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm, gelu, modules_named
 
 Sums = tuple[jax.Array, jax.Array, jax.Array]  # of a running softmax: the largest score, the weights, the values
 KeysValues = Mapping[str, tuple[jax.Array, jax.Array]]  # of every cross-attention, by module path, each `b l d`
@@ -196,19 +196,11 @@ def cross_keys_values(params: Mapping, context: jax.Array, dtype: DTypeLike) -> 
     A self-attention whose width happens to equal the context's is computed too, and read by nobody.
     """
     made: dict[str, tuple[jax.Array, jax.Array]] = {}
-
-    def visit(module: Mapping, path: tuple[str, ...]) -> None:
-        if path and path[-1] in ("attn1", "attn2"):
-            kernels = [module[name]["kernel"] for name in ("to_k", "to_v")]
-            if kernels[0].shape[0] == context.shape[-1]:
-                k, v = (jnp.dot(context.astype(dtype), kernel.astype(dtype)) for kernel in kernels)
-                made[".".join(path)] = (k, v)
-            return
-        for name, child in module.items():
-            if isinstance(child, Mapping):
-                visit(child, (*path, name))
-
-    visit(params, ())
+    for path, module in modules_named(params, ("attn1", "attn2")):
+        kernels = [module[name]["kernel"] for name in ("to_k", "to_v")]
+        if kernels[0].shape[0] == context.shape[-1]:
+            k, v = (jnp.dot(context.astype(dtype), kernel.astype(dtype)) for kernel in kernels)
+            made[path] = (k, v)
     return made
 
 

@@ -3,17 +3,21 @@
 Names follow the checkpoint: `norm1 conv1 time_emb_proj norm2 conv2 conv_shortcut`.
 """
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
 from sdjax.nn.layers import Conv, Dense, GroupNorm, nearest
 
+Time = jax.Array | Mapping[str, jax.Array]  # embedded, `b d`, or by module path what it adds there, `b features`
+
 
 class ResnetBlock(nn.Module):
     """Norm, SiLU, convolution, twice, around a shortcut (He et al. 2016, with the time added as in Ho et al. 2020).
 
-    `x` is `b h w c`; `time` `b d` is the embedded timestep, or None in the VAE. Returns `b h w features`.
+    `x` is `b h w c`; `time` the timestep, or None in the VAE. Returns `b h w features`.
     """
 
     features: int
@@ -22,10 +26,12 @@ class ResnetBlock(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, time: Time | None = None) -> jax.Array:
         h = jax.nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm1")(x))
         h = Conv(self.features, self.dtype, name="conv1")(h)
-        if time is not None:
+        if isinstance(time, Mapping):
+            h = h + time[".".join(self.path)][:, None, None, :]
+        elif time is not None:
             shift = Dense(self.features, self.dtype, name="time_emb_proj")(jax.nn.silu(time))
             h = h + shift[:, None, None, :]
         h = jax.nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm2")(h))

@@ -9,8 +9,9 @@ micro-conditioning ids), `guidance` (the embedded scale of distilled U-Nets); mo
 masked picture) are simply concatenated to `x` by the caller.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,8 +20,8 @@ from jax.typing import DTypeLike
 
 from sdjax.config import UNetConfig
 from sdjax.nn.attention import Context, Transformer2D
-from sdjax.nn.layers import ACTIVATIONS, Conv, GroupNorm, TimestepMlp, timestep_embedding
-from sdjax.nn.resnet import Downsample, ResnetBlock, Upsample
+from sdjax.nn.layers import ACTIVATIONS, Conv, Dense, GroupNorm, TimestepMlp, modules_named, timestep_embedding
+from sdjax.nn.resnet import Downsample, ResnetBlock, Time, Upsample
 
 
 class Added(NamedTuple):
@@ -45,8 +46,8 @@ class Conditions:
 class UNet(nn.Module):
     """Noise (or velocity) prediction: x `b h w c`, t `b`, context `b l d` -> `b h w out_channels`, float32.
 
-    `t` is in training steps and may be fractional. `context` may also be the keys and values that
-    `attention.cross_keys_values` made from it, which saves that work at every step, or a text in pieces.
+    `t` is in training steps and may be fractional; it may also be what `time_shifts` made from it beforehand. So may
+    `context` be the keys and values of `attention.cross_keys_values`, or a text in pieces.
     """
 
     config: UNetConfig
@@ -56,7 +57,7 @@ class UNet(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        t: jax.Array,
+        t: Time,
         context: Context,
         *,
         added: Added | None = None,
@@ -64,7 +65,7 @@ class UNet(nn.Module):
         guidance: jax.Array | None = None,
     ) -> jax.Array:
         config = self.config
-        time = self._embed_time(t, added, class_labels, guidance)
+        time = t if isinstance(t, Mapping) else self._embed_time(t, added, class_labels, guidance)
         x = Conv(config.block_out_channels[0], self.dtype, name="conv_in")(x)
         skips = [x]
         for i in range(config.levels):
@@ -80,10 +81,25 @@ class UNet(nn.Module):
         x = Conv(config.out_channels, self.dtype, name="conv_out")(ACTIVATIONS[config.act_fn](x))
         return x.astype(jnp.float32)
 
-    def _embed_time(
+    def _embed_time(self, t: jax.Array, *told: jax.Array | Added | None) -> jax.Array:
+        embed = TimeEmbedding(self.config, self.dtype, name=None)
+        nn.share_scope(self, embed)
+        return embed(t, *told)
+
+
+class TimeEmbedding(nn.Module):
+    """The sum of all embeddings that enter every resnet: t `b` -> `b d`.
+
+    The checkpoint holds its layers beside the U-Net's blocks: hence the scope that `UNet` shares with it.
+    """
+
+    config: UNetConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
         self, t: jax.Array, added: Added | None, class_labels: jax.Array | None, guidance: jax.Array | None
     ) -> jax.Array:
-        """The sum of all embeddings that enter every resnet, `b d`."""
         config, width = self.config, 4 * self.config.block_out_channels[0]
         sinusoids = self._sinusoids(t, config.block_out_channels[0])
         if config.time_cond_proj_dim is None:
@@ -113,6 +129,22 @@ class UNet(nn.Module):
         if config.class_embed_type == "timestep":
             labels = self._sinusoids(labels, config.block_out_channels[0])
         return TimestepMlp(width, self.dtype, name="class_embedding")(labels)
+
+
+def time_shifts(
+    config: UNetConfig, dtype: DTypeLike, params: Mapping, t: jax.Array, *told: Any
+) -> dict[str, jax.Array]:
+    """What the time adds in every resnet, {its path: `b c`}, for timesteps `b`: all of it is known before a run.
+
+    told: what `TimeEmbedding` takes beside t, for as many pictures.
+    """
+    time = jax.nn.silu(TimeEmbedding(config, dtype).apply({"params": params}, t, *told))
+    found = modules_named(params, ("time_emb_proj",))
+    return {path.removesuffix(".time_emb_proj"): _dense(module, time, dtype) for path, module in found}
+
+
+def _dense(module: Mapping, x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    return Dense(module["kernel"].shape[-1], dtype).apply({"params": module}, x)
 
 
 def guidance_embedding(scale: jax.Array, features: int) -> jax.Array:
@@ -150,7 +182,7 @@ class DownBlock(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array, time: jax.Array, context: Context) -> tuple[jax.Array, list[jax.Array]]:
+    def __call__(self, x: jax.Array, time: Time, context: Context) -> tuple[jax.Array, list[jax.Array]]:
         config, level = self.config, self.level
         width, outputs = config.block_out_channels[level], []
         for j in range(config.layers_per_block[level]):
@@ -172,7 +204,7 @@ class MidBlock(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array, time: jax.Array, context: Context) -> jax.Array:
+    def __call__(self, x: jax.Array, time: Time, context: Context) -> jax.Array:
         config = self.config
         if config.mid_block_type is None:
             return x
@@ -198,7 +230,7 @@ class UpBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, skips: list[jax.Array], time: jax.Array, context: Context, size: tuple[int, int] | None
+        self, x: jax.Array, skips: list[jax.Array], time: Time, context: Context, size: tuple[int, int] | None
     ) -> jax.Array:
         config, level = self.config, self.config.levels - 1 - self.index
         width = config.block_out_channels[level]
