@@ -190,13 +190,27 @@ def begin(
     return scan.init(table, x_T, own if draws is None else None, draws)
 
 
+def place(told: Any, axis: int, parts: int | None = None) -> Any:
+    """Arguments that are the same at every call of `advance`, where it wants them: here as they are.
+
+    told: a tree of arrays, or None. axis: of the b pictures in every leaf, where the network's parts stand with them
+    as `(parts b)` if `parts` is given.
+    """
+    return told
+
+
 @jax.jit
 def look(carry: scan.Carry, table: Table, index: jax.Array, held: Held) -> tuple[jax.Array, jax.Array]:
     """What the network saw in a row of the table, and the clean latents that it predicted, `b h w c` each."""
     return scan.look(carry, table, index, held)
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def result(carry: scan.Carry) -> jax.Array:
+    """The clean latents `b h w c`, once all rows have been run."""
+    return scan.result(carry)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 9), donate_argnums=2)
 def advance(
     config: UNetConfig,
     dtype: DTypeLike,
@@ -207,13 +221,16 @@ def advance(
     guidance: Guidance | None,
     held: Held,
     regions: jax.Array | None = None,
+    gather: Callable[[jax.Array], jax.Array] | None = None,
 ) -> scan.Carry:
     """Runs rows of the table: one `lax.scan`.
 
     With guidance for those rows, the conditions are those of [uncond, cond] or [uncond, cond_1, .., cond_k], each for
-    all b pictures, and `regions` [k, b, h, w, 1] says where each cond counts.
+    all b pictures, and `regions` [k, b, h, w, 1] says where each cond counts. Or they are those of one part, where
+    other devices have the others, and `gather` makes of the answer for it, `b h w c`, that for all, `(parts b) h w c`.
     """
-    parts = jax.tree.leaves(conditions)[0].shape[0] // carry.x_T.shape[0]
+    b = carry.x_T.shape[0]
+    parts = jax.tree.leaves(conditions)[0].shape[0] // b
 
     def network(inputs: tuple[jax.Array, jax.Array, Conditions]) -> jax.Array:
         return _unet(config, dtype, params, *inputs)
@@ -222,8 +239,10 @@ def advance(
         needed, guided = row
 
         def answer(x: jax.Array, t: jax.Array) -> jax.Array:
+            x, t = (x, t) if gather is None else (x[:b], t[:b] if t.ndim else t)  # all parts see the same
             inputs = (x, jnp.broadcast_to(t, x.shape[:1]), conditions)
-            return _one_by_one(network, inputs, needed, parts) if on_cpu() else network(inputs)
+            raw = _one_by_one(network, inputs, needed, parts) if on_cpu() else network(inputs)
+            return raw if gather is None else gather(raw)
 
         if guided is None:
             return answer(x, t)
