@@ -176,12 +176,12 @@ class Spread:
         x, own = self.place((x, keys), 0)
         shares, draws = self.place((shares, draws), 1)
         start = _mapped(self.devices, programs.begin, (0,) * 6)
-        return Split(start(x, held, shares, self._rows(table), own, draws), len(keys))
+        return Split(start(x, held, shares, self.rows(table), own, draws), len(keys))
 
     def look(self, split: Split, table: Table, index: Any, held: Held) -> tuple[np.ndarray, np.ndarray]:
         """See `programs.look`."""
         see = _mapped(self.devices, programs.look, (0,) * 4)
-        x, denoised = see(split.carry, self._rows(table), self._everywhere(index), held)
+        x, denoised = see(split.carry, self.rows(table), self._everywhere(index), held)
         return self._joined(x, split.b), self._joined(denoised, split.b)
 
     def result(self, split: Split) -> np.ndarray:
@@ -201,9 +201,14 @@ class Spread:
         regions: jax.Array | None = None,
     ) -> Split:
         """See `programs.advance`."""
+        run = self.loop(config, dtype)
+        carry = run(split.carry, self.rows(rows), params, conditions, guidance, held, regions)
+        return replace(split, carry=carry)
+
+    def loop(self, config: UNetConfig, dtype: DTypeLike) -> Any:
+        """The program of `advance`, of (carry, rows, params, conditions, guidance, held, regions) on the devices."""
         axes, gather = (0, 0, None, 0, 0, 0, 0), _from_both if self.halves else None
-        run = _mapped(self.devices, programs.advance, axes, config, dtype, donate=0, gather=gather)
-        return replace(split, carry=run(split.carry, self._rows(rows), params, conditions, guidance, held, regions))
+        return _mapped(self.devices, programs.advance, axes, config, dtype, donate=0, gather=gather)
 
     def hoist(self, dtype: DTypeLike, params: Any, states: jax.Array, count: jax.Array) -> Chunks:
         """See `programs.hoist`; of states that are placed."""
@@ -242,7 +247,7 @@ class Spread:
         by_part = own[:, None] + b * np.arange(parts)[:, None]
         return by_part.reshape(len(self.devices), -1)
 
-    def _rows(self, table: Table) -> Table:
+    def rows(self, table: Table) -> Table:
         """A table to every device, of plans of their own each picture's to its own."""
         many = np.ndim(table.timestep) == 2
         return jax.tree.map(lambda a: self.place(a, -1) if many and np.ndim(a) > 1 else self._everywhere(a), table)
