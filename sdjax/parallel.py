@@ -4,7 +4,8 @@
     sd2 = parallel.spread(sd, devices=2, halves=True)    each picture's guided half on one, its unguided on another
     big = parallel.shard(sd, devices=4)                  every device its share of the channels
 
-All three are a `StableDiffusion` like any other. `spread` puts a copy of the U-Net and the VAE on every device, once.
+All three are a `StableDiffusion` like any other, but that their parameters have the dtype they are used in: save the
+one that they were made from. `spread` puts a copy of the U-Net and the VAE on every device, once.
 A batch of b pictures is filled up to a multiple of the devices with the last one, cut into `[devices, b / devices]`,
 and what is filled up is cut off at the end. Data stays where it is computed with from the run's first step to its last:
 no step moves a number between host and devices, and none between devices but for `halves`, where two of them exchange
@@ -18,7 +19,7 @@ arguments that are cut here and `PartitionSpec()` for the parameters would take 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
@@ -26,7 +27,6 @@ import jax
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.typing import DTypeLike
 
 from sdjax import programs
 from sdjax.config import UNetConfig, VaeConfig
@@ -57,12 +57,14 @@ def spread(
         raise ValueError(f"halves=True takes devices in pairs, and there are {len(chosen)}; name an even number")
     check_memory(sd, chosen, cut=False)
     everywhere = NamedSharding(Mesh(np.array(chosen), (AXIS,)), PartitionSpec())
-    copied = {name: jax.tree.map(partial(_copied, everywhere), sd.params[name]) for name in COPIED}
+    copied = {name: jax.tree.map(partial(_copied, everywhere), sd.ready[name]) for name in COPIED}
     return replace(sd, params={**sd.params, **copied}, programs=Spread(chosen, halves))
 
 
 def shard(sd: StableDiffusion, devices: int | Sequence[jax.Device] | None = None) -> StableDiffusion:
     """`sd` with its parameters cut over devices, along the output channels where these divide by their number.
+
+    One that is too large for a device is loaded `with jax.default_device(jax.devices("cpu")[0])` and cut from there.
 
     Raises ValueError where there are fewer devices, or the parameters do not fit even so.
     """
@@ -73,7 +75,7 @@ def shard(sd: StableDiffusion, devices: int | Sequence[jax.Device] | None = None
     def cut(array: Any) -> jax.Array:
         return jax.device_put(array, NamedSharding(mesh, _channels(array.shape, len(chosen))))
 
-    return replace(sd, params=jax.tree.map(cut, sd.params))
+    return replace(sd, params=jax.tree.map(cut, sd.ready))
 
 
 def local(devices: int | Sequence[jax.Device] | None) -> Devices:
@@ -102,9 +104,9 @@ def check_memory(sd: StableDiffusion, devices: Devices, *, cut: bool) -> None:
     if mine <= limit:
         return
     would = [f"dtype='bfloat16' takes {_gib(needs[2])}"] if itemsize > 2 and needs[2] <= limit else []
-    would.append(f"parallel.shard over {-(-needs[itemsize] // limit)} devices or more takes {_gib(limit)} of each")
+    would.append(f"parallel.shard cuts them over {-(-needs[itemsize] // limit)} devices or more")
     raise ValueError(
-        f"{sd.name}: its parameters take {_gib(mine)} of a device that has {_gib(limit)}; {', '.join(would)}"
+        f"{sd.name}: its parameters take {_gib(mine)} of each device, which has {_gib(limit)}; {'; '.join(would)}"
     )
 
 
@@ -125,15 +127,13 @@ def _channels(shape: tuple[int, ...], devices: int) -> PartitionSpec:
     return PartitionSpec(*[None] * (len(shape) - 1), AXIS)
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Split:
     """A run's state on its devices: every leaf of `carry` is [devices, ...], for b pictures and those filled up."""
 
     carry: scan.Carry
-    b: int
-
-
-jax.tree_util.register_dataclass(Split, ["carry"], ["b"])
+    b: int = field(metadata={"static": True})
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Spread:
     def advance(
         self,
         config: UNetConfig,
-        dtype: DTypeLike,
+        dtype: Any,
         split: Split,
         rows: Table,
         params: Any,
@@ -205,28 +205,33 @@ class Spread:
         carry = run(split.carry, self.rows(rows), params, conditions, guidance, held, regions)
         return replace(split, carry=carry)
 
-    def loop(self, config: UNetConfig, dtype: DTypeLike) -> Any:
+    def loop(self, config: UNetConfig, dtype: Any) -> Any:
         """The program of `advance`, of (carry, rows, params, conditions, guidance, held, regions) on the devices."""
         axes, gather = (0, 0, None, 0, 0, 0, 0), _from_both if self.halves else None
         return _mapped(self.devices, programs.advance, axes, config, dtype, donate=0, gather=gather)
 
-    def hoist(self, dtype: DTypeLike, params: Any, states: jax.Array, count: jax.Array) -> Chunks:
+    def rows(self, table: Table) -> Table:
+        """A table to every device, or each picture's plan to the device that has it."""
+        many = np.ndim(table.timestep) == 2
+        return jax.tree.map(lambda a: self.place(a, -1) if many and np.ndim(a) > 1 else self._everywhere(a), table)
+
+    def hoist(self, dtype: Any, params: Any, states: jax.Array, count: jax.Array) -> Chunks:
         """See `programs.hoist`; of states that are placed."""
         return _mapped(self.devices, programs.hoist, (None, 0, 0), dtype)(params, states, count)
 
     def predict(
-        self, config: UNetConfig, dtype: DTypeLike, params: Any, x: Any, t: Any, conditions: Conditions
+        self, config: UNetConfig, dtype: Any, params: Any, x: Any, t: Any, conditions: Conditions
     ) -> np.ndarray:
         """See `programs.predict`."""
         answer = _mapped(self.devices, programs.predict, (None, 0, 0, 0), config, dtype)
         return self._joined(answer(params, *self.place((x, t, conditions), 0)), len(x))
 
-    def decode(self, config: VaeConfig, dtype: DTypeLike, params: Any, latents: Any) -> np.ndarray:
+    def decode(self, config: VaeConfig, dtype: Any, params: Any, latents: Any) -> np.ndarray:
         """See `programs.decode`."""
         make = _mapped(self.devices, programs.decode, (None, 0), config, dtype)
         return self._joined(make(params, self.place(latents, 0)), len(latents))
 
-    def encode(self, config: VaeConfig, dtype: DTypeLike, params: Any, pixels: Any, noise: Any) -> np.ndarray:
+    def encode(self, config: VaeConfig, dtype: Any, params: Any, pixels: Any, noise: Any) -> np.ndarray:
         """See `programs.encode`."""
         make = _mapped(self.devices, programs.encode, (None, 0, 0), config, dtype)
         return self._joined(make(params, *self.place((pixels, noise), 0)), len(pixels))
@@ -246,11 +251,6 @@ class Spread:
             return own.repeat(2, axis=0) if self.halves else own
         by_part = own[:, None] + b * np.arange(parts)[:, None]
         return by_part.reshape(len(self.devices), -1)
-
-    def rows(self, table: Table) -> Table:
-        """A table to every device, of plans of their own each picture's to its own."""
-        many = np.ndim(table.timestep) == 2
-        return jax.tree.map(lambda a: self.place(a, -1) if many and np.ndim(a) > 1 else self._everywhere(a), table)
 
     def _everywhere(self, array: Any) -> jax.Array:
         array = np.asarray(array)

@@ -5,8 +5,10 @@
 prints one JSON object, {name: what was found}. Differences are the largest between latents on one device and on many.
 """
 
+import inspect
 import json
 import sys
+import time
 import traceback
 from dataclasses import replace
 from types import SimpleNamespace
@@ -66,13 +68,13 @@ class Checks:
     def one_picture(self):
         return apart(self._one.latents[:1], self._many.generate(PROMPTS[:1], **QUICK).latents)
 
-    def nine_pictures(self):
-        made = self._many.generate((PROMPTS * 2)[:9], **QUICK).latents
-        return len(made), apart(self._one.latents, made[:5])
-
     def lanes(self):
-        one, many = self._both(**LANES)
-        return apart(one.latents, many.latents)
+        """Two pictures a device, each on a plan of its own: whole ones, and in halves."""
+        asked = {**QUICK, **LANES}
+        alone = self._sd.generate(PROMPTS, **asked).latents
+        for halves in (False, True):
+            many = parallel.spread(self._sd, 6 if halves else 3, halves=halves)
+            yield apart(alone, many.generate(PROMPTS, **asked).latents)
 
     def from_pictures(self):
         rng = np.random.default_rng(0)
@@ -83,10 +85,6 @@ class Checks:
 
     def regions(self):
         one, many = self._both(regions=[("a blue square", painted(8))])
-        return apart(one.latents, many.latents)
-
-    def without_guidance(self):
-        one, many = self._both(guidance_scale=1.0)
         return apart(one.latents, many.latents)
 
     def noise_of_torch(self):
@@ -105,9 +103,9 @@ class Checks:
         alone = self._sd.generate(PROMPTS, **asked, refiner=self._sd).latents
         return apart(alone, self._many.generate(PROMPTS, **asked, refiner=self._many).latents)
 
-    def added_conditions(self):
+    def added_conditions_without_guidance(self):
         sd = sdjax.load(self._xl_folder, compilation_cache=False)
-        asked = dict(QUICK, crop=[(i, 2 * i) for i in range(5)])
+        asked = dict(QUICK, crop=[(i, 2 * i) for i in range(5)], guidance_scale=1.0)
         return apart(sd.generate(PROMPTS, **asked).latents, parallel.spread(sd).generate(PROMPTS, **asked).latents)
 
     def parts_alone(self):
@@ -142,16 +140,6 @@ class Checks:
         own = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(self._sd.params["unet"])]
         return len(mine[0].addressable_shards), first == own
 
-    def halves(self):
-        pair = parallel.spread(self._sd, 2, halves=True)
-        return apart(self._one.latents[:1], pair.generate(PROMPTS[:1], **QUICK).latents)
-
-    def halves_of_lanes(self):
-        pairs = parallel.spread(self._sd, 6, halves=True)
-        asked = {**QUICK, **LANES, "guidance_rescale": 0.5}
-        alone = self._sd.generate(PROMPTS, **asked).latents
-        return apart(alone, pairs.generate(PROMPTS, **asked).latents)
-
     def sharded(self):
         big = parallel.shard(self._sd, 4)
         held = sum(leaf.addressable_data(0).size for leaf in jax.tree.leaves(big.params["unet"]))
@@ -183,10 +171,13 @@ class Checks:
 def main() -> None:
     checks, found = Checks(*sys.argv[1:]), {}
     for name in [name for name in vars(Checks) if not name.startswith("_")]:
+        begun = time.process_time()
         try:
-            found[name] = getattr(checks, name)()
+            value = getattr(checks, name)()
+            found[name] = list(value) if inspect.isgenerator(value) else value
         except Exception:
             found[name] = traceback.format_exc()
+        print(f"{name}: {time.process_time() - begun:.1f} s of CPU time", file=sys.stderr, flush=True)
     print(json.dumps(found))
 
 

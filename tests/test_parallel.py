@@ -13,17 +13,32 @@ from tests.checkpoints import make_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CLOSE = 1e-5
-XL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64}
+# Tiny networks are compiled for longer than they run: LLVM's better code is not worth waiting for.
+FLAGS = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes"
+)
+# One level, that fewer programs of fewer layers are compiled.
+SMALL = {
+    "block_out_channels": [8],
+    "down_block_types": ["CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D"],
+}
+XL = SMALL | {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 64,
+}
 PROJECTED = {"architectures": ["CLIPTextModelWithProjection"], "projection_dim": 16}
 
 
 @pytest.fixture(scope="module")
-def found(tiny_checkpoint, tmp_path_factory):
-    xl = make_checkpoint(tmp_path_factory.mktemp("xl") / "tiny", unet=XL, text=PROJECTED)
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    tiny, xl = make_checkpoint(folder / "tiny", unet=SMALL), make_checkpoint(folder / "xl", unet=XL, text=PROJECTED)
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.parallel_checks", str(tiny_checkpoint), str(xl)],
+        [sys.executable, "-m", "tests.parallel_checks", str(tiny), str(xl)],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )
@@ -35,13 +50,11 @@ def test_batches_that_do_not_divide(found):
     latents, grey, images = found["five_pictures"]
     assert latents <= CLOSE and grey <= 1 and images == 5
     assert found["one_picture"] <= CLOSE
-    count, latents = found["nine_pictures"]
-    assert count == 9 and latents <= CLOSE
 
 
 @pytest.mark.parametrize(
     "name",
-    ["lanes", "from_pictures", "regions", "without_guidance", "noise_of_torch", "refined", "added_conditions"],
+    ["lanes", "from_pictures", "regions", "noise_of_torch", "refined", "added_conditions_without_guidance"],
 )
 def test_the_pictures_of_one_device(found, name):
     assert np.max(found[name]) <= CLOSE
@@ -70,10 +83,6 @@ def test_parameters_are_copied_once(found):
     assert found["copies"] == [8, True]
 
 
-def test_halves(found):
-    assert found["halves"] <= CLOSE and found["halves_of_lanes"] <= CLOSE
-
-
 def test_sharded(found):
     latents, share = found["sharded"]
     assert latents <= CLOSE and share < 0.3
@@ -90,8 +99,8 @@ def test_sharded(found):
         ("odd", "ValueError: halves=True takes devices in pairs, and there are 3"),
         ("no_guidance", "ValueError: halves=True shares out .* this run has 1 part.* guidance_scale above 1"),
         ("parts", "ValueError: halves=True .* this run has 3 part.* without AND, regions"),
-        ("memory_False", "ValueError: tiny: its parameters take .* parallel.shard over [0-9]+ devices"),
-        ("memory_True", "ValueError: tiny: its parameters take .* parallel.shard over [0-9]+ devices"),
+        ("memory_False", "ValueError: tiny: its parameters take .* parallel.shard cuts them over [0-9]+ devices"),
+        ("memory_True", "ValueError: tiny: its parameters take .* parallel.shard cuts them over [0-9]+ devices"),
     ],
 )
 def test_bad_input(found, name, message):
