@@ -113,7 +113,9 @@ def apart(way: str, devices: int, model: str | None) -> dict[str, Any]:
     """`measure` in a process with so many devices."""
     command = [sys.executable, "-m", "experiments.weak_scaling", f"--measure={way}"]
     command += [] if model is None else [f"--model={model}"]
-    simulated = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    # What is read here is settled before LLVM makes code of it.
+    flags_ = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    simulated = {"XLA_FLAGS": flags_, "JAX_PLATFORMS": "cpu"}
     ran = subprocess.run(command, env=os.environ | simulated, capture_output=True, text=True)
     if ran.returncode:
         raise ValueError(f"{way} on {devices} devices: {ran.stderr.strip().splitlines()[-1]}")

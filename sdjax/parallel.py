@@ -111,7 +111,7 @@ def check_memory(sd: StableDiffusion, devices: Devices, *, cut: bool) -> None:
 
 
 def _gib(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**30:.3g} GiB"
 
 
 def _copied(everywhere: NamedSharding, array: Any) -> jax.Array:

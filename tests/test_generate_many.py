@@ -15,7 +15,9 @@ from PIL import Image
 import sdjax
 from experiments import generate_many
 from experiments._record import Record
+from tests.checkpoints import make_checkpoint
 from tests.test_hosts import free_port
+from tests.test_parallel import QUICKLY, SMALL
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = ["a red circle", "a blue square", "an above", "a large green circle", "a small red square", "a", "below"]
@@ -30,9 +32,14 @@ def prompts(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def expected(tiny_checkpoint):
+def tiny(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", unet=SMALL)
+
+
+@pytest.fixture(scope="module")
+def expected(tiny):
     """The pictures, made in one go."""
-    made = sdjax.load(tiny_checkpoint, compilation_cache=False).generate(PROMPTS, steps=STEPS, seed=3, progress=False)
+    made = sdjax.load(tiny, compilation_cache=False).generate(PROMPTS, steps=STEPS, seed=3, progress=False)
     return [np.asarray(image) for image in made.images]
 
 
@@ -42,14 +49,14 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def start(tiny_checkpoint, tmp_path, prompts, cache):
+def start(tiny, tmp_path, prompts, cache):
     """Starts a run, of two pictures at once."""
 
     def begin(*more: str, **environment: str) -> subprocess.Popen[str]:
-        given = [f"--prompts_file={prompts}", f"--out={tmp_path / 'out'}", f"--model={tiny_checkpoint}"]
+        given = [f"--prompts_file={prompts}", f"--out={tmp_path / 'out'}", f"--model={tiny}"]
         given += [f"--compilation_cache={cache}", f"--steps={STEPS}", "--seed=3", "--batch=2", *more]
         command = [sys.executable, "-m", "experiments.generate_many", *given]
-        own = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
+        own = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICKLY} | environment
         return subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return begin
@@ -57,7 +64,7 @@ def start(tiny_checkpoint, tmp_path, prompts, cache):
 
 def kill_after(run: subprocess.Popen[str], path: Path) -> None:
     """SIGKILL as soon as there is a file."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not path.exists() and time.monotonic() < until and run.poll() is None:
         time.sleep(0.005)
     run.send_signal(signal.SIGKILL)
@@ -88,7 +95,7 @@ def test_killed_and_gone_on_with(start, tmp_path, expected):
         assert before.items() <= now.items() and last in now and len(now) < len(PROMPTS)
         before = now
     (out / ".0123.partial").write_bytes(b"half")  # as a kill in the middle of a write leaves it
-    run = start("--devices=2", XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    run = start("--devices=2", XLA_FLAGS=f"{QUICKLY} --xla_force_host_platform_device_count=2")
     printed, said = run.communicate()
     assert run.returncode == 0, said
     assert before.items() <= there(out).items()
@@ -101,7 +108,7 @@ def test_two_processes_one_of_them_killed(start, tmp_path, expected):
     met = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2"]
     runs = [start(*met, f"--process_index={i}") for i in range(2)]
     kill_after(runs[1], out / "00004.png")  # the second's share is 3 to 6
-    printed, said = runs[0].communicate(timeout=120)
+    printed, said = runs[0].communicate(timeout=600)
     assert runs[0].returncode == 2 and "3 pictures made in" in printed
     assert (
         said.strip().splitlines()[-1].startswith("generate_many: process 1 ended before its pictures were made; give")
@@ -109,7 +116,7 @@ def test_two_processes_one_of_them_killed(start, tmp_path, expected):
     before = there(out)
     assert {"00000.png", "00001.png", "00002.png"} <= before.keys() and len(before) < len(PROMPTS)
     runs = [start(*met, f"--process_index={i}") for i in range(2)]
-    ended = [run.communicate(timeout=120) for run in runs]
+    ended = [run.communicate(timeout=600) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], ended
     assert "0 pictures made in" in ended[0][0] and f"{7 - len(before)} pictures made in" in ended[1][0]
     assert before.items() <= there(out).items()
@@ -119,7 +126,7 @@ def test_two_processes_one_of_them_killed(start, tmp_path, expected):
 def test_who_never_comes(start):
     port = free_port()
     run = start(f"--coordinator=127.0.0.1:{port}", "--processes=2", "--process_index=1", "--join_timeout=1")
-    _, said = run.communicate(timeout=120)
+    _, said = run.communicate(timeout=600)
     assert run.returncode == 2 and said.startswith(f"generate_many: 127.0.0.1:{port}: not joined within 1 s")
     assert len(said.splitlines()) == 1
 
@@ -197,5 +204,5 @@ def test_folders_that_are_not_ours(tmp_path):
 )
 def test_bad_flags(start, flag, message):
     run = start(flag)
-    said = run.communicate(timeout=60)[1]
+    said = run.communicate(timeout=600)[1]
     assert run.returncode == 2 and message in said and len(said.splitlines()) == 1
