@@ -2,12 +2,13 @@
 
     python -m experiments.kill_many --kills=20                    # about 5 minutes on 2 cores
 
-Every run makes what is missing of --pictures and is ended by SIGKILL at a moment drawn between its start and --seconds
-after it. Then every picture must be whole, those of the runs before the same file as ever, byte for byte, and none
-gone. The last run is left alone: all pictures must be there, in the manifest too, and equal to those of a run in
-another folder that nobody killed. Prints a line a kill, and at the end as
+A first run is left alone, in a folder of its own. Every other one makes what is missing of --pictures and is ended by
+SIGKILL: in turn at a moment drawn from the time that the first run took, and at one up to --seconds after it has made
+a picture. Then every picture must be whole, those of the runs before the same file as ever, byte for byte, and none
+gone. The last run is left alone: all pictures must be there, in the manifest too, and equal to the first run's. Prints
+a line a kill, and at the end as
 
-    20 kills, 14 with pictures made: 60 of 60 pictures, none lost, none made twice, none torn, 3 half-written swept away
+    20 kills: 240 of 240 pictures, none lost, none made twice, none torn, 3 half-written swept away
 """
 
 import json
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,9 @@ SHAPES = ("circle", "square", "triangle", "star")
 def define_flags() -> None:
     """Called for the program only: who imports this file may name flags of their own as they like."""
     flags.DEFINE_integer("kills", 20, "How many times.", lower_bound=1)
-    flags.DEFINE_integer("pictures", 120, "Prompts.", lower_bound=1)
+    flags.DEFINE_integer("pictures", 240, "Prompts.", lower_bound=1)
     flags.DEFINE_integer("batch", 2, "Pictures at once.", lower_bound=1)
-    flags.DEFINE_float("seconds", 12.0, "The latest moment of a kill.", lower_bound=0.1)
+    flags.DEFINE_float("seconds", 1.0, "The latest moment of a kill, after a first picture.", lower_bound=0.01)
     flags.DEFINE_integer("seed", 0, "Of the moments.", lower_bound=0)
     flags.DEFINE_string("model", None, "As generate_many's.")
 
@@ -43,14 +45,21 @@ def command(values: Any, prompts: Path, out: Path) -> list[str]:
     return [*made, f"--batch={values.batch}", *([f"--model={values.model}"] if values.model else [])]
 
 
-def killed(run: list[str], seconds: float) -> bool:
-    """Starts it and kills it after so long; whether it was still at work."""
-    process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def killed(run: list[str], out: Path, seconds: float, at_work: bool) -> bool:
+    """Starts it and kills it so many seconds later, or after its first picture; whether it was still running."""
+    before, process = count(out), subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while at_work and count(out) == before and process.poll() is None:
+        time.sleep(0.01)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
     return process.wait() == -signal.SIGKILL
+
+
+def count(out: Path) -> int:
+    """How many pictures there are."""
+    return sum(1 for _ in out.glob("*.png"))
 
 
 def look(out: Path) -> dict[str, tuple[int, bytes]]:
@@ -78,40 +87,50 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def main(values: Any) -> None:
-    """Kills, looks, lets the last run end, compares."""
+    """A run that is left alone, then kills and looks, then a last run; compares."""
     moments = random.Random(values.seed)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         prompts, out, whole = root / "prompts.txt", root / "killed", root / "whole"
         lines = [f"a {moments.choice(COLOURS)} {moments.choice(SHAPES)}" for _ in range(values.pictures)]
         prompts.write_text("\n".join(lines))
-        there: dict[str, Any] = {}
-        at_work = partial = 0
-        for i in range(values.kills):
-            seconds = moments.uniform(0, values.seconds)
-            was = killed(command(values, prompts, out), seconds)
-            now = look(out)
-            compare(there, now)
-            unfinished = len(list(out.glob(".*.partial")))
-            at_work, partial = at_work + (len(now) > len(there)), partial + unfinished
-            how = "killed" if was else "ended by itself"
-            print(f"{i + 1}: {how} at {seconds:.2f} s, {len(now)} pictures, {unfinished} half-written", flush=True)
-            there = now
-        for place in (out, whole):
-            subprocess.run(command(values, prompts, place), check=True, stdout=subprocess.DEVNULL)
+        begun = time.perf_counter()
+        subprocess.run(command(values, prompts, whole), check=True, stdout=subprocess.DEVNULL)
+        took = time.perf_counter() - begun
+        print(f"left alone, {count(whole)} pictures take {took:.1f} s", flush=True)
+        kills, partial = kill(values, command(values, prompts, out), out, took, moments)
+        there = look(out)
+        subprocess.run(command(values, prompts, out), check=True, stdout=subprocess.DEVNULL)
         compare(there, look(out))
         check(look(out), look(whole), out, values.pictures)
     print(
-        f"{values.kills} kills, {at_work} with pictures made: {values.pictures} of {values.pictures} pictures, "
-        f"none lost, none made twice, none torn, {partial} half-written swept away"
+        f"{kills} kills: {values.pictures} of {values.pictures} pictures, none lost, none made twice, none torn, "
+        f"{partial} half-written swept away"
     )
 
 
-def check(made: dict[str, Any], whole: dict[str, Any], out: Path, count: int) -> None:
+def kill(values: Any, run: list[str], out: Path, took: float, moments: random.Random) -> tuple[int, int]:
+    """Kills and looks; how many runs were killed, and how many half-written files they left."""
+    there: dict[str, Any] = {}
+    kills = partial = 0
+    for i in range(values.kills):
+        at_work = i % 2 == 1
+        seconds = moments.uniform(0, values.seconds if at_work else took)
+        kills += killed(run, out, seconds, at_work)
+        now = look(out)
+        compare(there, now)
+        half = len(list(out.glob(".*.partial")))
+        partial, where = partial + half, "its first picture" if at_work else "its start"
+        print(f"{i + 1}: {seconds:.2f} s after {where}: {len(now)} pictures, {half} half-written", flush=True)
+        there = now
+    return kills, partial
+
+
+def check(made: dict[str, Any], whole: dict[str, Any], out: Path, pictures: int) -> None:
     """Raises ValueError where the end is not that of a run that was left alone."""
     listed = [json.loads(line)["file"] for line in (out / "manifest.jsonl").read_text().splitlines()]
-    if listed != sorted(made) or len(made) != count or list(out.glob(".*.partial")):
-        raise ValueError(f"{len(made)} pictures and {len(listed)} in the manifest, of {count}")
+    if listed != sorted(made) or len(made) != pictures or list(out.glob(".*.partial")):
+        raise ValueError(f"{len(made)} pictures and {len(listed)} in the manifest, of {pictures}")
     other = [name for name in made if made[name][1] != whole[name][1]]
     if other:
         raise ValueError(f"{other[0]} is another picture than in a run that was left alone")
