@@ -3,10 +3,9 @@
     python -m experiments.kill_many --kills=20                    # about 5 minutes on 2 cores
 
 A first run is left alone, in a folder of its own. Every other one makes what is missing of --pictures and is ended by
-SIGKILL: in turn at a moment drawn from the time that the first run took, and at one up to --seconds after it has made
-a picture. Then every picture must be whole, those of the runs before the same file as ever, byte for byte, and none
-gone. The last run is left alone: all pictures must be there, in the manifest too, and equal to the first run's. Prints
-a line a kill, and at the end as
+SIGKILL, up to --seconds after so many new pictures, both drawn; one in four before it has made any. Then every picture
+must be whole, those of the runs before the same file as ever, byte for byte, and none gone. The last run is left alone:
+all pictures must be there, in the manifest too, and equal to the first run's. Prints a line a kill, and at the end as
 
     20 kills: 240 of 240 pictures, none lost, none made twice, none torn, 3 half-written swept away
 """
@@ -27,6 +26,7 @@ from experiments import _cli
 
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "triangle", "star")
+START = 5.0  # seconds in which a run that is to make nothing dies
 
 
 def define_flags() -> None:
@@ -34,7 +34,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("kills", 20, "How many times.", lower_bound=1)
     flags.DEFINE_integer("pictures", 240, "Prompts.", lower_bound=1)
     flags.DEFINE_integer("batch", 2, "Pictures at once.", lower_bound=1)
-    flags.DEFINE_float("seconds", 1.0, "The latest moment of a kill, after a first picture.", lower_bound=0.01)
+    flags.DEFINE_float(
+        "seconds", 0.2, "The latest moment of a kill, after the pictures that a run is to make.", lower_bound=0.01
+    )
     flags.DEFINE_integer("seed", 0, "Of the moments.", lower_bound=0)
     flags.DEFINE_string("model", None, "As generate_many's.")
 
@@ -45,11 +47,11 @@ def command(values: Any, prompts: Path, out: Path) -> list[str]:
     return [*made, f"--batch={values.batch}", *([f"--model={values.model}"] if values.model else [])]
 
 
-def killed(run: list[str], out: Path, seconds: float, at_work: bool) -> bool:
-    """Starts it and kills it so many seconds later, or after its first picture; whether it was still running."""
+def killed(run: list[str], out: Path, pictures: int, seconds: float) -> bool:
+    """Starts it and kills it so many seconds after its so-manieth picture; whether it was still running."""
     before, process = count(out), subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while at_work and count(out) == before and process.poll() is None:
-        time.sleep(0.01)
+    while count(out) < before + pictures and process.poll() is None:
+        time.sleep(0.001)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -94,11 +96,8 @@ def main(values: Any) -> None:
         prompts, out, whole = root / "prompts.txt", root / "killed", root / "whole"
         lines = [f"a {moments.choice(COLOURS)} {moments.choice(SHAPES)}" for _ in range(values.pictures)]
         prompts.write_text("\n".join(lines))
-        begun = time.perf_counter()
         subprocess.run(command(values, prompts, whole), check=True, stdout=subprocess.DEVNULL)
-        took = time.perf_counter() - begun
-        print(f"left alone, {count(whole)} pictures take {took:.1f} s", flush=True)
-        kills, partial = kill(values, command(values, prompts, out), out, took, moments)
+        kills, partial = kill(values, command(values, prompts, out), out, moments)
         there = look(out)
         subprocess.run(command(values, prompts, out), check=True, stdout=subprocess.DEVNULL)
         compare(there, look(out))
@@ -109,19 +108,20 @@ def main(values: Any) -> None:
     )
 
 
-def kill(values: Any, run: list[str], out: Path, took: float, moments: random.Random) -> tuple[int, int]:
+def kill(values: Any, run: list[str], out: Path, moments: random.Random) -> tuple[int, int]:
     """Kills and looks; how many runs were killed, and how many half-written files they left."""
     there: dict[str, Any] = {}
     kills = partial = 0
     for i in range(values.kills):
-        at_work = i % 2 == 1
-        seconds = moments.uniform(0, values.seconds if at_work else took)
-        kills += killed(run, out, seconds, at_work)
+        # One run in four dies before its first picture; the others share out what there is to make.
+        pictures = 0 if i % 4 == 0 else moments.randint(1, max(1, values.pictures // values.kills))
+        seconds = moments.uniform(0, START if pictures == 0 else values.seconds)
+        kills += killed(run, out, pictures, seconds)
         now = look(out)
         compare(there, now)
         half = len(list(out.glob(".*.partial")))
-        partial, where = partial + half, "its first picture" if at_work else "its start"
-        print(f"{i + 1}: {seconds:.2f} s after {where}: {len(now)} pictures, {half} half-written", flush=True)
+        partial += half
+        print(f"{i + 1}: {seconds:.3f} s after {pictures} new: {len(now)} pictures, {half} half-written", flush=True)
         there = now
     return kills, partial
 
