@@ -189,13 +189,27 @@ def begin(
     return scan.init(table, x_T, own if draws is None else None, draws)
 
 
+def place(told: Any, axis: int, parts: int | None = None) -> Any:
+    """Arguments that are the same at every call of `advance`, where it wants them: here as they are.
+
+    told: a tree of arrays, or None. axis: of the b pictures in every leaf, where the network's parts stand with them
+    as `(parts b)` if `parts` is given.
+    """
+    return told
+
+
 @program()
 def look(carry: scan.Carry, table: Table, index: jax.Array, held: Held) -> tuple[jax.Array, jax.Array]:
     """What the network saw in a row of the table, and the clean latents that it predicted, `b h w c` each."""
     return scan.look(carry, table, index, held)
 
 
-@program(static=(0, 1), donate=(2,))
+def result(carry: scan.Carry) -> jax.Array:
+    """The clean latents `b h w c`, once all rows have been run."""
+    return scan.result(carry)
+
+
+@program(static=(0, 1, 9), donate=(2,))
 def advance(
     config: UNetConfig,
     dtype: DTypeLike,
@@ -206,13 +220,16 @@ def advance(
     guidance: Guidance | None,
     held: Held,
     regions: jax.Array | None = None,
+    gather: Callable[[jax.Array], jax.Array] | None = None,
 ) -> scan.Carry:
     """Runs rows of the table: one `lax.scan`.
 
     With guidance for those rows, the conditions are those of [uncond, cond] or [uncond, cond_1, .., cond_k], each for
-    all b pictures, and `regions` [k, b, h, w, 1] says where each cond counts.
+    all b pictures, and `regions` [k, b, h, w, 1] says where each cond counts. Or they are those of one part, where
+    other devices have the others, and `gather` makes of the answer for it, `b h w c`, that for all, `(parts b) h w c`.
     """
-    parts = jax.tree.leaves(conditions)[0].shape[0] // carry.x_T.shape[0]
+    b = carry.x_T.shape[0]
+    parts = jax.tree.leaves(conditions)[0].shape[0] // b
     shifts = _time_shifts(config, dtype, params, rows.timestep, conditions)
 
     def network(inputs: tuple[jax.Array, Time, Conditions]) -> jax.Array:
@@ -222,9 +239,11 @@ def advance(
         needed, guided, shift = row
 
         def answer(x: jax.Array, t: jax.Array) -> jax.Array:
+            x = x if gather is None else x[:b]  # all parts see the same
             each = jax.tree.map(lambda a: jnp.broadcast_to(a, (x.shape[0], a.shape[-1])), shift)
             inputs = (x, each, conditions)
-            return _one_by_one(network, inputs, needed, parts) if on_cpu() else network(inputs)
+            raw = _one_by_one(network, inputs, needed, parts) if on_cpu() else network(inputs)
+            return raw if gather is None else gather(raw)
 
         if guided is None:
             return answer(x, t)

@@ -45,7 +45,8 @@ def sample(sd: "StableDiffusion", asked: Request, watch: Watch) -> Sampled:
     held, carry = _begin(sd, asked, table, noises)
     beside, labels = _channels(sd, asked, noises), _labels(asked)
     pulls, encoding = asked.answered, Encoding(sd.encoders, encode_row(sd), sd.xl, asked.style, asked.clip_skip)
-    regions = None if guidance is None else asked.where(pulls)
+    regions = None if guidance is None else sd.programs.place(asked.where(pulls), 1)
+    guidance = sd.programs.place(guidance, -1)
     bar = tqdm(total=len(rows), disable=None if watch.progress is None else not watch.progress, leave=False)
     stride = 1 if watch.closely else needed if bar.disable else SEGMENT_ROWS
     with bar:
@@ -60,12 +61,12 @@ def sample(sd: "StableDiffusion", asked: Request, watch: Watch) -> Sampled:
                 seen = Seen(asked, table, rows, carry, held, sd.programs.look)
                 done = seen.done(last)
                 if not bar.disable:
-                    jax.block_until_ready(carry.x)
+                    jax.block_until_ready(carry)
                     bar.update(done - bar.n)
                 # A run that is complete keeps its result; one that another was to go on with ends here.
                 if watch.closely and first in rows and watch.stops(seen, done) and (done < len(rows) or unfinished):
                     return seen.stopped(last, kept)
-    return Sampled(scan.result(carry), len(rows), seen.steps(kept))
+    return Sampled(sd.programs.result(carry), len(rows), seen.steps(kept))
 
 
 # ---------------------------------------------------------------------- where the run begins
@@ -79,7 +80,7 @@ def _latent_shape(sd: "StableDiffusion", asked: Request) -> tuple[int, int, int]
 def _begin(sd: "StableDiffusion", asked: Request, table: Table, noises: draws.Draws) -> tuple[Held, scan.Carry]:
     """What is held of the pictures, and the scan's state before its first row."""
     start = noises["start"] if asked.latents is None or asked.stage else jnp.asarray(asked.latents)
-    held = _held(sd, asked, noises, start)
+    held = sd.programs.place(_held(sd, asked, noises, start), 0)
     sampler = None
     if noises.sampler is not None:
         # As many draws as rows, so that plans with more or fewer are one program.
@@ -159,18 +160,18 @@ def _conditions(
             shown.append(0.0 if own[k].blank else 1.0)
             if asked.time_ids is not None:
                 ids.append(asked.time_ids[0 if own[k].negative else 1][i])
-    pieces, count = conditions.in_pieces(states, MAX_CHUNKS)
     features, parts = sd.unet.time_cond_proj_dim, len(pulls[0])
     beside = None
     if channels is not None:
         beside = jnp.tile(channels, (parts, 1, 1, 1)) * jnp.asarray(shown)[:, None, None, None]
-    return Conditions(
-        context=sd.programs.hoist(sd.dtype, sd.ready["unet"], pieces, count),
-        added=Added(jnp.asarray(np.stack(pooled)), jnp.asarray(np.stack(ids))) if ids else None,
-        guidance=guidance_embedding(jnp.asarray(asked.guidance_scales), features) if features else None,
-        channels=beside,
-        class_labels=None if labels is None else jnp.tile(labels, parts),
-    )
+    told = {
+        "added": Added(jnp.asarray(np.stack(pooled)), jnp.asarray(np.stack(ids))) if ids else None,
+        "guidance": guidance_embedding(jnp.asarray(asked.guidance_scales), features) if features else None,
+        "channels": beside,
+        "class_labels": None if labels is None else jnp.tile(labels, parts),
+    }
+    pieces, told = sd.programs.place((conditions.in_pieces(states, MAX_CHUNKS), told), 0, parts)
+    return Conditions(sd.programs.hoist(sd.dtype, sd.ready["unet"], *pieces), **told)
 
 
 def _image_embeds(sd: "StableDiffusion", asked: Request) -> list[tuple[np.ndarray, np.ndarray]]:

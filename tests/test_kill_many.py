@@ -1,0 +1,60 @@
+"""What the killing experiment would see: a torn picture, a lost one, one that was made twice, a wrong end."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from experiments import kill_many
+
+
+def save(path, colour=0):
+    Image.new("RGB", (8, 8), (colour, 0, 0)).save(path)
+
+
+def end(folder, names):
+    (folder / "manifest.jsonl").write_text("".join(json.dumps({"file": name}) + "\n" for name in names))
+
+
+def test_torn_pictures(tmp_path):
+    save(tmp_path / "00000.png")
+    assert list(kill_many.look(tmp_path)) == ["00000.png"] and kill_many.count(tmp_path) == 1
+    whole = (tmp_path / "00000.png").read_bytes()
+    (tmp_path / "00001.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="00001.png is torn"):
+        kill_many.look(tmp_path)
+
+
+def test_lost_and_made_twice(tmp_path):
+    save(tmp_path / "00000.png")
+    before = kill_many.look(tmp_path)
+    kill_many.compare(before, before | {"00001.png": (1, b"")})
+    with pytest.raises(ValueError, match="00000.png was lost"):
+        kill_many.compare(before, {})
+    (tmp_path / "00000.png").rename(tmp_path / "old")
+    save(tmp_path / "00000.png")
+    with pytest.raises(ValueError, match="00000.png was made twice"):
+        kill_many.compare(before, kill_many.look(tmp_path))
+
+
+def test_the_end(tmp_path):
+    save(tmp_path / "00000.png")
+    made, other = kill_many.look(tmp_path), {"00000.png": (0, b"other")}
+    end(tmp_path, ["00000.png"])
+    kill_many.check(made, made, tmp_path, 1)
+    with pytest.raises(ValueError, match="00000.png is another picture"):
+        kill_many.check(made, other, tmp_path, 1)
+    with pytest.raises(ValueError, match="1 pictures and 1 in the manifest, of 2"):
+        kill_many.check(made, made, tmp_path, 2)
+    end(tmp_path, [])
+    with pytest.raises(ValueError, match="1 pictures and 0 in the manifest, of 1"):
+        kill_many.check(made, made, tmp_path, 1)
+    end(tmp_path, ["00000.png"])
+    (tmp_path / ".0.partial").touch()
+    with pytest.raises(ValueError):
+        kill_many.check(made, made, tmp_path, 1)
+
+
+def test_a_run_that_ends_by_itself_was_not_killed(tmp_path):
+    assert not kill_many.killed(["true"], tmp_path, 1, 20.0)
+    assert kill_many.killed(["sleep", "20"], tmp_path, 0, 0.01)
