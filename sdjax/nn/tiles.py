@@ -191,7 +191,9 @@ def _by_tiles(section: Section, network: Network, x: jax.Array, groups: int, dty
         (count, mean, squares), _ = lax.scan(partial(add, tuple(known)), (jnp.zeros(()), nothing, nothing), windows)
         known.append((mean, squares / count))
     shape = (x.shape[0], *(after * axis.size for axis in axes), section.layers[-1].width)
-    return lax.scan(write, jnp.zeros(shape, dtype), windows)[0]
+    # Every number of it is overwritten. A constant would lie in memory from the program's beginning on.
+    blank = jnp.broadcast_to((known[-1][0] if known else x).ravel()[0].astype(dtype), shape)
+    return lax.scan(write, blank, windows)[0]
 
 
 def _axis(size: int, most: int, margin: int) -> Axis:
