@@ -79,23 +79,19 @@ def test_encodes_as_the_whole(vae, size, limits):
 
 def test_no_grey_level_differs_by_more_than_one():
     sd = sdjax.load()
-    latents = sd.generate("a red circle", steps=4, seed=0).latents.repeat(2, 2)
+    latents = normal(1, 9, 12, 4)
     whole = sd.decode(latents)
-    limits = Limits(whole=0, held=0, tile=48)
+    limits = Limits(whole=0, held=2**30, tile=32)
     cut = jax.jit(partial(tiles.decode, sd.vae, jnp.float32, limits=limits))(sd.params["vae"], latents)
     levels = [np.asarray(127.5 * (jnp.clip(one, -1, 1) + 1)).round().astype(int) for one in (whole, cut)]
     assert np.ptp(levels[0]) > 100 and np.abs(levels[0] - levels[1]).max() <= 1
 
 
-def test_bfloat16_and_gradients_go_through():
-    params, latents = params_of(FOUR), normal(1, 4, 5, 4)
-    limits = Limits(whole=0, held=0, tile=8)
-    whole = partial(Autoencoder(FOUR).apply, {"params": params}, method="decode")
-    cut = partial(tiles.decode, FOUR, jnp.float32, params, limits=limits)
-    want, got = (jax.grad(lambda z, run=run: jnp.sum(jnp.sin(run(z))))(latents) for run in (whole, cut))
-    np.testing.assert_allclose(got, want, atol=1e-4 * float(jnp.abs(want).max()))
-    low = tiles.decode(FOUR, jnp.bfloat16, params, latents, limits)
-    np.testing.assert_allclose(low, whole(latents), atol=0.1 * float(jnp.abs(low).max()))
+def test_bfloat16_goes_through():
+    params, latents = params_of(BARE), normal(1, 4, 5, 4)
+    runs = (partial(tiles.decode, BARE, dtype, limits=Limits(0, 0, 8)) for dtype in (jnp.float32, jnp.bfloat16))
+    want, got = (jax.jit(run)(params, latents) for run in runs)
+    np.testing.assert_allclose(got, want, atol=0.1 * float(jnp.abs(want).max()))
 
 
 def test_a_picture_no_multiple_of_the_factor_is_refused():
@@ -104,20 +100,6 @@ def test_a_picture_no_multiple_of_the_factor_is_refused():
 
 
 # ---------------------------------------------------------------------- how the work is cut
-
-
-@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 6))
-def test_windows_cover_an_axis_once(size, most, margin):
-    axis = tiles._axis(size, most, margin)
-    assert axis.core <= most
-    seen = []
-    for window, core, repeated in axis.places():
-        assert window >= 0 and window + axis.window <= size
-        first, end = window + core, window + core + axis.core
-        assert window == 0 or core >= margin
-        assert window + axis.window == size or axis.window - core - axis.core >= margin
-        seen += range(first + repeated, end)
-    assert seen == list(range(size))
 
 
 @given(st.sampled_from([FOUR, EIGHT, BARE]), st.booleans(), st.integers(0, 4000), st.integers(0, 4000))
@@ -137,25 +119,15 @@ def test_stable_diffusion_is_whole_up_to_1024_pixels():
         assert [section.tiled for section in tiles.sections(layers, shape, Limits())] == [False]
 
 
-def test_moments_of_parts_are_those_of_the_whole():
-    """With a mean a thousand times the deviation, where E[x^2] - E[x]^2 has no digit left in float32."""
-    x = 1000 + normal(2, 6, 7, 8)
-    sums = (jnp.zeros(()), jnp.zeros((2, 4)), jnp.zeros((2, 4)))
-    for part, repeated in ((x[:, :4], (0, 0)), (x[:, 2:], (2, 0))):
-        sums = tiles._added(sums, part, jnp.asarray(repeated))
-    grouped = np.asarray(x, np.float64).reshape(2, 42, 4, 2)
-    np.testing.assert_allclose(sums[1], grouped.mean((1, 3)), rtol=1e-6)
-    np.testing.assert_allclose(sums[2] / sums[0], grouped.var((1, 3)), rtol=1e-4)
-
-
 # ---------------------------------------------------------------------- memory
 
 
 def test_tiles_take_less_memory():
-    params, latents = programs.expected_params({"vae": FOUR})["vae"], jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32)
+    vae = replace(BARE, layers_per_block=1)
+    params, latents = programs.expected_params({"vae": vae})["vae"], jax.ShapeDtypeStruct((1, 128, 128, 4), "float32")
     used = []
-    for limits in (Limits(), Limits(whole=2**17, held=0, tile=32)):
-        run = jax.jit(partial(tiles.decode, FOUR, jnp.float32, limits=limits))
+    for limits in (Limits(), Limits(whole=2**18, held=0, tile=32)):
+        run = jax.jit(partial(tiles.decode, vae, jnp.float32, limits=limits))
         used.append(run.lower(params, latents).compile().memory_analysis().temp_size_in_bytes)
     assert used[1] < used[0] / 3
 

@@ -6,18 +6,12 @@ A tile with a margin as wide as the convolutions reach gives what the whole pict
 
 So the moments of every GroupNorm are measured before it is used. Through layers with g norms the tiles go g + 1 times:
 the i-th time as far as norm i, with the moments of those before it, and what arrives there is added up; the last time
-to the end. Two parts A and B of a picture, of n numbers each with deviations' squares S, add up to
-
-    mean = mean_A + d n_B / n,    S = S_A + S_B + d^2 n_A n_B / n,    d = mean_B - mean_A,    n = n_A + n_B      (2)
-
-(Chan, Golub & LeVeque 1983, The American Statistician 37(3), equation 2.1), which loses no digits. The result is that
-of the whole picture to rounding, so there are no seams to blend.
+to the end. The result is that of the whole picture to rounding, so there are no seams to blend.
 
 Layers run whole where their picture is small enough. The others are cut into sections, each from a picture that is
 held whole to the next: short sections repeat less, long ones hold less.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,15 +20,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
 from sdjax.config import VaeConfig
+from sdjax.nn.grid import Axis, Grid, Sums
 from sdjax.nn.layers import GroupNorm, Moments
 from sdjax.nn.vae import Autoencoder, Layer, Layers, Posterior, decoder_layers, encoder_layers
 
-Sums = tuple[jax.Array, jax.Array, jax.Array]  # of equation 2: n, and `b g` each the mean and S
 # A part of a picture and moments of the first norms -> the layers' result, and what arrived at each norm.
 Network = Callable[[jax.Array, Sequence[Moments]], tuple[jax.Array, list[jax.Array]]]
 
@@ -68,37 +61,28 @@ class Section:
     @property
     def norms(self) -> int:
         """How many GroupNorms they have."""
-        return sum(NORMS.get(layer.kind, 0) for layer in self.layers)
+        return sum(NORMS.get(kind, 0) for kind in self._kinds)
+
+    def grid(self, x: jax.Array, tile: int) -> Grid:
+        """How x `b h w c`, which goes in, is cut into tiles of at most `tile` pixels at the finer end."""
+        finer = 2 if "up" in self._kinds or "down" in self._kinds else 1
+        margin = -(-sum(REACH.get(kind, 1) for kind in self._kinds) // finer)
+        before = 2 if "down" in self._kinds else 1
+        rows, columns = (Axis.cut(size // before, max(1, tile // finer), margin) for size in x.shape[1:3])
+        return Grid(rows, columns)
+
+    def blank(self, x: jax.Array, like: jax.Array, dtype: DTypeLike) -> jax.Array:
+        """Room for the result, `b h' w' width`, filled with a number of `like`.
+
+        Room filled with a constant would be there from the program's beginning on.
+        """
+        up, down = (2 if kind in self._kinds else 1 for kind in ("up", "down"))
+        shape = (x.shape[0], *(up * size // down for size in x.shape[1:3]), self.layers[-1].width)
+        return jnp.broadcast_to(like.ravel()[0].astype(dtype), shape)
 
     @property
-    def scales(self) -> tuple[int, int]:
-        """Pixels, before and after, of what is a pixel at the coarser end."""
-        return (2 if self.layers[-1].kind == "down" else 1), (2 if self.layers[0].kind == "up" else 1)
-
-
-@dataclass(frozen=True)
-class Axis:
-    """An axis of `size` pixels, counted at a section's coarser end, in windows: a core of the tile and its margin.
-
-    All windows are of one size and lie within the picture; so do the cores, the last of which therefore repeats
-    some of what the one before it has.
-    """
-
-    size: int
-    core: int
-    margin: int
-
-    @property
-    def window(self) -> int:
-        """Pixels of a window."""
-        return min(self.size, self.core + 2 * self.margin)
-
-    def places(self) -> np.ndarray:
-        """int32 [windows, 3]: where each begins, where its core does within it, how much of the core is repeated."""
-        first = np.arange(0, self.size, self.core)
-        core = np.minimum(first, self.size - self.core)
-        window = np.clip(first - self.margin, 0, self.size - self.window)
-        return np.stack([window, core - window, first - core], axis=-1).astype(np.int32)
+    def _kinds(self) -> list[str]:
+        return [layer.kind for layer in self.layers]
 
 
 def decode(
@@ -166,55 +150,25 @@ def _through(module: Layers, params: Any, x: jax.Array, known: Sequence[Moments]
 
 def _by_tiles(section: Section, network: Network, x: jax.Array, groups: int, dtype: DTypeLike, tile: int) -> jax.Array:
     """`b h w c -> b h' w' width`: measures norm after norm, then writes the result."""
-    before, after = section.scales
-    margin = -(-sum(REACH.get(layer.kind, 1) for layer in section.layers) // max(before, after))
-    axes = [_axis(size // before, max(1, tile // max(before, after)), margin) for size in x.shape[1:3]]
-    windows = jnp.asarray(list(itertools.product(*(axis.places() for axis in axes))))
-    window, core = (tuple(getattr(axis, part) for axis in axes) for part in ("window", "core"))
-
-    def part(place: jax.Array) -> jax.Array:
-        return _piece(x, place[:, 0], window, before)
-
-    def add(known: Sequence[Moments], sums: Sums, place: jax.Array) -> tuple[Sums, None]:
-        arrived = network(part(place), known)[1][len(known)]
-        scale = arrived.shape[1] // window[0]
-        return _added(sums, _piece(arrived, place[:, 1], core, scale), scale * place[:, 2]), None
+    grid = section.grid(x, tile)
+    known: list[Moments] = []
+    for _ in range(section.norms):
+        known.append(_measured(grid, network, x, tuple(known), groups))
 
     def write(out: jax.Array, place: jax.Array) -> tuple[jax.Array, None]:
-        y = _piece(network(part(place), known)[0], place[:, 1], core, after)
-        row, column = after * (place[:, 0] + place[:, 1])
-        return lax.dynamic_update_slice(out, y, (0, row, column, 0)), None
+        return grid.written(out, network(grid.window(x, place), known)[0], place), None
 
-    known: list[Moments] = []
+    blank = section.blank(x, known[-1][0] if known else x, dtype)
+    return lax.scan(write, blank, grid.places())[0]
+
+
+def _measured(grid: Grid, network: Network, x: jax.Array, known: Sequence[Moments], groups: int) -> Moments:
+    """The moments of the first norm of which they are not known."""
+
+    def add(sums: Sums, place: jax.Array) -> tuple[Sums, None]:
+        arrived = network(grid.window(x, place), known)[1][len(known)]
+        return grid.added(sums, arrived, place), None
+
     nothing = jnp.zeros((x.shape[0], groups))
-    for _ in range(section.norms):
-        (count, mean, squares), _ = lax.scan(partial(add, tuple(known)), (jnp.zeros(()), nothing, nothing), windows)
-        known.append((mean, squares / count))
-    shape = (x.shape[0], *(after * axis.size for axis in axes), section.layers[-1].width)
-    # Every number of it is overwritten. A constant would lie in memory from the program's beginning on.
-    blank = jnp.broadcast_to((known[-1][0] if known else x).ravel()[0].astype(dtype), shape)
-    return lax.scan(write, blank, windows)[0]
-
-
-def _axis(size: int, most: int, margin: int) -> Axis:
-    """An axis in as few cores of at most `most` pixels as there can be, all of them as small as that allows."""
-    return Axis(size, -(-size // -(-size // most)), margin)
-
-
-def _piece(x: jax.Array, start: jax.Array, size: tuple[int, ...], scale: int) -> jax.Array:
-    """`size` of x `b h w c` from `start` on, both counted in `scale` pixels."""
-    row, column = scale * start
-    return lax.dynamic_slice(x, (0, row, column, 0), (x.shape[0], *(scale * n for n in size), x.shape[-1]))
-
-
-def _added(sums: Sums, x: jax.Array, repeated: jax.Array) -> Sums:
-    """Equation 2: a part `b h w c` of a picture, but for its first `repeated` rows and columns."""
-    rows, columns = (jnp.arange(n) >= first for n, first in zip(x.shape[1:3], repeated, strict=True))
-    new = (rows[:, None] & columns)[:, :, None, None]
-    count, mean, squares = sums
-    grouped = x.astype(jnp.float32).reshape(*x.shape[:3], mean.shape[-1], -1)
-    more = jnp.sum(new, dtype=jnp.float32) * grouped.shape[-1]
-    its_mean = jnp.sum(jnp.where(new, grouped, 0), axis=(1, 2, 4)) / more
-    its_squares = jnp.sum(jnp.where(new, jnp.square(grouped - its_mean[:, None, None, :, None]), 0), axis=(1, 2, 4))
-    total, apart = count + more, its_mean - mean
-    return total, mean + apart * more / total, squares + its_squares + jnp.square(apart) * count * more / total
+    (count, mean, squares), _ = lax.scan(add, (jnp.zeros(()), nothing, nothing), grid.places())
+    return mean, squares / count
