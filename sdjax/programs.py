@@ -17,6 +17,7 @@ from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import Guidance, classifier_free
 from sdjax.diffusion.held import Held
 from sdjax.diffusion.table import Table
+from sdjax.nn import tiles
 from sdjax.nn.attention import Chunks, cross_keys_values
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.clip_vision import ClipVisionEncoder
@@ -293,11 +294,9 @@ def _one_by_one(network: Any, inputs: Any, needed: jax.Array, parts: int) -> jax
 @program(static=(0, 1))
 def decode(config: VaeConfig, dtype: DTypeLike, params: Params, latents: jax.Array) -> jax.Array:
     """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3` in [-1, 1], clipped, float32."""
-    vae = Autoencoder(config, dtype)
 
     def one(z: jax.Array) -> jax.Array:
-        pixels = vae.apply({"params": params}, z[None] / config.scaling_factor, method="decode")
-        return jnp.clip(pixels[0], -1.0, 1.0)
+        return jnp.clip(tiles.decode(config, dtype, params, z[None] / config.scaling_factor)[0], -1.0, 1.0)
 
     at_once = PIXELS_AT_ONCE // (latents.shape[1] * latents.shape[2] * config.factor**2)
     return _in_groups(one, latents, at_once)
@@ -308,10 +307,9 @@ def encode(
     config: VaeConfig, dtype: DTypeLike, params: Params, pixels: jax.Array, noise: jax.Array | None
 ) -> jax.Array:
     """Pixels `b H W 3` in [-1, 1] -> latents `b h w c` at the U-Net's scale: a draw by unit `noise`, or the mean."""
-    vae = Autoencoder(config, dtype)
 
     def one(image: tuple[jax.Array, jax.Array | None]) -> jax.Array:
-        posterior = vae.apply({"params": params}, image[0][None], method="encode")
+        posterior = tiles.encode(config, dtype, params, image[0][None])
         z = posterior.mean if image[1] is None else posterior.sample(image[1])
         return config.scaling_factor * z[0]
 

@@ -112,11 +112,14 @@ def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return x[:, rows][:, :, columns]
 
 
+Moments = tuple[jax.Array, jax.Array]  # mean and variance of each group of each picture, `b g` both, float32
+
+
 class GroupNorm(nn.Module):
     """Group normalisation over `h w` and the channels of a group (Wu & He 2018), statistics in float32.
 
     The statistics and the learned scale are folded into one multiplier and one offset per channel, so that the
-    picture itself is read once more and not three times.
+    picture itself is read once more and not three times. x may be a part of a picture, `moments` those of the whole.
     """
 
     groups: int
@@ -124,15 +127,18 @@ class GroupNorm(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, moments: Moments | None = None) -> jax.Array:
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,)).astype(jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,)).astype(jnp.float32)
         x = x.astype(jnp.float32)
-        grouped = x.reshape(x.shape[0], -1, self.groups, channels // self.groups)
-        mean = jnp.mean(grouped, axis=(1, 3), keepdims=True)
-        # Two passes: E[x^2] - E[x]^2 loses the digits that parity with torch needs when |mean| >> std.
-        variance = jnp.mean(jnp.square(grouped - mean), axis=(1, 3), keepdims=True)
+        if moments is None:
+            grouped = x.reshape(x.shape[0], -1, self.groups, channels // self.groups)
+            mean = jnp.mean(grouped, axis=(1, 3), keepdims=True)
+            # Two passes: E[x^2] - E[x]^2 loses the digits that parity with torch needs when |mean| >> std.
+            variance = jnp.mean(jnp.square(grouped - mean), axis=(1, 3), keepdims=True)
+        else:
+            mean, variance = (part[:, None, :, None] for part in moments)
         inverse = jax.lax.rsqrt(variance + self.eps)
         per_group = (x.shape[0], 1, self.groups, channels // self.groups)
         multiplier = inverse * scale.reshape(1, 1, *per_group[2:])

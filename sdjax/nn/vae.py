@@ -7,6 +7,7 @@ with H = f h for f = 2^(levels - 1), 8 in Stable Diffusion. Latents here are the
 makes them unit-variance for the U-Net is applied by the pipeline.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -33,6 +34,41 @@ class Posterior(NamedTuple):
         return self.mean + jnp.exp(0.5 * self.log_variance) * noise
 
 
+@dataclass(frozen=True)
+class Layer:
+    """One step of the encoder or the decoder: x `b h w c` -> `b h' w' width`.
+
+    kind: "conv", "resnet", "up" (doubles the picture), "down" (halves it), "middle" (sees all of it), "head" (norm,
+    SiLU, convolution). name: what the checkpoint calls its parameters; a head's are conv_norm_out and conv_out.
+    """
+
+    kind: str
+    name: str
+    width: int
+
+
+def encoder_layers(config: VaeConfig) -> tuple[Layer, ...]:
+    """From pixels `b H W 3` to moments `b h w 2c`."""
+    widths = config.block_out_channels
+    layers = [Layer("conv", "conv_in", widths[0])]
+    for i, width in enumerate(widths):
+        layers += [Layer("resnet", f"down_blocks.{i}.resnets.{j}", width) for j in range(config.layers_per_block)]
+        if i < len(widths) - 1:
+            layers.append(Layer("down", f"down_blocks.{i}.downsamplers.0", width))
+    return *layers, Layer("middle", "mid_block", widths[-1]), Layer("head", "conv_out", 2 * config.latent_channels)
+
+
+def decoder_layers(config: VaeConfig) -> tuple[Layer, ...]:
+    """From latents `b h w c` to pixels `b H W 3`."""
+    widths = config.block_out_channels[::-1]
+    layers = [Layer("conv", "conv_in", widths[0]), Layer("middle", "mid_block", widths[0])]
+    for i, width in enumerate(widths):
+        layers += [Layer("resnet", f"up_blocks.{i}.resnets.{j}", width) for j in range(config.layers_per_block + 1)]
+        if i < len(widths) - 1:
+            layers.append(Layer("up", f"up_blocks.{i}.upsamplers.0", width))
+    return *layers, Layer("head", "conv_out", config.out_channels)
+
+
 class Autoencoder(nn.Module):
     """Encoder and decoder over one parameter tree, as diffusers' `AutoencoderKL` names it."""
 
@@ -40,8 +76,8 @@ class Autoencoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        self.encoder = Encoder(self.config, self.dtype)
-        self.decoder = Decoder(self.config, self.dtype)
+        self.encoder = Layers(encoder_layers(self.config), self.config, self.dtype)
+        self.decoder = Layers(decoder_layers(self.config), self.config, self.dtype)
         channels = self.config.latent_channels
         if self.config.use_quant_conv:
             self.quant_conv = Conv(2 * channels, self.dtype, size=1)
@@ -54,58 +90,52 @@ class Autoencoder(nn.Module):
 
     def encode(self, pixels: jax.Array) -> Posterior:
         """Pixels `b H W 3` in [-1, 1] -> Posterior `b h w c`; the log-variance is clamped to [-30, 20]."""
-        moments = self.encoder(pixels)
+        return self.posterior(self.encoder(pixels))
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Latents `b h w c` (unscaled) -> pixels `b H W 3`, float32, near [-1, 1] but not clipped."""
+        return self.decoder(self.entry(latents)).astype(jnp.float32)
+
+    def posterior(self, moments: jax.Array) -> Posterior:
+        """What follows the encoder's layers: moments `b h w 2c` -> Posterior `b h w c`."""
         if self.config.use_quant_conv:
             moments = self.quant_conv(moments)
         mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return Posterior(mean, jnp.clip(log_variance, -30.0, 20.0))
 
-    def decode(self, latents: jax.Array) -> jax.Array:
-        """Latents `b h w c` (unscaled) -> pixels `b H W 3`, float32, near [-1, 1] but not clipped."""
-        if self.config.use_post_quant_conv:
-            latents = self.post_quant_conv(latents)
-        return self.decoder(latents).astype(jnp.float32)
+    def entry(self, latents: jax.Array) -> jax.Array:
+        """What precedes the decoder's layers: latents `b h w c` -> `b h w c`."""
+        return self.post_quant_conv(latents) if self.config.use_post_quant_conv else latents
 
 
-class Encoder(nn.Module):
-    """Pixels `b H W 3` -> moments `b h w 2c`."""
+class Layers(nn.Module):
+    """Runs layers of the encoder or the decoder, all or some that follow one another, over `b h w c`."""
 
+    layers: tuple[Layer, ...]
     config: VaeConfig
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        config, widths = self.config, self.config.block_out_channels
-        x = Conv(widths[0], self.dtype, name="conv_in")(x)
-        for i, width in enumerate(widths):
-            for j in range(config.layers_per_block):
-                x = _resnet(self, width, f"down_blocks.{i}.resnets.{j}")(x)
-            if i < len(widths) - 1:
-                name = f"down_blocks.{i}.downsamplers.0"
-                x = Downsample(width, self.dtype, asymmetric=True, name=name)(x)
-        x = Middle(config, self.dtype, name="mid_block")(x)
-        x = jax.nn.silu(GroupNorm(config.norm_num_groups, EPS, self.dtype, name="conv_norm_out")(x))
-        return Conv(2 * config.latent_channels, self.dtype, name="conv_out")(x)
+        for layer in self.layers:
+            x = self._run(layer, x)
+        return x
 
-
-class Decoder(nn.Module):
-    """Latents `b h w c` -> pixels `b H W 3`."""
-
-    config: VaeConfig
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        config, widths = self.config, self.config.block_out_channels[::-1]
-        x = Conv(widths[0], self.dtype, name="conv_in")(x)
-        x = Middle(config, self.dtype, name="mid_block")(x)
-        for i, width in enumerate(widths):
-            for j in range(config.layers_per_block + 1):
-                x = _resnet(self, width, f"up_blocks.{i}.resnets.{j}")(x)
-            if i < len(widths) - 1:
-                x = Upsample(width, self.dtype, name=f"up_blocks.{i}.upsamplers.0")(x)
-        x = jax.nn.silu(GroupNorm(config.norm_num_groups, EPS, self.dtype, name="conv_norm_out")(x))
-        return Conv(config.out_channels, self.dtype, name="conv_out")(x)
+    def _run(self, layer: Layer, x: jax.Array) -> jax.Array:
+        name, width = layer.name, layer.width
+        match layer.kind:
+            case "resnet":
+                return _resnet(self, width, name)(x)
+            case "down":
+                return Downsample(width, self.dtype, asymmetric=True, name=name)(x)
+            case "up":
+                return Upsample(width, self.dtype, name=name)(x)
+            case "middle":
+                return Middle(self.config, self.dtype, name=name)(x)
+            case "head":
+                norm = GroupNorm(self.config.norm_num_groups, EPS, self.dtype, name="conv_norm_out")
+                x = jax.nn.silu(norm(x))
+        return Conv(width, self.dtype, name=name)(x)
 
 
 class Middle(nn.Module):
@@ -140,5 +170,5 @@ class PixelAttention(nn.Module):
         return x + attend(tokens).reshape(b, h, w, c)
 
 
-def _resnet(module: Encoder | Decoder | Middle, width: int, name: str) -> ResnetBlock:
+def _resnet(module: Layers | Middle, width: int, name: str) -> ResnetBlock:
     return ResnetBlock(width, module.config.norm_num_groups, EPS, module.dtype, name=name)
