@@ -100,6 +100,7 @@ def measure(setting: Setting, job: Job, limit: int, folder: Path) -> dict[str, A
     command = ["experiments.gpu_flags", f"--worker={json.dumps(asked)}"]
     try:
         with Worker(command, folder / "errors.txt", environment, limit) as worker:
+            worker.ready()
             first, *times = [worker.time() for _ in range(WARM_UP + REPEATS)]
             return {"first": first, "step": statistics.median(times[WARM_UP - 1 :]) / job.steps, "peak": worker.peak()}
     except Failed as error:

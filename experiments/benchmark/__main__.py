@@ -13,13 +13,11 @@ takes part in the steps of a CPU where it is installed. Weights are random, of t
 
 Rows: `unet_step`, one sampling step with guidance, the network on 2 x batch latents; `picture`, from prompts to PIL
 images; `vae_decode`; `text_encoder`, 2 x batch prompts. Columns: the first call of a process that compiles everything
-(cold) and of one that finds it in the cache (warm); the highest memory after the weights were made, the device's or
-on a CPU the process's; the share of the floor (see floor.py). What is done is in --out after every row.
+(cold), and of ours one that finds it in the cache (warm); the highest memory after the weights were made, of the
+device or on a CPU of the process; the share of the floor (see floor.py). --out has what is done after every row.
 """
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -28,7 +26,6 @@ from experiments import _cli
 from experiments.benchmark import floor, report, table, turns
 from experiments.benchmark.subject import FAMILIES, ROWS, Job, factor, native_size
 from experiments.benchmark.suites import SUITES
-from experiments.benchmark.worker import Failed
 
 PICTURE_REPEATS = 2
 
@@ -44,6 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "repeats", 5, f"Timed calls of each side; of a picture {PICTURE_REPEATS} at most.", lower_bound=1
     )
+    flags.DEFINE_integer("limit", 24 * 3600, "Seconds that a side may take for a row.", lower_bound=1)
     flags.DEFINE_string("out", None, "A JSON file for the table.")
     flags.DEFINE_string("table", None, "A JSON file of an earlier run, to be printed as a table.")
 
@@ -76,28 +74,20 @@ def sides(job: Job, gpu: bool, earlier: list[dict[str, Any]]) -> list[str]:
 def main(values: Any) -> None:
     """Measures row by row, or prints what was measured."""
     if values.table:
-        print(table.markdown(json.loads(Path(values.table).read_text())))
+        print(table.markdown(report.read(values.table)))
         return
     asked = jobs(values)
     report.check_out(values.out)
     gpu = report.on_gpu()
     dtype = "bfloat16" if gpu else "float32"
     product = floor.ceiling_job(dtype, gpu)
-    found: dict[str, Any] = {
-        **report.machine(),
-        "ceilings": turns.ceiling(product, sides(product, gpu, [])),
-        "rows": [],
-    }
+    rates = turns.ceilings(product, sides(product, gpu, []))
+    found: dict[str, Any] = {**report.machine(), "ceilings": rates, "rows": []}
     for job in asked:
         job = replace(job, dtype=dtype)
         repeats = min(values.repeats, PICTURE_REPEATS) if job.row == "picture" else values.repeats
-        try:
-            entry = turns.measure(job, sides(job, gpu, found["rows"]), repeats, max(found["ceilings"].values()))
-            print(f"{job}: ratio {entry['ratio']:.3f}", flush=True)
-        except Failed as error:
-            entry = {"row": job.row, "family": job.family, "size": job.size, "batch": job.batch, "steps": job.steps}
-            entry["failed"] = str(error)
-            print(f"{job}: {error}", flush=True)
+        entry = turns.measure(job, sides(job, gpu, found["rows"]), repeats, max(rates.values()), values.limit)
+        print(f"{job}: {'ratio {ratio:.3f}'.format(**entry) if 'ratio' in entry else 'no ratio'}", flush=True)
         found["rows"].append(entry)
         report.write(values.out, found)
     print(f"\n{table.markdown(found)}")

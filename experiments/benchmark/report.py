@@ -21,6 +21,14 @@ def write(path: str | None, found: dict[str, Any]) -> None:
         new.rename(path)
 
 
+def read(path: str) -> dict[str, Any]:
+    """What `write` wrote. Raises ValueError."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--table={path} is no file that --out wrote: {error}") from None
+
+
 def on_gpu() -> bool:
     """Whether JAX computes on a GPU here; takes none of its memory for good."""
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"

@@ -2,71 +2,82 @@
 
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from experiments.benchmark import floor, memory
-from experiments.benchmark.subject import Job, preset
-from experiments.benchmark.worker import Worker
+from experiments.benchmark.ours import networks
+from experiments.benchmark.subject import Job
+from experiments.benchmark.worker import Failed, Worker
+from sdjax import programs
 
-CACHED = ("sdjax", "compiled")  # the sides that compile, and keep what they compiled for another process
 
-
-def measure(job: Job, sides: Sequence[str], repeats: int, ceiling: float) -> dict[str, Any]:
+def measure(job: Job, sides: Sequence[str], repeats: int, ceiling: float, limit: float) -> dict[str, Any]:
     """The table's entry for one job.
 
-    ceiling: operations a second. Where the machine cannot hold all sides at once, one runs after the other, and the
-    entry's `in_turns` says so. Raises worker.Failed.
+    ceiling: operations a second. limit: seconds that a side may take. A side that fails or takes longer has `failed`,
+    why, in place of its figures. Where the machine cannot hold all sides at once, one runs after the other, and the
+    entry's `in_turns` says so.
     """
     useful, together = floor.useful(job), fits(job, len(sides))
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for group in [sides] if together else [[side] for side in sides]:
-            found |= timed(job, group, repeats, Path(folder))
-        for side in set(CACHED).intersection(sides):
-            found[side]["warm"] = timed(job, [side], 0, Path(folder))[side]["cold"]
-    for entry in found.values():
-        entry["share"] = useful / entry["median"] / ceiling
-    theirs = {side: found[side]["median"] for side in sides if side not in ("sdjax", "openvino")}
-    best = min(theirs, key=theirs.__getitem__)
-    ratios = {side: found["sdjax"]["median"] / found[side]["median"] for side in sides}
-    memory_ratio = found["sdjax"]["peak"] / found[best]["peak"]
+            found |= timed(job, group, repeats, Path(folder), limit)
+        if "failed" not in found["sdjax"]:  # the other sides keep nothing, or take too long to be asked twice
+            found["sdjax"]["warm"] = timed(job, ["sdjax"], 0, Path(folder), limit)["sdjax"].get("cold")
+    for one in found.values():
+        if "failed" not in one:
+            one["share"] = useful / one["median"] / ceiling
     asked = {"row": job.row, "family": job.family, "size": job.size, "batch": job.batch, "steps": job.steps}
-    summary = {
-        "best": best,
-        "ratio": ratios[best],
-        "memory_ratio": memory_ratio,
-        "ratios": ratios,
-        "in_turns": together,
-    }
-    return {**asked, "dtype": job.dtype, "tflop": useful / 1e12, **summary, "sides": found}
+    return {**asked, "dtype": job.dtype, "tflop": useful / 1e12, "in_turns": together, **ratios(found), "sides": found}
 
 
-def timed(job: Job, sides: Sequence[str], repeats: int, folder: Path) -> dict[str, Any]:
-    """Seconds of each side's first call, of its others and their median; its highest memory in GiB."""
-    with workers(job, sides, folder) as started:
-        cold = {side: worker.time() for side, worker in started.items()}
-        times: dict[str, list[float]] = {side: [] for side in sides}
-        for _ in range(repeats):
-            for side, worker in started.items():
-                times[side].append(worker.time())
-        peaks = {side: worker.peak() / 2**30 for side, worker in started.items()}
-    return {
-        side: {
-            "median": statistics.median(times[side] or [cold[side]]),
-            "times": times[side],
-            "cold": cold[side],
-            "warm": None,
-            "peak": peaks[side],
-        }
-        for side in sides
-    }
+def ratios(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Ours to each other side's; `ratio` is that to `best`, the fastest of diffusers', as is `memory_ratio`."""
+    there = {side: one for side, one in found.items() if "failed" not in one}
+    if "sdjax" not in there:
+        return {"ratios": {}}
+    ours = there["sdjax"]
+    made: dict[str, Any] = {"ratios": {side: ours["median"] / one["median"] for side, one in there.items()}}
+    theirs = there.keys() - {"sdjax", "openvino"}
+    if theirs:
+        best = min(theirs, key=lambda side: there[side]["median"])
+        made |= {"best": best, "ratio": made["ratios"][best], "memory_ratio": ours["peak"] / there[best]["peak"]}
+    return made
+
+
+def timed(job: Job, sides: Sequence[str], repeats: int, folder: Path, limit: float) -> dict[str, Any]:
+    """Of each side, seconds of its first call, of its others and their median; its highest memory in GiB."""
+    found: dict[str, Any] = {side: {"warm": None} for side in sides}
+
+    def each(action: Callable[[Worker], float]) -> dict[str, float]:
+        made = {}
+        for side in [side for side in sides if "failed" not in found[side]]:
+            try:
+                made[side] = action(started[side])
+            except Failed as error:
+                found[side] = {"failed": str(error)}
+        return made
+
+    with workers(job, sides, folder, limit) as started:
+        each(Worker.ready)
+        cold = each(Worker.time)
+        taken = [each(Worker.time) for _ in range(repeats)]
+        peaks = each(Worker.peak)
+    for side in peaks:
+        times = [one[side] for one in taken]
+        median = statistics.median(times or [cold[side]])
+        found[side] |= {"median": median, "times": times, "cold": cold[side], "peak": peaks[side] / 2**30}
+    return found
 
 
 @contextmanager
-def workers(job: Job, sides: Sequence[str], folder: Path) -> Iterator[dict[str, Worker]]:
+def workers(job: Job, sides: Sequence[str], folder: Path, limit: float) -> Iterator[dict[str, Worker]]:
     """A process for each side; what they compile is kept in `folder`."""
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
@@ -75,42 +86,29 @@ def workers(job: Job, sides: Sequence[str], folder: Path) -> Iterator[dict[str, 
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),
         "TRITON_CACHE_DIR": str(folder / "triton"),
     }
+
+    def start(side: str) -> Worker:
+        return Worker(["experiments.benchmark.worker", side, job.dump()], folder / f"{side}.txt", environment, limit)
+
     with ExitStack() as stack:
-        yield {
-            side: stack.enter_context(
-                Worker(["experiments.benchmark.worker", side, job.dump()], folder / f"{side}.txt", environment)
-            )
-            for side in sides
-        }
+        yield {side: stack.enter_context(start(side)) for side in sides}
 
 
 def fits(job: Job, sides: int) -> bool:
-    """Whether the machine's memory holds the networks so many times, with half as much again for all else.
+    """Whether this machine's memory holds the networks so many times, with half as much again for all else.
 
-    On a GPU too: its memory is no smaller than what the largest of these models takes three times.
+    Not asked of a GPU, where the networks are half as large and the memory holds the largest three times.
     """
-    from experiments.benchmark import ours
-    from sdjax import programs
-
     if job.row == "matmul" or job.dtype != "float32":
         return True
     part = {"unet_step": "unet", "vae_decode": "vae", "text_encoder": "text_encoder"}.get(job.row)
-    configs = ours.networks(job)
-    names = [part] if part else list(preset(job.family).configs)
-    trees = programs.expected_params({name: configs[name] for name in names})
-    import jax
-
-    total = sum(leaf.size * 4 for leaf in jax.tree.leaves(trees))
-    return 1.5 * total * sides < memory.free()
+    configs = {name: one for name, one in networks(job).items() if part in (None, name)}
+    weights = sum(4 * leaf.size for leaf in jax.tree.leaves(programs.expected_params(configs)))
+    return 1.5 * weights * sides < memory.free()
 
 
-def ceiling(job: Job, sides: Sequence[str], repeats: int = 10) -> dict[str, float]:
+def ceilings(job: Job, sides: Sequence[str], repeats: int = 10) -> dict[str, float]:
     """Each side's best rate of a product of matrices, in operations a second."""
-    with tempfile.TemporaryDirectory() as folder, workers(job, sides, Path(folder)) as started:
-        for worker in started.values():
-            worker.time()
-        times: dict[str, list[float]] = {side: [] for side in sides}
-        for _ in range(repeats):
-            for side, worker in started.items():
-                times[side].append(worker.time())
-    return {side: floor.useful(job) / min(taken) for side, taken in times.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        found = timed(job, sides, repeats, Path(folder), 600)
+    return {side: floor.useful(job) / min(one["times"]) for side, one in found.items() if "failed" not in one}

@@ -1,4 +1,4 @@
-"""OpenVINO's side, on a CPU: diffusers' U-Net converted, for the rows `unet_step` and `matmul` of float32.
+"""OpenVINO's side, on a CPU: diffusers' U-Net converted, for the row `unet_step`, in float32.
 
 Only where the package `openvino` is installed. The precision is said: left to itself, OpenVINO computes in bfloat16
 where the processor can.

@@ -59,13 +59,18 @@ class Worker:
         self.clock.start()
 
     def __enter__(self) -> "Worker":
-        self._read()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.clock.cancel()
         self.process.kill()
         self.process.wait()
+
+    def ready(self) -> float:
+        """Seconds until the weights are there. Raises Failed."""
+        begun = time.perf_counter()
+        self._read()
+        return time.perf_counter() - begun
 
     def time(self) -> float:
         """Seconds of one call. Raises Failed."""
