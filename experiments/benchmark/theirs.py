@@ -114,7 +114,7 @@ def guided(job: Job, network: Any, given: dict[str, Any]) -> Call:
 
     def run() -> Any:
         solver = scheduler(job)
-        solver.set_timesteps(job.steps)
+        solver.set_timesteps(job.steps, device=DEVICE)
         t = solver.timesteps[0]
         uncond, cond = network(torch.cat([x] * 2), t, **given).sample.chunk(2)
         return solver.step(uncond + SCALE * (cond - uncond), t, x).prev_sample
