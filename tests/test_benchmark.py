@@ -156,7 +156,7 @@ def test_the_table_of_settings():
     }
     lines = gpu_flags.markdown(found).splitlines()
     assert "noise 1.0%" in lines[0]
-    assert "0.800" in lines[5] and "keep" in lines[5] and "no flag" in lines[6]
+    assert "0.800" in lines[5] and "keep" in lines[5] and "no such flag" in lines[6]
 
 
 def test_each_setting_changes_one_thing():
