@@ -6,7 +6,6 @@ varies between runs (prompt, seed, sampler, schedule, steps, guidance) is data, 
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -26,6 +25,7 @@ from sdjax.nn.depth import DepthNetwork
 from sdjax.nn.layers import LayerNorm
 from sdjax.nn.unet import Added, Conditions, UNet
 from sdjax.nn.vae import Autoencoder
+from sdjax.program import program
 
 Params = Any
 # Pixels decoded or encoded at once; more images than fit go through one group after the other.
@@ -95,13 +95,13 @@ def cast(dtype: DTypeLike, params: Params) -> Params:
     return jax.tree.unflatten(structure, [leaf if leaf.dtype == dtype else next(others) for leaf in leaves])
 
 
-@partial(jax.jit, static_argnums=0)
+@program(static=(0,))
 def _cast(dtype: DTypeLike, arrays: list[jax.Array]) -> list[jax.Array]:
     """One program for all: hundreds of casts on their own would each be compiled."""
     return [array.astype(dtype) for array in arrays]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@program(static=(0, 1, 2))
 def encode_text(
     config: ClipTextConfig, dtype: DTypeLike, normed: bool, params: Params, ids: jax.Array, depth: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -119,19 +119,19 @@ def encode_text(
     return states.astype(jnp.float32), out.pooled[0].astype(jnp.float32)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@program(static=(0, 1))
 def encode_image(config: ClipVisionConfig, dtype: DTypeLike, params: Params, pixels: jax.Array) -> jax.Array:
     """One picture's normalised pixels `H W 3` -> its embedding `d`, float32; see `encode_text` for why one."""
     return ClipVisionEncoder(config, dtype).apply({"params": params}, pixels[None])[0]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@program(static=(0, 1))
 def estimate_depth(config: DepthConfig, dtype: DTypeLike, params: Params, pixels: jax.Array) -> jax.Array:
     """One picture's normalised pixels `H W 3` -> its inverse depth `H W`, float32."""
     return DepthNetwork(config, dtype).apply({"params": params}, pixels[None])[0]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@program(static=(0, 1))
 def predict(
     config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t: jax.Array, conditions: Conditions
 ) -> jax.Array:
@@ -149,7 +149,7 @@ def _unet(
     return unet.apply({"params": params}, x, t, given.context, **told)
 
 
-@partial(jax.jit, static_argnums=0)
+@program(static=(0,))
 def hoist(dtype: DTypeLike, params: Params, states: jax.Array, count: jax.Array) -> Chunks:
     """What of the text is the same at every step: the cross-attentions' keys and values of each first piece.
 
@@ -159,7 +159,7 @@ def hoist(dtype: DTypeLike, params: Params, states: jax.Array, count: jax.Array)
     return Chunks(first, states, count)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@program(static=(0, 1))
 def noise(shape: tuple[int, ...], purpose: int | None, keys: jax.Array) -> jax.Array:
     """Unit Gaussian noise [b, *shape], each image's from its own key [b].
 
@@ -174,7 +174,7 @@ def noise(shape: tuple[int, ...], purpose: int | None, keys: jax.Array) -> jax.A
     return jax.vmap(one)(keys)
 
 
-@jax.jit
+@program()
 def begin(
     x: jax.Array, held: Held, shares: jax.Array, table: Table, keys: jax.Array, draws: jax.Array | None
 ) -> scan.Carry:
@@ -190,13 +190,13 @@ def begin(
     return scan.init(table, x_T, own if draws is None else None, draws)
 
 
-@jax.jit
+@program()
 def look(carry: scan.Carry, table: Table, index: jax.Array, held: Held) -> tuple[jax.Array, jax.Array]:
     """What the network saw in a row of the table, and the clean latents that it predicted, `b h w c` each."""
     return scan.look(carry, table, index, held)
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+@program(static=(0, 1), donate=(2,))
 def advance(
     config: UNetConfig,
     dtype: DTypeLike,
@@ -249,7 +249,7 @@ def _one_by_one(network: Any, inputs: Any, needed: jax.Array, parts: int) -> jax
     return answers.swapaxes(0, 1).reshape(-1, *answers.shape[2:])
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@program(static=(0, 1))
 def decode(config: VaeConfig, dtype: DTypeLike, params: Params, latents: jax.Array) -> jax.Array:
     """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3` in [-1, 1], clipped, float32."""
     vae = Autoencoder(config, dtype)
@@ -262,7 +262,7 @@ def decode(config: VaeConfig, dtype: DTypeLike, params: Params, latents: jax.Arr
     return _in_groups(one, latents, at_once)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@program(static=(0, 1))
 def encode(
     config: VaeConfig, dtype: DTypeLike, params: Params, pixels: jax.Array, noise: jax.Array | None
 ) -> jax.Array:
