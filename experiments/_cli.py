@@ -22,7 +22,8 @@ OURS = ("sdjax", "experiments")
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Parses the flags, runs `main()` and exits as this module's docstring says."""
-    name = Path(sys.argv[0]).stem
+    path = Path(sys.argv[0])
+    name = path.parent.name if path.stem == "__main__" else path.stem  # of a package, its folder's
     try:
         app.run(lambda _: guarded(main, name), flags_parser=lambda argv: parse(argv, name))
     except KeyboardInterrupt:  # before main

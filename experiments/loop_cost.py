@@ -16,7 +16,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments import _cli, benchmark
+from experiments import _cli
+from experiments.benchmark import ours
+from experiments.benchmark.subject import Job
 from sdjax.presets import PRESETS
 
 RUNS = (("euler", 20), ("dpmpp_2m", 50), ("unipc", 50), ("dpmpp_sde", 25), ("euler_ancestral", 50), ("ddpm", 1000))
@@ -43,7 +45,7 @@ def main(values: Any) -> None:
     from sdjax.diffusion import scan
     from sdjax.diffusion.plan import plan
 
-    step = seconds(benchmark.ours("unet_step", "sd15", 512, values.batch), values.repeats)
+    step = seconds(ours.steps(Job("unet_step", "sd15", 512, values.batch)), values.repeats)
     print(f"one guided U-Net step, batch {values.batch}: {step:.3f} s\n")
     print("| sampler | steps | rows | ms a row | share of a step | memory, MiB |\n|---|---|---|---|---|---|")
     run = jax.jit(lambda table, x, keys: scan.run(table, lambda x, t: 0.9 * x, x, keys))

@@ -1,0 +1,114 @@
+"""The programs lowered for a TPU from this machine: what the StableHLO may not hold, and in which dtype it multiplies.
+
+No TPU is needed to lower, so this shows that nothing on the path is for CPUs or GPUs alone, not that it is fast.
+"""
+
+import re
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from sdjax import programs
+from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+from sdjax.diffusion.guidance import Guidance
+from sdjax.diffusion.held import Held
+from sdjax.diffusion.plan import plan
+from sdjax.nn.unet import Added, Conditions
+from tests import checkpoints
+
+BFLOAT16 = jnp.dtype("bfloat16")
+# 24 x 24 latents, a size of no other test: what is traced here as for a TPU must not be found there, nor theirs here.
+LATENTS, TOKENS = 24, 12
+TEXT = ClipTextConfig.from_dict(
+    checkpoints.TEXT | {"vocab_size": 37, "bos_token_id": 35, "eos_token_id": 36, "intermediate_size": 48}
+)
+UNET = UNetConfig.from_dict(checkpoints.UNET | {"sample_size": LATENTS})
+XL = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 64,
+    "use_linear_projection": True,
+    "sample_size": LATENTS,
+}
+UNET_XL = UNetConfig.from_dict(checkpoints.UNET | XL)
+VAE = VaeConfig.from_dict(checkpoints.VAE | {"sample_size": 2 * LATENTS})
+
+
+@pytest.fixture(autouse=True)
+def on_a_tpu(monkeypatch) -> Iterator[None]:
+    """The networks choose their forms by the process's backend, which here must say the one that is lowered for."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    yield
+
+
+def array(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+
+
+def params(config, dtype=BFLOAT16):
+    tree = programs.expected_params({"it": config})["it"]
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), tree)
+
+
+def stablehlo(function, *arguments) -> str:
+    """The program's text for a TPU. The keys' generator is threefry, which is plain arithmetic."""
+    return export.export(function, platforms=["tpu"])(*arguments).mlir_module()
+
+
+def advance(config: UNetConfig, batch: int) -> str:
+    """A guided run of 4 rows."""
+    x = array(batch, LATENTS, LATENTS, 4)
+    latents = np.zeros(x.shape, np.float32)
+    table, held = plan("dpmpp_2m", 4, checkpoints.SCHEDULER).table(), Held.nothing(jnp.asarray(latents))
+    shares, keys = np.ones((2, batch), np.float32), jax.random.split(jax.random.key(0), batch)
+    carry = jax.eval_shape(programs.begin, x, held, shares, table, keys, None)
+    states = array(2 * batch, 1, TOKENS, checkpoints.WIDTH)
+    hoist = jax.tree_util.Partial(programs.hoist, BFLOAT16)
+    context = jax.eval_shape(hoist, params(config), states, array(2 * batch, dtype="int32"))
+    added = Added(array(2 * batch, 16), array(2 * batch, 6)) if config.addition_embed_type else None
+    guidance = Guidance(jnp.ones((len(table), batch)), jnp.zeros((len(table), batch)))
+    run = jax.jit(lambda *rest: programs.advance(config, BFLOAT16, *rest))
+    return stablehlo(run, carry, table, params(config), Conditions(context, added), guidance, held)
+
+
+PROGRAMS = {
+    "encode_text": lambda: stablehlo(
+        jax.jit(lambda *rest: programs.encode_text(TEXT, BFLOAT16, True, *rest)),
+        params(TEXT), array(TOKENS, dtype="int32"), array(dtype="int32"),
+    ),
+    "advance": lambda: advance(UNET, 2),
+    "advance_xl": lambda: advance(UNET_XL, 2),
+    "decode": lambda: stablehlo(
+        jax.jit(lambda *rest: programs.decode(VAE, BFLOAT16, *rest)), params(VAE), array(2, LATENTS, LATENTS, 4)
+    ),
+    "encode": lambda: stablehlo(
+        jax.jit(lambda *rest: programs.encode(VAE, BFLOAT16, *rest)),
+        params(VAE), array(2, 2 * LATENTS, 2 * LATENTS, 3), array(2, LATENTS, LATENTS, 4),
+    ),
+}  # fmt: skip
+
+
+def products(text: str) -> set[tuple[str, str]]:
+    """The dtypes of the two factors of every matrix product and convolution that a TPU would do in bfloat16.
+
+    Left out is what asks for all of float32's digits (a TPU has none by default): the solver's, row by history.
+    """
+    factors = r"\(tensor<([^>]*)>, tensor<([^>]*)>\)"
+    found = re.findall(rf"stablehlo\.(?:dot_general|convolution)\b(.*?): {factors}", text)
+    plain = [pair for settings, *pair in found if "[HIGHEST, HIGHEST]" not in settings]
+    return {(one.split("x")[-1], other.split("x")[-1]) for one, other in plain}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_lowers_for_a_tpu(name):
+    text = PROGRAMS[name]()
+    assert not re.findall(r"custom_call @(?!Sharding|SPMD)\w+", text), "an operation of one kind of device"
+    assert "f64" not in text
+    assert products(text) == {("bf16", "bf16")}
+    # Statistics of norms and of the softmax: what is summed is float32.
+    sums = set(re.findall(r"stablehlo\.reduce\(.*?applies stablehlo\.add.*?: \(tensor<([^>]*)>", text))
+    assert sums and {one.split("x")[-1] for one in sums} <= {"f32"}, sums
