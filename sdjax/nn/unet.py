@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 
 from sdjax.config import UNetConfig
 from sdjax.nn.attention import Context, Transformer2D
-from sdjax.nn.layers import ACTIVATIONS, Conv, GroupNorm, TimestepMlp, timestep_embedding
+from sdjax.nn.layers import ACTIVATIONS, Conv, Embed, GroupNorm, TimestepMlp, timestep_embedding
 from sdjax.nn.resnet import Downsample, ResnetBlock, Upsample
 
 
@@ -109,7 +109,7 @@ class UNet(nn.Module):
         if labels is None:
             raise ValueError("this U-Net is conditioned on a class (or noise level): give class_labels=")
         if config.class_embed_type is None and config.num_class_embeds is not None:
-            return nn.Embed(config.num_class_embeds, width, dtype=self.dtype, name="class_embedding")(labels)
+            return Embed(config.num_class_embeds, width, self.dtype, name="class_embedding")(labels)
         if config.class_embed_type == "timestep":
             labels = self._sinusoids(labels, config.block_out_channels[0])
         return TimestepMlp(width, self.dtype, name="class_embedding")(labels)
