@@ -92,6 +92,8 @@ _EXPECTED: dict[type, Callable[[Any], Params]] = {
 def cast(dtype: DTypeLike, params: Params) -> Params:
     """Parameters in `dtype`; those that are in it already are not copied."""
     leaves, structure = jax.tree.flatten(params)
+    if all(leaf.dtype == dtype for leaf in leaves):
+        return params
     others = iter(_cast(dtype, [leaf for leaf in leaves if leaf.dtype != dtype]))
     return jax.tree.unflatten(structure, [leaf if leaf.dtype == dtype else next(others) for leaf in leaves])
 
