@@ -2,34 +2,85 @@
 
 The cache is a setting of the whole process (JAX keeps it in `jax.config`); it is left alone where the user has
 already chosen a folder, by `JAX_COMPILATION_CACHE_DIR` or in code.
+
+An entry that cannot be read is compiled again, with a warning of JAX's own: a cache never decides about a picture.
 """
 
+import math
 import os
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+FOLDER, LEAST_SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+# XLA's own caches on a GPU. Where they are on, JAX counts the folder's path as part of what a program depends on: a
+# folder that was renamed or copied would be compiled anew.
+XLA_CACHES = "jax_persistent_cache_enable_xla_caches"
+# Programs that took longer to compile are kept, in seconds. JAX's own limit of 1 would leave out most of a small
+# model's.
+LEAST = 0.1
 
 
 def default_folder() -> Path:
-    """The user's cache folder for compiled programs: $XDG_CACHE_HOME/sdjax or ~/.cache/sdjax."""
+    """The user's cache folder for compiled programs: $XDG_CACHE_HOME/sdjax or ~/.cache/sdjax.
+
+    Raises RuntimeError where the user has no home.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "sdjax" / "compiled"
 
 
-def enable(folder: str | os.PathLike[str] | None = None) -> None:
-    """Turns the cache on in `folder` (the user's cache folder by default). A folder that cannot be made: a warning.
+def enable(folder: str | os.PathLike[str] | None = None, exported: Path | None = None) -> None:
+    """Turns the cache on in `folder`; without one, and unless one was chosen already, in the user's cache folder.
 
-    Programs that took over a tenth of a second to compile are kept; JAX's own limit of a second would leave out most
-    of a small model's.
+    exported: a folder that `within` filled, in place of the user's.
+
+    A folder that cannot be made is a warning, and there is no cache; from one that cannot be written to (also a
+    warning) programs are only read.
     """
-    if folder is None and getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
+    if folder is None and getattr(jax.config, FOLDER, None) is not None:
         return
-    path = Path(folder or default_folder())
     try:
+        path = Path(folder or exported or default_folder())
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        warnings.warn(f"no compilation cache: {path} cannot be made ({error.strerror})", stacklevel=2)
+    except (OSError, RuntimeError) as error:
+        warnings.warn(f"no compilation cache: {_why(error)}; choose a folder with compilation_cache=", stacklevel=2)
         return
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    least = LEAST
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        warnings.warn(f"compiled programs are not kept: {path} cannot be written to ({error.strerror})", stacklevel=2)
+        least = math.inf
+    jax.config.update(FOLDER, str(path))
+    jax.config.update(LEAST_SECONDS, least)
+    if path == exported:
+        jax.config.update(XLA_CACHES, "none")
+
+
+@contextmanager
+def within(folder: Path) -> Iterator[None]:
+    """Compiles into a cache of its own in `folder`, which may be moved, and keeps every program, however small."""
+    own = {FOLDER: str(folder), LEAST_SECONDS: 0.0, XLA_CACHES: "none"}
+    before = {name: getattr(jax.config, name) for name in own}
+    try:
+        for name, value in own.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # JAX goes on with the folder that it first wrote to
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+def _why(error: OSError | RuntimeError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be made ({error.strerror})"
+    return str(error)

@@ -5,7 +5,7 @@ VAE's posterior for the picture and for the masked picture, the noise on an upsc
 Where a seed means torch's numbers, they are drawn in the order in which diffusers' pipelines ask for them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +39,17 @@ class Draws:
         return jnp.asarray(self.by_use[use])
 
 
-def make(asked: "Request", shape: Shape) -> Draws:
-    """All that the request needs. shape: (h, w, c) of the latents. Raises ValueError for an order torch has not."""
+def make(asked: "Request", shape: Shape, noise: Callable[..., jax.Array] = programs.noise) -> Draws:
+    """All that the request needs. shape: (h, w, c) of the latents. noise: `programs.noise`, or another in its place.
+
+    Raises ValueError for an order torch has not.
+    """
     shapes = {use: shape for use in asked.canvas.uses}
     if "low_res" in shapes:
         shapes["low_res"] = (*shape[:2], 3)
     if asked.noise_source == "jax":
         keys = asked.keys(stage=0)
-        return Draws({use: programs.noise(own, PURPOSES[use], keys) for use, own in shapes.items()})
+        return Draws({use: noise(own, PURPOSES[use], keys) for use, own in shapes.items()})
     before = asked.drawn or (0,) * len(asked.seeds)
     pictures = [
         _of_torch(asked.noise_source, seed, number, shapes, drawn + asked.plan.draws)

@@ -14,6 +14,7 @@ from sdjax.conditions import TextEncoder
 from sdjax.config import ClipTextConfig, ClipVisionConfig, Config, ConfigError, DepthConfig, UNetConfig, VaeConfig
 from sdjax.depth import DepthEstimator
 from sdjax.diffusion.noise import Settings
+from sdjax.exported import COMPILED, open_exported
 from sdjax.fields import Fields
 from sdjax.image_encoder import ImageEncoder
 from sdjax.pipeline import StableDiffusion
@@ -37,6 +38,7 @@ def load(
     prediction_type: str | None = None,
     vae: str | Path | None = None,
     compilation_cache: bool | str | Path = True,
+    exported: str | Path | None = None,
 ) -> StableDiffusion:
     """A checkpoint, ready to generate.
 
@@ -49,12 +51,14 @@ def load(
         for a single file, of what its tensors suggest.
       vae: another autoencoder in place of the checkpoint's own: a file or a folder.
       compilation_cache: keep compiled programs for later processes: True, False, or a folder.
+      exported: a folder that `sdjax.export` wrote for this model: its programs run without tracing. With
+        compilation_cache=True, and where no folder was chosen, what is compiled is also kept there.
 
     Warns of what was left aside or had to be guessed.
 
     Raises:
       CheckpointError: anything wrong with the files. ConfigError: a network this package does not have.
-      ValueError: an unknown dtype or prediction type.
+      ValueError: an unknown dtype or prediction type; exported programs that are damaged or of another model.
     """
     compute = _check_dtype(dtype)
     by_name = source is None or (not (Path(source) / "model_index.json").exists() and meant(source))
@@ -79,8 +83,10 @@ def load(
     networks |= {name: eye.config for name, eye in eyes.items()}
     _check_scheduler(opened.scheduler)
     _check_fit(encoders, eyes, unet, autoencoder)
+    stand_in = None if exported is None else open_exported(exported, networks, compute)
     if compilation_cache is not False:
-        cache.enable(None if compilation_cache is True else compilation_cache)
+        chosen = None if compilation_cache is True else compilation_cache
+        cache.enable(chosen, None if stand_in is None else stand_in.folder / COMPILED)
     params, layouts = {}, {}
     for name, expected in programs.expected_params(networks).items():
         # float32 holds what narrower files say to the last bit, and two copies of a large U-Net fit nowhere.
@@ -98,6 +104,7 @@ def load(
         **eyes,
         layouts=layouts,
         files=opened.files,
+        programs=stand_in or programs,
     )
 
 

@@ -24,6 +24,7 @@ from sdjax.nn.clip_vision import ClipVisionEncoder
 from sdjax.nn.convolution import on_cpu
 from sdjax.nn.depth import DepthNetwork
 from sdjax.nn.layers import LayerNorm
+from sdjax.nn.parameter import shapes
 from sdjax.nn.resnet import Time
 from sdjax.nn.unet import Added, Conditions, UNet, time_shifts
 from sdjax.nn.vae import Autoencoder
@@ -36,12 +37,12 @@ PIXELS_AT_ONCE = 1024 * 1024
 
 def expected_params(configs: Mapping[str, Config]) -> dict[str, Params]:
     """The shapes of every parameter of the networks: {component: nested dict of `jax.ShapeDtypeStruct`}."""
-    return {name: _EXPECTED[type(config)](config)["params"] for name, config in configs.items()}
+    return {name: _EXPECTED[type(config)](config) for name, config in configs.items()}
 
 
 def _expected_text(config: ClipTextConfig) -> Params:
     ids = jax.ShapeDtypeStruct((1, config.max_position_embeddings), jnp.int32)
-    return jax.eval_shape(ClipTextEncoder(config).init, jax.random.key(0), ids)
+    return shapes(ClipTextEncoder(config), ids)
 
 
 def _expected_unet(config: UNetConfig) -> Params:
@@ -56,7 +57,7 @@ def _expected_unet(config: UNetConfig) -> Params:
         "guidance": array(1, config.time_cond_proj_dim) if config.time_cond_proj_dim else None,
     }
     x, context = array(1, size, size, config.in_channels), array(1, 1, config.cross_attention_dim)
-    return jax.eval_shape(UNet(config).init, jax.random.key(0), x, array(1), context, **given)
+    return shapes(UNet(config), x, array(1), context, **given)
 
 
 def _labels(config: UNetConfig) -> jax.ShapeDtypeStruct | None:
@@ -68,17 +69,17 @@ def _labels(config: UNetConfig) -> jax.ShapeDtypeStruct | None:
 
 def _expected_vae(config: VaeConfig) -> Params:
     pixels = jax.ShapeDtypeStruct((1, config.factor, config.factor, 3), jnp.float32)
-    return jax.eval_shape(Autoencoder(config).init, jax.random.key(0), pixels)
+    return shapes(Autoencoder(config), pixels)
 
 
 def _expected_vision(config: ClipVisionConfig) -> Params:
     pixels = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
-    return jax.eval_shape(ClipVisionEncoder(config).init, jax.random.key(0), pixels)
+    return shapes(ClipVisionEncoder(config), pixels)
 
 
 def _expected_depth(config: DepthConfig) -> Params:
     pixels = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
-    return jax.eval_shape(DepthNetwork(config).init, jax.random.key(0), pixels)
+    return shapes(DepthNetwork(config), pixels)
 
 
 _EXPECTED: dict[type, Callable[[Any], Params]] = {
@@ -93,6 +94,8 @@ _EXPECTED: dict[type, Callable[[Any], Params]] = {
 def cast(dtype: DTypeLike, params: Params) -> Params:
     """Parameters in `dtype`; those that are in it already are not copied."""
     leaves, structure = jax.tree.flatten(params)
+    if all(leaf.dtype == dtype for leaf in leaves):
+        return params
     others = iter(_cast(dtype, [leaf for leaf in leaves if leaf.dtype != dtype]))
     return jax.tree.unflatten(structure, [leaf if leaf.dtype == dtype else next(others) for leaf in leaves])
 

@@ -41,7 +41,7 @@ def sample(sd: "StableDiffusion", asked: Request, watch: Watch) -> Sampled:
     table, guidance = asked.plan.table(length), asked.guidance(length)
     rows = steps.evaluated(table)
     kept, unfinished = steps.wanted(watch.show, len(rows)), any(plan.unfinished for plan in asked.plans)
-    noises = draws.make(asked, _latent_shape(sd, asked))
+    noises = draws.make(asked, _latent_shape(sd, asked), sd.programs.noise)
     held, carry = _begin(sd, asked, table, noises)
     beside, labels = _channels(sd, asked, noises), _labels(asked)
     pulls, encoding = asked.answered, Encoding(sd.encoders, encode_row(sd), sd.xl, asked.style, asked.clip_skip)
@@ -186,8 +186,8 @@ def encode_row(sd: "StableDiffusion") -> EncodeRow:
 
     @functools.cache
     def encode(component: str, ids: tuple[int, ...], depth: int) -> tuple[np.ndarray, np.ndarray]:
-        config, row = sd.encoders[component].config, jnp.asarray(ids, jnp.int32)
-        made = sd.programs.encode_text(config, sd.dtype, not sd.xl, sd.ready[component], row, jnp.asarray(depth))
+        config, row = sd.encoders[component].config, np.asarray(ids, np.int32)
+        made = sd.programs.encode_text(config, sd.dtype, not sd.xl, sd.ready[component], row, np.int32(depth))
         return np.asarray(made[0]), np.asarray(made[1])
 
     return encode

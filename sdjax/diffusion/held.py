@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sdjax.diffusion.row import beside
 from sdjax.diffusion.table import Table
@@ -40,7 +41,9 @@ class Held:
     @classmethod
     def nothing(cls, noise: jax.Array) -> "Held":
         """Nothing is held: every picture is free."""
-        return cls(jnp.zeros_like(noise), jnp.ones((*noise.shape[:-1], 1), noise.dtype), noise)
+        # From the host: made on the device, each would be a program to compile.
+        zeros, ones = np.zeros(noise.shape, noise.dtype), np.ones((*noise.shape[:-1], 1), noise.dtype)
+        return cls(jnp.asarray(zeros), jnp.asarray(ones), noise)
 
     def latents(self, row: Table, x: jax.Array) -> jax.Array:
         """Equation 1 for the x [b, h, w, c] of a row, the table's first apart."""

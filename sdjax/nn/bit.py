@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from sdjax.config import DepthConfig
 from sdjax.nn.convolution import convolve
 from sdjax.nn.layers import GroupNorm
+from sdjax.nn.parameter import parameter
 
 KERNEL_EPS, NORM_EPS = 1e-8, 1e-5
 
@@ -79,7 +80,7 @@ class StandardConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(jnp.float32)
+        kernel = parameter(self, "kernel", nn.initializers.lecun_normal(), shape).astype(jnp.float32)
         centred = kernel - kernel.mean((0, 1, 2))
         kernel = centred * jax.lax.rsqrt(jnp.square(centred).mean((0, 1, 2)) + KERNEL_EPS)
         padding = (_same(x.shape[1], self.size, self.stride), _same(x.shape[2], self.size, self.stride))

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from sdjax.config import ClipTextConfig, ClipVisionConfig
 from sdjax.nn.attention import attention, split_heads
-from sdjax.nn.layers import ACTIVATIONS, Dense, LayerNorm
+from sdjax.nn.layers import ACTIVATIONS, Dense, Embed, LayerNorm
 
 
 class ClipTextOutput(NamedTuple):
@@ -75,10 +75,8 @@ class Embeddings(nn.Module):
     @nn.compact
     def __call__(self, ids: jax.Array) -> jax.Array:
         config = self.config
-        tokens = nn.Embed(config.vocab_size, config.hidden_size, dtype=self.dtype, name="token_embedding")
-        places = nn.Embed(
-            config.max_position_embeddings, config.hidden_size, dtype=self.dtype, name="position_embedding"
-        )
+        tokens = Embed(config.vocab_size, config.hidden_size, self.dtype, name="token_embedding")
+        places = Embed(config.max_position_embeddings, config.hidden_size, self.dtype, name="position_embedding")
         return tokens(ids) + places(jnp.arange(ids.shape[1]))
 
 

@@ -12,7 +12,8 @@ from jax.typing import DTypeLike
 
 from sdjax.config import ClipVisionConfig
 from sdjax.nn.clip import EncoderLayer
-from sdjax.nn.layers import Conv, Dense, LayerNorm
+from sdjax.nn.layers import Conv, Dense, Embed, LayerNorm
+from sdjax.nn.parameter import parameter
 
 
 class ClipVisionEncoder(nn.Module):
@@ -53,10 +54,10 @@ class PatchEmbeddings(nn.Module):
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
         width, patch = self.config.hidden_size, self.config.patch_size
-        first = self.param("class_embedding", nn.initializers.normal(0.02), (width,)).astype(self.dtype)
+        first = parameter(self, "class_embedding", nn.initializers.normal(0.02), (width,)).astype(self.dtype)
         cut = Conv(width, self.dtype, patch, patch, ((0, 0), (0, 0)), use_bias=False, name="patch_embedding")
         patches = cut(pixels)
         b = pixels.shape[0]
         tokens = jnp.concatenate([jnp.broadcast_to(first, (b, 1, width)), patches.reshape(b, -1, width)], axis=1)
-        places = nn.Embed(tokens.shape[1], width, dtype=self.dtype, name="position_embedding")
+        places = Embed(tokens.shape[1], width, self.dtype, name="position_embedding")
         return tokens + places(jnp.arange(tokens.shape[1]))

@@ -17,6 +17,7 @@ from sdjax.config import DepthConfig
 from sdjax.nn.attention import attention, split_heads
 from sdjax.nn.bit import Backbone
 from sdjax.nn.layers import Conv, Dense, LayerNorm, gelu
+from sdjax.nn.parameter import parameter
 from sdjax.nn.resize import bilinear
 
 MULTIPLE = 32  # of which a side must be one
@@ -72,8 +73,8 @@ class Embeddings(nn.Module):
         *larger, last = Backbone(config, self.dtype, name="backbone.bit")(pixels)
         patches = Conv(width, self.dtype, size=1, name="projection")(last)
         b, h, w, _ = patches.shape
-        first = self.param("cls_token", nn.initializers.zeros, (1, 1, width))
-        places = self.param("position_embeddings", nn.initializers.zeros, (1, side * side + 1, width))
+        first = parameter(self, "cls_token", nn.initializers.zeros, (1, 1, width))
+        places = parameter(self, "position_embeddings", nn.initializers.zeros, (1, side * side + 1, width))
         grid = bilinear(places[:, 1:].reshape(1, side, side, width), (h, w)).reshape(1, h * w, width)
         first = jnp.broadcast_to(first + places[:, :1], (b, 1, width)).astype(self.dtype)
         return jnp.concatenate([first, patches.reshape(b, h * w, width) + grid.astype(self.dtype)], axis=1), larger

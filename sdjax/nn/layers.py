@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdjax.nn.convolution import Padding, convolve, convolve_doubled, on_cpu
+from sdjax.nn.parameter import parameter
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -61,11 +62,25 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+        kernel = parameter(self, "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
         y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            y = y + parameter(self, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y
+
+
+class Embed(nn.Module):
+    """Row i of a table of `count` rows for every id i: int `...` -> `... features`."""
+
+    count: int
+    features: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
+        table = parameter(self, "embedding", init, (self.count, self.features))
+        return jnp.take(table.astype(self.dtype), ids, axis=0)
 
 
 class Conv(nn.Module):
@@ -86,8 +101,10 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype) if self.use_bias else 0
+        kernel = parameter(self, "kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
+        bias = (
+            parameter(self, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype) if self.use_bias else 0
+        )
         x = x.astype(self.dtype)
         if self.size == 1:
             return jnp.dot(x, kernel[0, 0]) + bias
@@ -129,8 +146,8 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, moments: Moments | None = None) -> jax.Array:
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,)).astype(jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (channels,)).astype(jnp.float32)
+        scale = parameter(self, "scale", nn.initializers.ones, (channels,)).astype(jnp.float32)
+        bias = parameter(self, "bias", nn.initializers.zeros, (channels,)).astype(jnp.float32)
         x = x.astype(jnp.float32)
         if moments is None:
             grouped = x.reshape(x.shape[0], -1, self.groups, channels // self.groups)
@@ -156,8 +173,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],)).astype(jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],)).astype(jnp.float32)
+        scale = parameter(self, "scale", nn.initializers.ones, (x.shape[-1],)).astype(jnp.float32)
+        bias = parameter(self, "bias", nn.initializers.zeros, (x.shape[-1],)).astype(jnp.float32)
         x = x.astype(jnp.float32)
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)

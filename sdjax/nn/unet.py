@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from sdjax.config import UNetConfig
 from sdjax.nn.attention import Context, Transformer2D
-from sdjax.nn.layers import ACTIVATIONS, Conv, Dense, GroupNorm, TimestepMlp, modules_named, timestep_embedding
+from sdjax.nn.layers import ACTIVATIONS, Conv, Dense, Embed, GroupNorm, TimestepMlp, modules_named, timestep_embedding
 from sdjax.nn.resnet import Downsample, ResnetBlock, Time, Upsample
 
 
@@ -125,7 +125,7 @@ class TimeEmbedding(nn.Module):
         if labels is None:
             raise ValueError("this U-Net is conditioned on a class (or noise level): give class_labels=")
         if config.class_embed_type is None and config.num_class_embeds is not None:
-            return nn.Embed(config.num_class_embeds, width, dtype=self.dtype, name="class_embedding")(labels)
+            return Embed(config.num_class_embeds, width, self.dtype, name="class_embedding")(labels)
         if config.class_embed_type == "timestep":
             labels = self._sinusoids(labels, config.block_out_channels[0])
         return TimestepMlp(width, self.dtype, name="class_embedding")(labels)

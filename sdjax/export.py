@@ -1,0 +1,221 @@
+"""Programs compiled ahead of time: a folder from which a new process runs without tracing.
+
+    sdjax.export(sd, "programs", sizes=[(512, 512)])             # once
+    sd = sdjax.load(model, exported="programs")                  # in every process from then on
+
+A picture is made once, on shapes alone: every call of a program is noted in place of computing it, and what was noted
+is traced, lowered, written down (`jax.export`) and compiled. So the folder holds exactly what a picture goes through,
+and one program of each kind serves all prompts, seeds, samplers, scales and steps (up to 64 evaluations), as ever.
+"""
+
+import hashlib
+import itertools
+import json
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax import export as jax_export
+
+from sdjax import cache, checks, programs
+from sdjax.calls import STATIC, Call
+from sdjax.canvas import INPAINTING, TEXT, UPSCALING, VARIATION, kind_of
+from sdjax.exported import COMPILED, FORMAT, MANIFEST, fingerprint, is_export, made_by, runnable
+from sdjax.micro import REFINER_IDS
+from sdjax.weights.write import make_folder, write_bytes
+
+if TYPE_CHECKING:
+    from sdjax.config import Config
+    from sdjax.pipeline import StableDiffusion
+
+# A custom call that XLA promises nothing about between its versions; a program is only run by the one that made it.
+UNSTABLE = ("__cudnn$fmhaSoftmax",)
+
+
+def export(
+    sd: "StableDiffusion",
+    folder: str | Path,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    *,
+    batches: Sequence[int] = (1,),
+    guidance: Sequence[bool] = (True,),
+) -> Path:
+    """Writes the programs of `sd` into `folder`, and returns it. They are compiled here, which takes its time.
+
+    Args:
+      folder: a new one, an empty one, or one that an earlier export wrote, which is replaced.
+      sizes: (height, width) of the pictures, in pixels; default the checkpoint's own size.
+      batches: how many pictures at once. guidance: whether with it (True), without, or both.
+
+    Raises:
+      ValueError: anything out of range, or a folder that holds something else, before anything is traced.
+      ImportError: the package flatbuffers, with which JAX writes programs, is not installed.
+    """
+    out, sizes = Path(folder).resolve(), [_native(sd)] if sizes is None else sizes
+    _check(sd, out, sizes, batches, guidance)
+    found = calls(sd, sizes, batches, guidance)
+    make_folder(out.parent)
+    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        make_folder(unfinished / COMPILED)
+        entries = {call.signature: _write(unfinished, call, data) for call, data in found.items()}
+        said = f"{_listed(sizes)} in batches of {_listed(batches)}, guidance {_listed(guidance)}"
+        write_bytes(unfinished / MANIFEST, json.dumps(_manifest(sd, said, entries), indent=1).encode())
+        _put_in_place(unfinished, out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return out
+
+
+# ---------------------------------------------------------------------- what a picture goes through
+
+
+def calls(
+    sd: "StableDiffusion",
+    sizes: Sequence[tuple[int, int]] | None = None,
+    batches: Sequence[int] = (1,),
+    guidance: Sequence[bool] = (True,),
+) -> dict[Call, Any]:
+    """Every call that such pictures go through, with its arguments as `jax.ShapeDtypeStruct`; see `export`."""
+    recorder = Recorder()
+    for (height, width), count, guided in itertools.product(sizes or [_native(sd)], batches, guidance):
+        for given in _pictures(sd, height, width, count):
+            _record(sd, recorder, given | {"guidance_scale": 2.0 if guided else 1.0})
+    return {call: data for call, (data, _) in recorder.calls.items()}
+
+
+def _native(sd: "StableDiffusion") -> tuple[int, int]:
+    side = sd.unet.sample_size * sd.vae.factor
+    return side, side
+
+
+@dataclass(frozen=True, eq=False)
+class Recorder:
+    """Stands in for `programs` and computes nothing: notes the calls, and answers with zeros of the right shapes.
+
+    Attributes:
+      calls: each call's arguments as `jax.ShapeDtypeStruct`, and what it gives likewise.
+    """
+
+    calls: dict[Call, tuple[Any, Any]] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(self._note, name) if name in STATIC else getattr(programs, name)
+
+    def _note(self, function: str, *args: Any, **kwargs: Any) -> Any:
+        call, data = Call.of(function, args, kwargs)
+        if call not in self.calls:
+            shapes = _shapes(data)
+            self.calls[call] = shapes, getattr(programs, function).inside.eval_shape(*call.static, *shapes)
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.calls[call][1])
+
+
+def _record(sd: "StableDiffusion", recorder: Recorder, given: dict[str, Any]) -> None:
+    """Makes a picture of shapes alone."""
+    params = {name: _shapes(tree, sd.vae_dtype if name == "vae" else sd.dtype) for name, tree in sd.params.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the picture, which nobody will see
+        replace(sd, params=params, programs=recorder).generate(**given, show_steps=1, progress=False)
+
+
+def _shapes(tree: Any, dtype: Any = None) -> Any:
+    """Arrays -> `jax.ShapeDtypeStruct`, in their own dtype or another."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype), tree)
+
+
+def _pictures(sd: "StableDiffusion", height: int, width: int, count: int) -> Iterator[dict[str, Any]]:
+    """Arguments of `generate` for each way to a picture of that size that the model has."""
+    kind, size = kind_of(sd), {"height": height, "width": width}
+    prompt: dict[str, Any] = {"prompt": [""] * count}
+    blank = np.zeros((height, width, 3), np.uint8)
+    if kind == UPSCALING:
+        yield prompt | {"image": blank[:: sd.vae.factor, :: sd.vae.factor]}
+    elif kind == VARIATION:
+        yield size | {"image": blank, "num_images": count}
+    elif kind == INPAINTING:
+        yield prompt | {"image": blank, "mask": blank[..., 0] + np.uint8(255)}
+    elif sd.time_ids == REFINER_IDS:
+        shape = (count, height // sd.vae.factor, width // sd.vae.factor, sd.vae.latent_channels)
+        yield prompt | size | {"latents": np.zeros(shape, np.float32), "denoising_start": 0.8}
+    else:
+        if kind == TEXT:
+            yield prompt | size
+        yield prompt | size | {"image": blank}
+
+
+# ---------------------------------------------------------------------- the folder
+
+
+def _write(folder: Path, call: Call, data: Any) -> dict[str, Any]:
+    """Writes a program and what XLA makes of it; returns its entry in the manifest."""
+    unstable = [jax_export.DisabledSafetyCheck.custom_call(name) for name in UNSTABLE]
+    made = jax_export.export(getattr(programs, call.function).inside, disabled_checks=unstable)(*call.static, *data)
+    content, name = bytes(made.serialize()), f"{call.function}-{call.signature[:16]}.bin"
+    write_bytes(folder / name, content)
+    with cache.within(folder / COMPILED):
+        runnable(call.function, content).lower(*data).compile()
+    return {"file": name, "sha256": hashlib.sha256(content).hexdigest(), **call.described()}
+
+
+def _manifest(sd: "StableDiffusion", sizes: str, entries: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "made_by": made_by(),
+        "name": sd.name,
+        "dtype": np.dtype(sd.dtype).name,
+        "model": fingerprint(_networks(sd), sd.dtype),
+        "sizes": sizes,
+        "programs": entries,
+    }
+
+
+def _networks(sd: "StableDiffusion") -> "dict[str, Config]":
+    """The configs of all networks, by component."""
+    eyes = {"image_encoder": sd.image_encoder, "depth_estimator": sd.depth_estimator}
+    parts: dict[str, Any] = {**sd.encoders, **{name: eye for name, eye in eyes.items() if eye is not None}}
+    return {name: part.config for name, part in parts.items()} | {"unet": sd.unet, "vae": sd.vae}
+
+
+def _put_in_place(finished: Path, out: Path) -> None:
+    """Renames the finished folder to `out`; what was there is gone once the new one is there."""
+    old = finished.with_suffix(".old")
+    if out.exists():
+        out.rename(old)
+    finished.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check(sd: Any, out: Path, sizes: Sequence[Any], batches: Sequence[Any], guidance: Sequence[Any]) -> None:
+    """Raises ValueError, or ImportError where programs cannot be written."""
+    for name, given in (("sizes", sizes), ("batches", batches), ("guidance", guidance)):
+        if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+            raise ValueError(f"{name} must be a list with at least one entry, not {given!r}")
+    for size in sizes:
+        if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+            raise ValueError(f"sizes must be (height, width) each, as [(512, 512)], not {size!r}")
+        for name, pixels in zip(("height", "width"), size, strict=True):
+            checks.check_size(pixels, -1, sd.vae.factor, f"sizes: {name}")
+    for count in batches:
+        checks.check_count(count, 1, "batches: each")
+    if not all(isinstance(one, bool) for one in guidance):
+        raise ValueError(f"guidance must hold True (with), False (without) or both, not {guidance!r}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; programs are exported into a folder")
+    if out.is_dir() and any(out.iterdir()) and not is_export(out):
+        raise ValueError(f"{out} holds other files and no exported programs; give a new or an empty folder")
+    try:
+        import flatbuffers  # noqa: F401
+    except ImportError:
+        raise ImportError("JAX writes programs with the package flatbuffers: pip install flatbuffers") from None
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """In words: 512 x 512, 768 x 768."""
+    return ", ".join(" x ".join(map(str, one)) if isinstance(one, tuple | list) else str(one) for one in values)

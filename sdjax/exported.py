@@ -1,0 +1,168 @@
+"""Programs that another process has exported: found by the call they are for, and run without tracing.
+
+    folder/manifest.json       what the programs are for, of which versions, and each file's sha256
+           <function>-*.bin    one program each: StableHLO in JAX's own format (`jax.export`)
+           compiled/           what XLA made of them: a compilation cache as JAX keeps it
+
+Tracing and lowering, which are Python's work and take longer than a small picture, happen when a folder is written
+(`sdjax.export`). What is read here is data: no file of the folder is run as code by Python, and none is a pickle.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+from jax import export
+from jax.typing import DTypeLike
+
+import sdjax
+from sdjax import programs
+from sdjax.calls import DONATED, STATIC, Call, digest
+from sdjax.config import Config
+from sdjax.program import options
+
+FORMAT = 1
+MANIFEST, COMPILED = "manifest.json", "compiled"
+AGAIN = "write it again with sdjax.export"
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """What computes, in place of the module `programs`: exported programs, and the module's own for all other calls.
+
+    Attributes:
+      folder: where they lie. files: each program's file by its call's signature. sizes: what they are for, in words.
+    """
+
+    folder: Path
+    files: Mapping[str, Path]
+    sizes: str
+    _ready: dict[Call, Callable[..., Any]] = field(default_factory=dict, repr=False)
+    _missed: set[str] = field(default_factory=set, repr=False)
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(self._run, name) if name in STATIC else getattr(programs, name)
+
+    def _run(self, function: str, *args: Any, **kwargs: Any) -> Any:
+        call, data = Call.of(function, args, kwargs)
+        if call not in self._ready:
+            self._ready[call] = self._find(call)
+        return self._ready[call](*data)
+
+    def _find(self, call: Call) -> Callable[..., Any]:
+        file = self.files.get(call.signature)
+        if file is not None:
+            return runnable(call.function, file.read_bytes())
+        if call.function not in self._missed:
+            self._missed.add(call.function)
+            warnings.warn(
+                f"{self.folder} has no program {call.function!r} for this call, which is compiled: it was exported "
+                f"for {self.sizes}. Export what you need with sdjax.export(sd, folder, sizes=...)",
+                stacklevel=4,
+            )
+        return partial(getattr(programs, call.function), *call.static)
+
+
+def runnable(function: str, content: bytes) -> Any:
+    """An exported program of one of `programs`' functions, jitted: takes the function's arguments but the static."""
+    call = export.deserialize(bytearray(content)).call
+    return jax.jit(call, donate_argnums=DONATED.get(function, ()), compiler_options=options())
+
+
+def open_exported(folder: str | Path, networks: Mapping[str, Config], dtype: DTypeLike) -> Exported | None:
+    """The programs in `folder`, for a model of these networks that computes in `dtype`; None where they cannot run.
+
+    They cannot, which is a warning, under another version or on another device than they were made for.
+
+    Raises ValueError for a folder without programs, a damaged one, or programs of another model.
+    """
+    folder = Path(folder)
+    manifest = _Read(_parsed(folder), folder)
+    if manifest("format", int) != FORMAT:
+        raise ValueError(f"{folder}: its format is {manifest('format', int)}, and this sdjax knows {FORMAT}; {AGAIN}")
+    there, here = manifest("made_by", dict), made_by()
+    other = [f"{name} {there.get(name)} and not {here[name]}" for name in here if there.get(name) != here[name]]
+    if other:
+        warnings.warn(f"{folder} is of {', '.join(other)}: its programs are not used, but compiled anew", stacklevel=3)
+        return None
+    if manifest("model", str) != fingerprint(networks, dtype):
+        raise ValueError(
+            f"{folder} was exported from {manifest('name', str)} in {manifest('dtype', str)}, which is another model "
+            f"or dtype than this one; {AGAIN}"
+        )
+    listed = manifest("programs", dict)
+    files = {signature: _checked(folder, _Read(entry, folder)) for signature, entry in listed.items()}
+    return Exported(folder, files, manifest("sizes", str))
+
+
+def is_export(folder: Path) -> bool:
+    """Whether `sdjax.export` wrote the folder, in whatever state it is."""
+    try:
+        return {"format", "made_by", "programs"} <= set(_parsed(folder))
+    except (ValueError, TypeError):
+        return False
+
+
+def fingerprint(networks: Mapping[str, Config], dtype: DTypeLike) -> str:
+    """What of a model its programs depend on, as a digest: all its configs, and what it computes in."""
+    return digest({"networks": dict(networks), "dtype": dtype})
+
+
+def made_by() -> dict[str, str]:
+    """What must be the same where a program was exported and where it runs."""
+    device, source = jax.devices()[0], hashlib.sha256()
+    for path in sorted(Path(programs.__file__).parent.rglob("*.py")):
+        source.update(path.read_bytes())
+    return {
+        "sdjax": f"{sdjax.__version__} ({source.hexdigest()[:12]})",
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "device": f"{device.platform}: {device.device_kind}",
+    }
+
+
+# ---------------------------------------------------------------------- the manifest
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Typed access to what a manifest holds. Raises ValueError."""
+
+    values: Any
+    folder: Path
+
+    def __call__(self, key: str, kind: type) -> Any:
+        value = self.values.get(key) if isinstance(self.values, dict) else None
+        if not isinstance(value, kind):
+            raise ValueError(f"{self.folder / MANIFEST} is damaged: {key!r} is no {kind.__name__}; {AGAIN}")
+        return value
+
+
+def _parsed(folder: Path) -> Any:
+    try:
+        return json.loads((folder / MANIFEST).read_bytes())
+    except OSError as error:
+        raise ValueError(f"{folder} holds no exported programs ({MANIFEST}: {error.strerror}); {AGAIN}") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{folder / MANIFEST} is damaged: it is not JSON; {AGAIN}") from None
+
+
+def _checked(folder: Path, entry: _Read) -> Path:
+    """A program's file, which must lie in the folder and be what was written. Raises ValueError."""
+    name = entry("file", str)
+    if not name or Path(name).name != name:
+        raise ValueError(f"{folder / MANIFEST} is damaged: the file {name!r} leads out of the folder; {AGAIN}")
+    try:
+        content = (folder / name).read_bytes()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder / name} cannot be read ({error}); {AGAIN}") from None
+    if hashlib.sha256(content).hexdigest() != entry("sha256", str):
+        raise ValueError(f"{folder / name} is not the file that was exported: truncated or changed; {AGAIN}")
+    return folder / name

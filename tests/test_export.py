@@ -1,0 +1,208 @@
+"""Exported programs: a new process makes the same picture without tracing, and says what it cannot use and why."""
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sdjax
+from sdjax import programs
+from sdjax.export import _put_in_place
+from tests.checkpoints import make_checkpoint
+
+pytest.importorskip("flatbuffers")
+
+ROOT = Path(__file__).parents[1]
+PROMPT = "a red circle above a blue square"
+ASKED = {"progress": False, "steps": 3}
+
+# A new process: makes pictures by exported programs, and counts how often a network is traced.
+CHILD = """
+import json, sys, warnings
+import jax, numpy as np, sdjax
+from sdjax.nn import clip, unet, vae
+traced, events, (model, folder, out) = [], {}, sys.argv[1:]
+for network, method in ((unet.UNet, "__call__"), (vae.Autoencoder, "decode"), (clip.ClipTextEncoder, "__call__")):
+    def noted(self, *args, _own=getattr(network, method), **kwargs):
+        traced.append(type(self).__name__)
+        return _own(self, *args, **kwargs)
+    setattr(network, method, noted)
+jax.monitoring.register_event_listener(lambda name, **_: events.update({name: events.get(name, 0) + 1}))
+with warnings.catch_warnings(record=True) as warned:
+    warnings.simplefilter("always")
+    sd = sdjax.load(model, exported=folder)
+    traced.clear()  # by load, for the parameters' shapes
+    for number, more in enumerate(json.loads(sys.stdin.read())):
+        made = sd.generate(**more)
+        np.save(f"{out}/{number}.npy", made.latents)
+        np.save(f"{out}/{number}-pixels.npy", made.pixels)
+said = [str(one.message) for one in warned if one.category is UserWarning]
+print(json.dumps({"traced": traced, "said": said, "cache": jax.config.jax_compilation_cache_dir}))
+"""
+
+CALLS = [
+    {"prompt": PROMPT, "sampler": "euler_ancestral", "steps": 3, "seed": 5, "guidance_scale": 3.0, "progress": False},
+    {"prompt": "a large circle", "sampler": "heun", "steps": 9, "show_steps": True, "progress": False},
+    {"prompt": PROMPT, "image": "picture.png", "strength": 0.5, "progress": False},
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def sd(model):
+    return sdjax.load(model, compilation_cache=False)
+
+
+@pytest.fixture(scope="module")
+def folder(sd, tmp_path_factory):
+    """The programs of a tiny checkpoint, for one size with guidance; tests must leave them as they are."""
+    return sdjax.export(sd, tmp_path_factory.mktemp("exported") / "programs", sizes=[(16, 16)])
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    """A copy of the programs, to damage."""
+    copy = tmp_path / "programs"
+    copy.mkdir()
+    for path in folder.glob("*.*"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    return copy
+
+
+def changed(copied, change):
+    """Lets `change` work on the manifest of a copy."""
+    manifest = json.loads((copied / "manifest.json").read_text())
+    change(manifest)
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+
+
+def opened(model, folder):
+    return sdjax.load(model, exported=folder, compilation_cache=False)
+
+
+def test_a_new_process_makes_the_same_pictures_and_traces_nothing(model, sd, folder, tmp_path):
+    calls = json.loads(json.dumps(CALLS).replace("picture.png", str(tmp_path / "picture.png")))
+    sd.generate("a red circle", **ASKED).images[0].save(tmp_path / "picture.png")
+    command = [sys.executable, "-c", CHILD, str(model), str(folder), str(tmp_path)]
+    ran = subprocess.run(command, cwd=ROOT, input=json.dumps(calls), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert told["traced"] == [] and told["said"] == []
+    assert told["cache"] == str(folder / "compiled")
+    for number, call in enumerate(calls):
+        mine = sd.generate(**call)
+        assert np.array_equal(np.load(tmp_path / f"{number}.npy"), mine.latents), call
+        assert np.array_equal(np.load(tmp_path / f"{number}-pixels.npy"), mine.pixels), call
+
+
+def test_a_call_that_was_not_exported_is_compiled_and_said_once(model, sd, folder):
+    other = opened(model, folder)
+    with pytest.warns(
+        UserWarning, match=r"no program 'advance' .* exported for 16 x 16 in batches of 1, guidance True"
+    ):
+        made = other.generate(PROMPT, guidance_scale=1.0, **ASKED)
+    assert np.array_equal(made.latents, sd.generate(PROMPT, guidance_scale=1.0, **ASKED).latents)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other.generate(PROMPT, guidance_scale=1.0, **ASKED)
+
+
+def test_what_no_picture_goes_through_is_the_modules_own(model, folder):
+    assert opened(model, folder).programs.predict is programs.predict
+
+
+@pytest.mark.parametrize("key", ["jaxlib", "jax", "sdjax", "device"])
+def test_another_version_or_device_is_a_warning_and_compiles(model, copied, key):
+    changed(copied, lambda manifest: manifest["made_by"].update({key: "another"}))
+    with pytest.warns(UserWarning, match=f"is of {key} another and not .*: its programs are not used"):
+        assert opened(model, copied).programs is programs
+
+
+def test_another_model_is_refused(copied, folder, tmp_path):
+    other = make_checkpoint(tmp_path / "other", unet={"norm_num_groups": 2})
+    with pytest.raises(ValueError, match="exported from tiny in float32, which is another model"):
+        opened(other, folder)
+    with pytest.raises(ValueError, match="another model or dtype"):
+        sdjax.load(other, dtype="bfloat16", exported=folder)
+
+
+def first(manifest):
+    return next(iter(manifest["programs"].values()))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m: m.update(format=2), "its format is 2, and this sdjax knows 1"),
+        (lambda m: m.pop("format"), "'format' is no int"),
+        (lambda m: m.update(programs=[1]), "'programs' is no dict"),
+        (lambda m: m["programs"].update(more=3), "'file' is no str"),
+        (lambda m: first(m).update(file="../../somewhere"), "leads out of the folder"),
+        (lambda m: first(m).update(file="/etc/passwd"), "leads out of the folder"),
+        (lambda m: first(m).update(file=".."), "cannot be read"),
+        (lambda m: first(m).update(file="gone.bin"), "gone.bin cannot be read"),
+        (lambda m: first(m).update(sha256="0" * 64), "truncated or changed"),
+    ],
+)
+def test_a_damaged_manifest_is_said(model, copied, change, says):
+    changed(copied, change)
+    with pytest.raises(ValueError, match=says):
+        opened(model, copied)
+
+
+def test_a_damaged_folder_is_said(model, copied, tmp_path):
+    with pytest.raises(ValueError, match="holds no exported programs"):
+        opened(model, tmp_path / "nowhere")
+    file = next(copied.glob("advance-*.bin"))
+    file.write_bytes(file.read_bytes()[:-7])
+    with pytest.raises(ValueError, match="truncated or changed"):
+        opened(model, copied)
+    for text in ("{", "[]", "\udcff"):
+        (copied / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+        with pytest.raises(ValueError, match="is damaged"):
+            opened(model, copied)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"sizes": []}, "sizes must be a list with at least one entry"),
+        ({"sizes": [16]}, "sizes must be .height, width. each"),
+        ({"sizes": [(16, 17)]}, "sizes: width must be a multiple of 2"),
+        ({"batches": (0,)}, "batches: each must be a whole number >= 1"),
+        ({"guidance": ("yes",)}, "guidance must hold True"),
+        ({"guidance": True}, "guidance must be a list"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_first(sd, tmp_path, arguments, says):
+    with pytest.raises(ValueError, match=says):
+        sdjax.export(sd, tmp_path / "out", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_something_else_is_never_replaced(sd, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        sdjax.export(sd, tmp_path)
+    with pytest.raises(ValueError, match="is a file"):
+        sdjax.export(sd, tmp_path / "mine.txt")
+    (tmp_path / "manifest.json").write_text("{}")  # of another program
+    with pytest.raises(ValueError, match="holds other files"):
+        sdjax.export(sd, tmp_path)
+
+
+def test_an_earlier_export_is_replaced_whole(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.bin").write_text(name)
+    _put_in_place(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["new.bin"]
