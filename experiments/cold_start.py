@@ -62,7 +62,9 @@ def picture(way: str, folder: Path) -> Times:
     times: Times = {}
     with timed(times, "import"):
         import sdjax
-    exported = {"exported": folder / "programs"} if way == "exported" else {"compilation_cache": folder / "cache"}
+    exported: dict[str, Any] = (
+        {"exported": folder / "programs"} if way == "exported" else {"compilation_cache": folder / "cache"}
+    )
     with timed(times, "load"):
         sd = sdjax.load(**exported)
     with timed(times, "first picture"):

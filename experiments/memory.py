@@ -77,7 +77,7 @@ def _bytes(arrays: Any) -> int:
 def _configs(family: str) -> dict[str, Any]:
     from sdjax import config
 
-    kinds = {"unet": config.UNetConfig, "vae": config.VaeConfig}
+    kinds: dict[str, Any] = {"unet": config.UNetConfig, "vae": config.VaeConfig}
     if family == VAE:
         return {"vae": config.VaeConfig.from_dict(PRESETS["sd15"].configs["vae"])}
     return {

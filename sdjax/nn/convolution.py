@@ -1,4 +1,4 @@
-"""Convolution over `b h w c`, and two identities that make it cheaper on a CPU.
+"""Convolution over `b h w c`, and three identities that make it cheaper on a CPU: winograd.py, and two here.
 
 A convolution is a product of the picture's patches with the kernel, both as matrices:
 
@@ -19,19 +19,26 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sdjax.nn import winograd
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 # Equation 1 is taken where the kernel has this many times the picture's numbers per channel: at 2, the two were
 # equal on 2 cores of an AMD EPYC, and the patches cost memory.
 KERNEL_TO_PICTURE = 4
+# Channels, in and out, from which on Winograd's sums cost less than they save.
+WINOGRAD_CHANNELS = 128
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """x `b h w c`, kernel HWIO, zeros of `padding` (above, below), (left, right) -> `b h w o`."""
     numbers = ("NHWC", "HWIO", "NHWC")
     pixels = x.shape[0] * x.shape[1] * x.shape[2]
-    if on_cpu() and stride == 1 and kernel.size // x.shape[-1] > KERNEL_TO_PICTURE * pixels:
-        return _as_product(x, kernel, padding)
+    if on_cpu() and stride == 1:
+        if kernel.size // x.shape[-1] > KERNEL_TO_PICTURE * pixels:
+            return _as_product(x, kernel, padding)
+        if kernel.shape[:2] == (3, 3) and min(kernel.shape[2:]) >= WINOGRAD_CHANNELS and x.dtype == jnp.float32:
+            return winograd.convolve(x, kernel, padding)
     return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
 
 

@@ -125,7 +125,7 @@ def sections(layers: Sequence[Layer], shape: tuple[int, int, int], limits: Limit
 def _run(
     layers: Sequence[Layer], config: VaeConfig, dtype: DTypeLike, params: Any, x: jax.Array, limits: Limits
 ) -> jax.Array:
-    for section in sections(layers, x.shape[1:], limits):
+    for section in sections(layers, (x.shape[1], x.shape[2], x.shape[3]), limits):
         module = Layers(section.layers, config, dtype)
         if section.tiled:
             x = _by_tiles(section, partial(_through, module, params), x, config.norm_num_groups, dtype, limits.tile)
