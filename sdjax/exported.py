@@ -73,7 +73,11 @@ class Exported:
 def runnable(function: str, content: bytes) -> Any:
     """An exported program of one of `programs`' functions, jitted: takes the function's arguments but the static."""
     call = export.deserialize(bytearray(content)).call
-    return jax.jit(call, donate_argnums=DONATED.get(function, ()), compiler_options=options())
+    # Said, since results of such a program claim to lie on a mesh of no axes, and the next program, asked to take them
+    # as they are, would be another one than that which was compiled when the folder was written.
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    donated = DONATED.get(function, ())
+    return jax.jit(call, donate_argnums=donated, in_shardings=here, compiler_options=options())
 
 
 def open_exported(folder: str | Path, networks: Mapping[str, Config], dtype: DTypeLike) -> Exported | None:

@@ -14,8 +14,6 @@ from sdjax import programs
 from sdjax.export import _put_in_place
 from tests.checkpoints import make_checkpoint
 
-pytest.importorskip("flatbuffers")
-
 ROOT = Path(__file__).parents[1]
 PROMPT = "a red circle above a blue square"
 ASKED = {"progress": False, "steps": 3}
@@ -26,7 +24,7 @@ import json, sys, warnings
 import jax, numpy as np, sdjax
 from sdjax.nn import clip, unet, vae
 traced, events, (model, folder, out) = [], {}, sys.argv[1:]
-for network, method in ((unet.UNet, "__call__"), (vae.Autoencoder, "decode"), (clip.ClipTextEncoder, "__call__")):
+for network, method in ((unet.UNet, "__call__"), (vae.Layers, "__call__"), (clip.ClipTextEncoder, "__call__")):
     def noted(self, *args, _own=getattr(network, method), **kwargs):
         traced.append(type(self).__name__)
         return _own(self, *args, **kwargs)
@@ -92,11 +90,13 @@ def test_a_new_process_makes_the_same_pictures_and_traces_nothing(model, sd, fol
     calls = json.loads(json.dumps(CALLS).replace("picture.png", str(tmp_path / "picture.png")))
     sd.generate("a red circle", **ASKED).images[0].save(tmp_path / "picture.png")
     command = [sys.executable, "-c", CHILD, str(model), str(folder), str(tmp_path)]
+    compiled = {path.name for path in (folder / "compiled").glob("jit_call-*-cache")}
     ran = subprocess.run(command, cwd=ROOT, input=json.dumps(calls), capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout.splitlines()[-1])
     assert told["traced"] == [] and told["said"] == []
     assert told["cache"] == str(folder / "compiled")
+    assert {path.name for path in (folder / "compiled").glob("jit_call-*-cache")} == compiled != set()  # nothing anew
     for number, call in enumerate(calls):
         mine = sd.generate(**call)
         assert np.array_equal(np.load(tmp_path / f"{number}.npy"), mine.latents), call
