@@ -103,6 +103,7 @@ def test_the_table(tmp_path):
 def test_who_takes_part():
     step, whole = Job("unet_step", "sd15", 512), Job("picture", "sd15", 512)
     assert program.sides(step, True, []) == ["sdjax", "channels_last", "compiled"]
+    assert program.sides(step, False, [])[:3] == ["sdjax", "eager", "channels_last"]
     assert program.sides(whole, False, []) == ["sdjax", "eager", "channels_last"]
     earlier = [{"row": "unet_step", "family": "sd15", "best": "eager"}]
     assert program.sides(whole, False, earlier) == ["sdjax", "eager"]

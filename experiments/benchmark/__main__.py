@@ -17,6 +17,7 @@ images; `vae_decode`; `text_encoder`, 2 x batch prompts. Columns: the first call
 device or on a CPU of the process; the share of the floor (see floor.py). --out has what is done after every row.
 """
 
+import importlib.util
 from dataclasses import replace
 from typing import Any
 
@@ -57,14 +58,13 @@ def jobs(values: Any) -> list[Job]:
 
 def sides(job: Job, gpu: bool, earlier: list[dict[str, Any]]) -> list[str]:
     """Who takes part. Of the two layouts on a CPU a picture, which takes minutes, has the one faster at a step."""
-    from experiments.benchmark import vino
-
     if gpu:
         return ["sdjax", "channels_last", "compiled"]
     steps = [one for one in earlier if one["row"] == "unet_step" and one["family"] == job.family and "best" in one]
     if job.row == "picture" and steps:
         return ["sdjax", steps[-1]["best"]]
-    return ["sdjax", "eager", "channels_last", *["openvino"] * (job.row == "unet_step" and vino.installed())]
+    openvino = job.row == "unet_step" and importlib.util.find_spec("openvino") is not None
+    return ["sdjax", "eager", "channels_last", *["openvino"] * openvino]
 
 
 def main(values: Any) -> None:

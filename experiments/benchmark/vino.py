@@ -4,7 +4,6 @@ Only where the package `openvino` is installed. The precision is said: left to i
 where the processor can.
 """
 
-import importlib.util
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +11,6 @@ import torch
 
 from experiments.benchmark import theirs
 from experiments.benchmark.subject import Call, Job
-
-
-def installed() -> bool:
-    """Whether there is an OpenVINO to compare with."""
-    return importlib.util.find_spec("openvino") is not None
 
 
 class Predict(torch.nn.Module):
