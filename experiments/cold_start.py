@@ -85,7 +85,10 @@ def by_shapes(way: str, family: str, folder: Path) -> Times:
         from sdjax.export import calls
         from sdjax.exported import COMPILED, runnable
 
-    cache.enable(folder / "programs" / COMPILED if way == "exported" else folder / "cache")
+    if way == "exported":
+        cache.enable(exported=folder / "programs" / COMPILED)
+    else:
+        cache.enable(folder / "cache")
     if way == "exported":
         for path in sorted((folder / "programs").glob("*.bin")):
             function, content = path.name.split("-")[0], path.read_bytes()
