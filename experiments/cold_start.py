@@ -87,9 +87,6 @@ def by_shapes(way: str, family: str, folder: Path) -> Times:
 
     if way == "exported":
         cache.enable(exported=folder / "programs" / COMPILED)
-    else:
-        cache.enable(folder / "cache")
-    if way == "exported":
         for path in sorted((folder / "programs").glob("*.bin")):
             function, content = path.name.split("-")[0], path.read_bytes()
             if function in PROGRAMS:
@@ -100,6 +97,7 @@ def by_shapes(way: str, family: str, folder: Path) -> Times:
                 with timed(times, "compile"):
                     lowered.compile()
         return times
+    cache.enable(folder / "cache")
     for call, data in calls(model(family), None, (1,), (True,)).items():
         if call.function in PROGRAMS:
             program = getattr(programs, call.function)
@@ -113,32 +111,13 @@ def by_shapes(way: str, family: str, folder: Path) -> Times:
 
 def model(family: str) -> Any:
     """A checkpoint; of the published families one of shapes in place of arrays."""
-    import jax.numpy as jnp
-
     import sdjax
-    from sdjax import config, programs
-    from sdjax.conditions import TextEncoder
-    from sdjax.presets import PRESETS
-    from sdjax.text import write_word_tokenizer
-    from sdjax.text.tokens import Tokenizer
+    from experiments.benchmark import ours
+    from sdjax import programs
 
     if family == "shapes":
         return sdjax.load()
-    preset = PRESETS[family]
-    configs = preset.configs
-    with tempfile.TemporaryDirectory() as folder:
-        write_word_tokenizer(folder, ["a", "red", "circle"], 77)
-        files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-    tokenizer = Tokenizer.read(files, family)
-    encoders = {
-        name: TextEncoder(config.ClipTextConfig.from_dict(values), tokenizer)
-        for name, values in configs.items()
-        if name.startswith("text")
-    }
-    unet, vae = config.UNetConfig.from_dict(configs["unet"]), config.VaeConfig.from_dict(configs["vae"])
-    networks: Any = {name: one.config for name, one in encoders.items()} | {"unet": unet, "vae": vae}
-    params = programs.expected_params(networks)
-    return sdjax.StableDiffusion(family, encoders, unet, vae, preset.scheduler, params, dtype=jnp.dtype("float32"))
+    return ours.pipeline(family, programs.expected_params(ours.networks(family)), "float32")
 
 
 def work(way: str, family: str, folder: Path) -> Times:

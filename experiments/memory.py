@@ -75,14 +75,9 @@ def _bytes(arrays: Any) -> int:
 
 
 def _configs(family: str) -> dict[str, Any]:
-    from sdjax import config
+    from experiments.benchmark.ours import networks
 
-    kinds: dict[str, Any] = {"unet": config.UNetConfig, "vae": config.VaeConfig}
-    if family == VAE:
-        return {"vae": config.VaeConfig.from_dict(PRESETS["sd15"].configs["vae"])}
-    return {
-        name: kinds.get(name, config.ClipTextConfig).from_dict(read) for name, read in PRESETS[family].configs.items()
-    }
+    return {"vae": networks("sd15")["vae"]} if family == VAE else networks(family)
 
 
 def _vae_programs(vae: Any, params: Any, size: int, batch: int, dtype: str) -> dict[str, Program]:

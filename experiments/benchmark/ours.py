@@ -28,10 +28,10 @@ def call(job: Job) -> Call:
     )
 
 
-def networks(job: Job) -> dict[str, Any]:
+def networks(family: str) -> dict[str, Any]:
     """The configs of the family's networks, by component."""
     read = READ.get
-    return {name: read(name, config.ClipTextConfig.from_dict)(one) for name, one in preset(job.family).configs.items()}
+    return {name: read(name, config.ClipTextConfig.from_dict)(one) for name, one in preset(family).configs.items()}
 
 
 def weights(job: Job, name: str) -> Any:
@@ -47,12 +47,12 @@ def weights(job: Job, name: str) -> Any:
         scale = np.prod(leaf.shape[:-1]) ** -0.5
         return jnp.asarray(np.resize((pool * scale).astype(dtype), leaf.shape))
 
-    return jax.tree_util.tree_map_with_path(one, programs.expected_params({name: networks(job)[name]})[name])
+    return jax.tree_util.tree_map_with_path(one, programs.expected_params({name: networks(job.family)[name]})[name])
 
 
 def latents(job: Job) -> jax.Array:
     """Unit Gaussian noise, float32 `b h w c`."""
-    vae = networks(job)["vae"]
+    vae = networks(job.family)["vae"]
     side = job.size // vae.factor
     shape = (job.batch, side, side, vae.latent_channels)
     return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
@@ -60,7 +60,7 @@ def latents(job: Job) -> jax.Array:
 
 def steps(job: Job, count: int = 1) -> Call:
     """The first `count` rows of a guided run as one scan, the network on 2 x batch latents; the text is encoded."""
-    unet, dtype, params, x = networks(job)["unet"], jnp.dtype(job.dtype), weights(job, "unet"), latents(job)
+    unet, dtype, params, x = networks(job.family)["unet"], jnp.dtype(job.dtype), weights(job, "unet"), latents(job)
     length = preset(job.family).configs["text_encoder"]["max_position_embeddings"]
     shape = (2 * job.batch, 1, length, unet.cross_attention_dim)
     states = np.random.default_rng(0).standard_normal(shape, np.float32)
@@ -82,13 +82,15 @@ def steps(job: Job, count: int = 1) -> Call:
 
 def vae(job: Job) -> Call:
     """Latents to pixels."""
-    decode = partial(programs.decode, networks(job)["vae"], jnp.dtype(job.dtype), weights(job, "vae"), latents(job))
+    decode = partial(
+        programs.decode, networks(job.family)["vae"], jnp.dtype(job.dtype), weights(job, "vae"), latents(job)
+    )
     return lambda: decode().block_until_ready()
 
 
 def text(job: Job) -> Call:
     """2 x batch prompts through the first text encoder."""
-    config, params = networks(job)["text_encoder"], weights(job, "text_encoder")
+    config, params = networks(job.family)["text_encoder"], weights(job, "text_encoder")
     shape = (2 * job.batch, config.max_position_embeddings)
     prompts = jnp.asarray(np.random.default_rng(0).integers(0, config.vocab_size, shape), jnp.int32)
     encode = partial(programs.encode_text, config, jnp.dtype(job.dtype), True, params, depth=jnp.asarray(1))
@@ -97,23 +99,21 @@ def text(job: Job) -> Call:
 
 def picture(job: Job) -> Call:
     """`generate`, from prompts to PIL images."""
-    sd = pipeline(job)
+    sd = pipeline(job.family, {name: weights(job, name) for name in networks(job.family)}, job.dtype)
     arguments: dict[str, Any] = {"height": job.size, "width": job.size, "steps": job.steps, "sampler": SAMPLER}
     prompts = [PROMPT] * job.batch
     return lambda: sd.generate(prompts, "", guidance_scale=SCALE, progress=False, **arguments).images
 
 
-def pipeline(job: Job) -> sdjax.StableDiffusion:
-    """The whole family with random weights."""
-    configs, params = networks(job), {name: weights(job, name) for name in preset(job.family).configs}
+def pipeline(family: str, params: Any, dtype: str) -> sdjax.StableDiffusion:
+    """The whole family with these parameters, which may be shapes alone, and a vocabulary of a few words."""
+    configs = networks(family)
     with tempfile.TemporaryDirectory() as folder:
-        write_tokenizer(folder, job.family)
+        write_tokenizer(folder, family)
         tokenizer = Tokenizer.load(folder)
     encoders = {name: TextEncoder(one, tokenizer) for name, one in configs.items() if name not in READ}
     unet, vae = configs["unet"], configs["vae"]
-    return sdjax.StableDiffusion(
-        job.family, encoders, unet, vae, preset(job.family).scheduler, params, jnp.dtype(job.dtype)
-    )
+    return sdjax.StableDiffusion(family, encoders, unet, vae, preset(family).scheduler, params, jnp.dtype(dtype))
 
 
 def matmul(job: Job) -> Call:

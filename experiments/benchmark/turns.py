@@ -103,7 +103,7 @@ def fits(job: Job, sides: int) -> bool:
     if job.row == "matmul" or job.dtype != "float32":
         return True
     part = {"unet_step": "unet", "vae_decode": "vae", "text_encoder": "text_encoder"}.get(job.row)
-    configs = {name: one for name, one in networks(job).items() if part in (None, name)}
+    configs = {name: one for name, one in networks(job.family).items() if part in (None, name)}
     weights = sum(4 * leaf.size for leaf in jax.tree.leaves(programs.expected_params(configs)))
     return 1.5 * weights * sides < memory.free()
 
