@@ -24,12 +24,10 @@ from sdjax.diffusion.table import Table
 from sdjax.nn.attention import Chunks
 from sdjax.nn.unet import Added, Conditions
 
-# The functions that a picture goes through, and how many of their arguments, the first ones, are static.
-STATIC = {
-    "encode_text": 3, "encode_image": 2, "estimate_depth": 2, "hoist": 1, "noise": 2,
-    "begin": 0, "look": 0, "advance": 2, "decode": 2, "encode": 2,
-}  # fmt: skip
-DONATED = {"advance": (0,)}  # of the other arguments, those whose memory the result may take
+# The functions that a picture goes through.
+FUNCTIONS = (
+    "encode_text", "encode_image", "estimate_depth", "hoist", "noise", "begin", "look", "advance", "decode", "encode",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Call:
     """What of a call decides on its program.
 
     Attributes:
-      function: one of STATIC. static: its static arguments.
+      function: one of FUNCTIONS. static: its static arguments.
       structure: the tree that the others are. shapes: of its leaves, as "float32[1,64,64,4]".
     """
 
@@ -49,11 +47,11 @@ class Call:
     @classmethod
     def of(cls, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple["Call", tuple[Any, ...]]:
         """The call, and the arguments that are not static, in order and with their defaults."""
-        bound = inspect.signature(getattr(programs, function)).bind(*args, **kwargs)
+        program = getattr(programs, function)
+        bound = inspect.signature(program).bind(*args, **kwargs)
         bound.apply_defaults()
         bound.arguments.pop("gather", None)  # None but where a picture's halves are on two devices
-        count = STATIC[function]
-        static, data = bound.args[:count], bound.args[count:]
+        static, data = bound.args[: program.leading], bound.args[program.leading :]
         leaves, structure = jax.tree.flatten(data)
         return cls(function, static, structure, tuple(map(_shape, leaves))), data
 

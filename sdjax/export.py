@@ -25,7 +25,7 @@ import numpy as np
 from jax import export as jax_export
 
 from sdjax import cache, checks, programs
-from sdjax.calls import STATIC, Call
+from sdjax.calls import FUNCTIONS, Call
 from sdjax.canvas import INPAINTING, TEXT, UPSCALING, VARIATION, kind_of
 from sdjax.exported import COMPILED, FORMAT, MANIFEST, fingerprint, is_export, made_by, runnable
 from sdjax.micro import REFINER_IDS
@@ -107,7 +107,7 @@ class Recorder:
     calls: dict[Call, tuple[Any, Any]] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Any:
-        return partial(self._note, name) if name in STATIC else getattr(programs, name)
+        return partial(self._note, name) if name in FUNCTIONS else getattr(programs, name)
 
     def _note(self, function: str, *args: Any, **kwargs: Any) -> Any:
         call, data = Call.of(function, args, kwargs)

@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 
 import sdjax
 from sdjax import programs
-from sdjax.calls import DONATED, STATIC, Call, digest
+from sdjax.calls import FUNCTIONS, Call, digest
 from sdjax.config import Config
 from sdjax.program import options
 
@@ -48,7 +48,7 @@ class Exported:
     _missed: set[str] = field(default_factory=set, repr=False)
 
     def __getattr__(self, name: str) -> Any:
-        return partial(self._run, name) if name in STATIC else getattr(programs, name)
+        return partial(self._run, name) if name in FUNCTIONS else getattr(programs, name)
 
     def _run(self, function: str, *args: Any, **kwargs: Any) -> Any:
         call, data = Call.of(function, args, kwargs)
@@ -76,7 +76,7 @@ def runnable(function: str, content: bytes) -> Any:
     # Said, since results of such a program claim to lie on a mesh of no axes, and the next program, asked to take them
     # as they are, would be another one than that which was compiled when the folder was written.
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    donated = DONATED.get(function, ())
+    donated = getattr(programs, function).donated
     return jax.jit(call, donate_argnums=donated, in_shardings=here, compiler_options=options())
 
 

@@ -39,6 +39,17 @@ class Program:
         self.function = function
         self.how: dict[str, Any] = {"static_argnums": tuple(static), "donate_argnums": tuple(donate)}
 
+    @property
+    def leading(self) -> int:
+        """How many of the first arguments are static."""
+        static = self.how["static_argnums"]
+        return next(i for i in range(len(static) + 1) if i not in static)
+
+    @property
+    def donated(self) -> tuple[int, ...]:
+        """Which of the arguments after those may be overwritten."""
+        return tuple(i - self.leading for i in self.how["donate_argnums"])
+
     @cached_property
     def alone(self) -> Any:
         """The jitted function that runs outside of other programs; it can be lowered and exported."""
