@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from experiments.shapes import encode, models, train_unet, train_vae
-from sdjax.nn.clip import ClipTextEncoder
+from experiments.shapes import encode, models, train_unet, train_vae, world
 from sdjax.nn.unet import UNet
 from sdjax.nn.vae import Autoencoder
+from sdjax.shipped import ASSETS, SHAPES
+from sdjax.text.tokens import Tokenizer
 
 
 def test_every_crop_holds_an_edge():
@@ -30,31 +32,61 @@ def test_folding_evens_the_latents_and_keeps_the_pictures():
     np.testing.assert_allclose(pictures[1], pictures[0], atol=1e-4)
 
 
-def test_batches_grow_from_one_object_to_two(tmp_path):
+def write_pools(folder, count: int = 20) -> None:
     for things in (1, 2):
-        latents = np.full((20, 2, 2, 4), things, np.float16)
-        np.savez(tmp_path / f"things{things}.npz", latents=latents, ids=np.full((20, 24), things, np.int32))
-    empty = np.zeros(24, np.int32)
-    pictures = train_unet.Pictures(tmp_path, empty, batch=64, steps=100, seed=0)
-    early, late = pictures.batch(10), pictures.batch(90)
-    assert (early["latents"] == 1).all()
-    assert 0.25 < (late["latents"] == 2).mean() < 0.75
-    for made in (early, late):
-        told = made["ids"][:, 0]
-        assert ((told == made["latents"][:, 0, 0, 0]) | (told == 0)).all()
-    assert 0 < sum((pictures.batch(n)["ids"] == 0).all(1).mean() for n in range(20)) / 20 < 0.2
-    np.testing.assert_array_equal(late["latents"], pictures.batch(90)["latents"])
+        latents = np.full((count, 4, 4, 4), things, np.float16)
+        ids = np.full((count, models.MAX_LENGTH), things, np.int32)
+        for shard in range(2):
+            np.savez(folder / f"things{things}_{shard:03}.npz", latents=latents, ids=ids)
+
+
+def test_batches_have_more_and_more_of_two_objects(tmp_path):
+    write_pools(tmp_path)
+    empty = np.zeros(models.MAX_LENGTH, np.int32)
+    pictures = train_unet.Pictures(tmp_path, lambda ids: ids, empty, batch=64, seed=0)
+    batches = {n: [pictures.batch(n + i) for i in range(20)] for n in (0, 5000)}
+    first, later, _ = train_unet.DOUBLE
+    for n, want in ((0, first), (5000, later)):
+        assert abs(np.mean([(made["latents"] == 2).mean() for made in batches[n]]) - want) < 0.05
+        for made in batches[n]:
+            told = made["context"][:, 0]
+            assert ((told == made["latents"][:, 0, 0, 0]) | (told == 0)).all()
+    assert 0 < np.mean([(made["context"] == 0).all(1).mean() for made in batches[0]]) < 0.2
+    np.testing.assert_array_equal(batches[0][3]["latents"], pictures.batch(3)["latents"])
+
+
+def test_a_folder_without_pictures_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"--latents={tmp_path}: no pictures of 2 objects there"):
+        train_unet.pool(tmp_path, 2)
+
+
+def test_objects_weigh_more_than_the_ground():
+    latents = np.random.default_rng(0).normal(0, 0.05, (2, 16, 16, 4)).astype(np.float16)
+    latents[0, 5:9, 2:6] += 1
+    weights = train_unet.object_weights(latents)
+    np.testing.assert_allclose(weights.mean((1, 2, 3)), 1, rtol=1e-5)
+    np.testing.assert_allclose(weights[0, 6, 4] / weights[0, 12, 12], train_unet.OBJECT, rtol=1e-5)
+    np.testing.assert_array_equal(weights[1], np.ones((16, 16, 1), np.float32))
 
 
 def test_the_loss_of_a_network_that_says_zero():
     """With x_0 = 0, v = alpha * noise; a zero network's loss is then the weighted mean of alpha^2."""
-    vocabulary = 40
-    params = train_unet.init_params(vocabulary, 0)
-    params["unet"]["conv_out"] = jax.tree.map(jnp.zeros_like, params["unet"]["conv_out"])
+    params = train_unet.init_params(0)
+    params["conv_out"] = jax.tree.map(jnp.zeros_like, params["conv_out"])
     alpha_bar = jnp.linspace(0.999, 0.01, 1000)
-    batch = {"latents": np.zeros((64, 16, 16, 4), np.float32), "ids": np.zeros((64, 24), np.int32)}
-    args = (ClipTextEncoder(models.text_config(vocabulary)), UNet(models.UNET), alpha_bar, params, batch)
-    got = train_unet.loss(*args, jax.random.key(0))
+    context = np.zeros((64, models.MAX_LENGTH, models.TEXT_WIDTH), np.float32)
+    batch = {"latents": np.zeros((64, 16, 16, 4), np.float32), "context": context}
+    got = train_unet.velocity_loss(UNet(models.UNET), alpha_bar, params, batch, jax.random.key(0))
     snr = alpha_bar / (1 - alpha_bar)
-    want = jnp.mean(alpha_bar * jnp.minimum(snr, train_unet.GAMMA) / (snr + 1))
+    want = jnp.mean(alpha_bar * jnp.minimum(snr + 1, train_unet.GAMMA) / (snr + 1))
     assert abs(float(got) / float(want) - 1) < 0.02
+
+
+def test_shards_are_written_once(tmp_path):
+    tokenizer = Tokenizer.load(ASSETS / SHAPES / "tokenizer")
+    path = tmp_path / "things2_001.npz"
+    encode.write_shard(lambda x: x[:, ::8, ::8, :], tokenizer, path, 2, 80, 80)
+    made = np.load(path)
+    _, captions = world.dataset(encode.SEED, 80, 80, things=2)
+    np.testing.assert_array_equal(made["ids"], tokenizer.tokens(captions))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]

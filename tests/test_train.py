@@ -67,6 +67,17 @@ def test_another_runs_folder_is_refused(tmp_path):
         run(tmp_path, 20, kind="adamw")
 
 
+def test_a_run_goes_on_at_a_constant_rate_or_lets_it_fall():
+    """AdamW's first update of a parameter is the rate itself, up to the weight decay; later ones stay near it."""
+    gradient = {"layer": {"kernel": jnp.ones((1, 1))}}
+    for decay, want in ((0, 0.05), (10, 0.005)):
+        optimiser = make_optimiser("adamw", 0.05, 40, warmup=5, decay=decay)
+        state = optimiser.init(gradient)
+        for _ in range(40):
+            update, state = optimiser.update(gradient, state, jax.tree.map(jnp.zeros_like, gradient))
+        np.testing.assert_allclose(-update["layer"]["kernel"], want, rtol=1e-3)
+
+
 def test_unknown_optimiser():
     with pytest.raises(ValueError, match="known: adamw, muon"):
         make_optimiser("sgd", 0.1, 10)

@@ -2,6 +2,9 @@
 
     python -m experiments.shapes.encode --vae=runs/vae --out=runs/latents
 
+Without --vae the shipped autoencoder, which is even, encodes as it is. The pictures are written in files of SHARD each,
+under a temporary name first; started again, it goes on with the first file that is missing.
+
 A diffusion model adds the same noise to every channel, so channels of spread 0.3 and 1.6 would be learnt at different
 noise levels. Each channel is shifted and scaled to mean 0, spread 1; the shift and the scale are folded into the
 VAE's own 1 x 1 convolutions, so the shipped file is a plain AutoencoderKL with scaling_factor 1:
@@ -25,14 +28,20 @@ from experiments.shapes import models, world
 from experiments.shapes.score import score, wilson
 from sdjax.nn.vae import Autoencoder
 from sdjax.picture import from_uint8, to_uint8
+from sdjax.programs import expected_params
+from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer, write_word_tokenizer
 from sdjax.train.loop import restore
 from sdjax.train.state import TrainState, make_optimiser
+from sdjax.weights import read_component
 from sdjax.weights.save import default_layout, save_component
 
 FLAGS = flags.FLAGS
 
-SEED = 7  # of the pictures encoded here; the VAE's own were drawn from another
+SEED = 70  # of the pictures encoded here; the VAE's own were drawn from another
+SHARD, TOGETHER = 2000, 80  # pictures in a file, pictures encoded at once
+
+Encode = Callable[[np.ndarray], jax.Array]  # pixels `b H W 3` in [-1, 1] to latents `b h w c`
 
 
 def trained_params(folder: str, optimiser: str) -> dict:
@@ -55,14 +64,18 @@ def fold(params: dict, mean: np.ndarray, spread: np.ndarray) -> dict:
     }
 
 
-def encode_all(encode: Callable[[np.ndarray], jax.Array], count: int, things: int) -> tuple[np.ndarray, list[str]]:
-    """Latents float16 [count, 16, 16, 4] and captions of `count` pictures with so many things."""
+def write_shard(encode: Encode, tokenizer: Tokenizer, path: Path, things: int, start: int, count: int) -> None:
+    """`count` pictures of so many things: "latents" float16 [count, 16, 16, 4] and "ids" int32 [count, l]."""
     latents, captions = [], []
-    for start in range(0, count, 64):
-        pictures, texts = world.dataset(SEED, start, min(64, count - start), things=things)
+    for first in range(start, start + count, TOGETHER):
+        pictures, texts = world.dataset(SEED, first, TOGETHER, things=things)
         latents.append(np.asarray(encode(from_uint8(pictures)), np.float16))
         captions += texts
-    return np.concatenate(latents), captions
+    new = path.with_suffix(".new")
+    with new.open("wb") as file:
+        np.savez(file, latents=np.concatenate(latents), ids=tokenizer.tokens(captions))
+    new.replace(path)
+    print(f"{path}: spread {np.concatenate(latents).astype(np.float32).std((0, 1, 2)).round(3)}", flush=True)
 
 
 def reconstruction_score(autoencode: Callable[[np.ndarray], jax.Array], count: int) -> str:
@@ -79,33 +92,45 @@ def reconstruction_score(autoencode: Callable[[np.ndarray], jax.Array], count: i
     return f"{right}/{count} = {right / count:.1%} (95 %: {low:.1%} to {high:.1%})\n  " + "\n  ".join(missed[:8])
 
 
-def main() -> None:
-    out, model = Path(FLAGS.out), Autoencoder(models.VAE)
-    params = trained_params(FLAGS.vae, FLAGS.optimiser)
+def evened(folder: str) -> dict:
+    """The float16 parameters of the VAE of a run, folded."""
+    params, model = trained_params(folder, FLAGS.optimiser), Autoencoder(models.VAE)
     encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode").mean)
     some = np.concatenate(
         [np.asarray(encode(params, from_uint8(world.dataset(SEED, n, 64)[0]))) for n in range(0, 1024, 64)]
     )
     mean, spread = some.mean((0, 1, 2)), some.std((0, 1, 2))
     print("channel means", mean.round(3), "spreads", spread.round(3))
-    params = jax.tree.map(lambda p: np.asarray(p, np.float16), fold(params, mean, spread))
-    save_component(out / "vae", params, default_layout(params, models.VAE_JSON))
+    return jax.tree.map(lambda p: np.asarray(p, np.float16), fold(params, mean, spread))
+
+
+def main() -> None:
+    out, model = Path(FLAGS.out), Autoencoder(models.VAE)
+    if FLAGS.vae:
+        half = evened(FLAGS.vae)
+    else:
+        half, _ = read_component(ASSETS / SHAPES / "vae", expected_params({"vae": models.VAE})["vae"])
+    save_component(out / "vae", half, default_layout(half, models.VAE_JSON))
     write_word_tokenizer(out / "tokenizer", world.VOCABULARY, models.MAX_LENGTH)
 
+    params = jax.tree.map(lambda p: p.astype(np.float32), half)
     autoencode = jax.jit(lambda p, x: model.apply({"params": p}, x))
-    print("reconstructions accepted:", reconstruction_score(lambda x: autoencode(params, x), FLAGS.score))
+    print("reconstructions accepted:", reconstruction_score(lambda x: autoencode(params, x), FLAGS.score), flush=True)
+    encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode").mean)
     tokenizer = Tokenizer.load(out / "tokenizer")
-    for things, count in ((1, FLAGS.single), (2, FLAGS.double)):
-        latents, captions = encode_all(lambda x: encode(params, x), count, things)
-        np.savez(out / f"things{things}.npz", latents=latents, ids=tokenizer.tokens(captions))
-        print(f"{count} pictures of {things}: spread {latents.astype(np.float32).std((0, 1, 2)).round(3)}")
+    counts = {1: FLAGS.single, 2: FLAGS.double}
+    for start in range(0, max(counts.values()), SHARD):
+        for things in (n for n, count in counts.items() if start < count):
+            path = out / f"things{things}_{start // SHARD:03}.npz"
+            if not path.exists():
+                write_shard(lambda x: encode(params, x), tokenizer, path, things, start, SHARD)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("vae", "runs/vae", "Folder of the VAE's run.")
+    flags.DEFINE_string("vae", None, "Folder of the VAE's run; without it, the shipped autoencoder.")
     flags.DEFINE_string("out", "runs/latents", "Folder for the latents, the VAE and the tokenizer.")
     flags.DEFINE_string("optimiser", "muon", "The optimiser of the VAE's run.")
-    flags.DEFINE_integer("single", 20000, "Pictures of one object.")
-    flags.DEFINE_integer("double", 16000, "Pictures of two.")
+    flags.DEFINE_integer("single", 32000, "Pictures of one object, in whole files.")
+    flags.DEFINE_integer("double", 72000, "Pictures of two, in whole files.")
     flags.DEFINE_integer("score", 300, "Reconstructions to score.")
     _cli.run(main)

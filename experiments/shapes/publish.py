@@ -1,6 +1,6 @@
-"""Stage 4 of the shapes model: the trained parameters as a checkpoint in the diffusers layout, float16.
+"""Stage 5 of the shapes model: the trained parameters as a checkpoint in the diffusers layout, float16.
 
-python -m experiments.shapes.publish --latents=runs/latents --unet=runs/unet --out=sdjax/assets/shapes
+python -m experiments.shapes.publish --latents=runs/latents --text=runs/text --unet=runs/unet --out=runs/shapes
 """
 
 import json
@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 
 from experiments import _cli
-from experiments.shapes import models
+from experiments.shapes import models, train_text
 from experiments.shapes.train_unet import init_params
 from sdjax import programs
 from sdjax.text.tokens import Tokenizer
@@ -25,8 +25,11 @@ FLAGS = flags.FLAGS
 def main() -> None:
     latents = Path(FLAGS.latents)
     tokenizer = Tokenizer.load(latents / "tokenizer")
-    state = TrainState.create(init_params(tokenizer.size, 0), make_optimiser(FLAGS.optimiser, 0.0, 1000))
-    trained = jax.device_get(restore(FLAGS.unet, state).average)
+    state = TrainState.create(init_params(0), make_optimiser(FLAGS.optimiser, 0.0, 1000))
+    trained = {
+        "text_encoder": train_text.trained_params(FLAGS.text),
+        "unet": jax.device_get(restore(FLAGS.unet, state).average),
+    }
     expected = programs.expected_params({"vae": models.VAE})
     vae, vae_layout = read_component(latents / "vae", expected["vae"])
     components = {"vae": (vae, vae_layout)}
@@ -47,8 +50,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("latents", "runs/latents", "Folder that stage 2 wrote.")
-    flags.DEFINE_string("unet", "runs/unet", "Folder of stage 3's run.")
-    flags.DEFINE_string("out", "sdjax/assets/shapes", "Where the checkpoint goes.")
-    flags.DEFINE_string("optimiser", "muon", "The optimiser of stage 3's run.")
+    flags.DEFINE_string("unet", "runs/unet", "Folder of stage 4's run.")
+    flags.DEFINE_string("text", "runs/text", "Folder of stage 3's run.")
+    flags.DEFINE_string("out", "runs/shapes", "Where the checkpoint goes.")
+    flags.DEFINE_string("optimiser", "muon", "The optimiser of stage 4's run.")
     flags.DEFINE_float("guidance_scale", 5.0, "The model's default guidance scale.")
     _cli.run(main)

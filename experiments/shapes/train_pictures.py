@@ -5,7 +5,7 @@
 
 27 and 34 minutes on 2 CPU cores that were busy with other work.
 
-The loss is stage 3's (`train_unet.velocity_loss`), and so are the noise, the optimiser and the empty captions. The
+The loss is stage 4's (`train_unet.velocity_loss`), and so are the noise, the optimiser and the empty captions. The
 text encoder is the shipped one and stays as it is, so every caption is encoded once.
 
 Inpainting starts as the shipped U-Net, its first convolution widened by kernels of zeros: at step 0 it paints as that
@@ -118,7 +118,7 @@ def main() -> None:
     pictures = Pictures(Path(FLAGS.data), FLAGS.task, batch=FLAGS.batch, seed=FLAGS.seed)
     params = initial(FLAGS.task, FLAGS.seed)
     print("parameters:", sum(p.size for p in jax.tree.leaves(params)), "pictures:", len(pictures.latents), flush=True)
-    optimiser = make_optimiser(FLAGS.optimiser, FLAGS.learning_rate, FLAGS.steps, decay_part=0.5)
+    optimiser = make_optimiser(FLAGS.optimiser, FLAGS.learning_rate, FLAGS.steps, decay=FLAGS.steps // 2)
     unet = UNet(UNetConfig.from_dict(models.PICTURE_UNETS[FLAGS.task]))
     names = ("task", "steps", "batch", "optimiser", "learning_rate", "ema", "seed")
     fit(

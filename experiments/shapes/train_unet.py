@@ -1,14 +1,21 @@
-"""Stage 3 of the shapes model: the text encoder and the U-Net, together and from scratch.
+"""Stage 4 of the shapes model: the U-Net, from scratch, under the text encoder of stage 3 as it is.
 
-    python -m experiments.shapes.train_unet --latents=runs/latents --out=runs/unet
+    python -m experiments.shapes.train_unet --latents=runs/latents --text=runs/text --out=runs/unet --steps=20000
+    python -m experiments.shapes.train_unet ... --start=runs/unet --out=runs/unet_done --steps=6800 --decay=800
 
-v-prediction (Salimans & Ho 2022) under min-SNR weighting (Hang et al. 2023, gamma 5), timesteps stratified over the
-batch, one caption in ten empty so that guidance works. Pictures of one object first, of two mixed in later: outlines
-are learnt fastest where they are largest.
+The first runs at a constant rate for as long as one likes, and can be told to go on with more steps; the second goes on
+from its newest state, and lets the rate fall to zero over the last 800 steps (Hagele et al. 2024): what gets shipped.
+
+v-prediction (Salimans & Ho 2022). The weight of the squared velocity is min(1 + SNR, 5) / (1 + SNR): 1 where noise
+prevails, which is where it is decided what stands where, and as min-SNR (Hang et al. 2023) has it where little noise
+is left. Pixels of the objects count OBJECT times as much as the flat ground. Timesteps are stratified over the batch,
+one caption in ten is empty so that guidance works, and two objects, which are harder, soon prevail.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,37 +23,32 @@ import numpy as np
 from absl import flags
 
 from experiments import _cli
-from experiments.shapes import models
+from experiments.shapes import models, train_text
 from sdjax.diffusion.noise import Settings, noise_schedule
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.unet import UNet
+from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
-from sdjax.train.loop import fit
+from sdjax.train.loop import fit, restore
 from sdjax.train.state import TrainState, make_optimiser, make_step
 
 FLAGS = flags.FLAGS
 
+Encode = Callable[[np.ndarray], jax.Array]  # ids `b l` to hidden states `b l d`
+
 EMPTY = 0.1  # part of the captions replaced by ""
-GAMMA = 5.0  # min-SNR
+GAMMA = 5.0  # above this SNR + 1 the weight falls
+OBJECT = 3.0  # weight of an object's pixels, 1 being the ground's
+APART = 1.2  # least distance of a latent from the ground's that makes it an object's
+DOUBLE = (0.3, 0.75, 2000)  # part of the pictures with two objects: at first, later, and from which step
 
 
-def init_params(vocab_size: int, seed: int) -> dict:
-    """Fresh parameters {"text_encoder", "unet"}."""
-    text_key, unet_key = jax.random.split(jax.random.key(seed))
-    ids = jnp.zeros((1, models.MAX_LENGTH), jnp.int32)
+def init_params(seed: int) -> dict:
+    """Fresh parameters of the U-Net."""
     context = jnp.zeros((1, models.MAX_LENGTH, models.TEXT_WIDTH))
     size = models.PIXELS // 8
-    text = jax.jit(ClipTextEncoder(models.text_config(vocab_size)).init)(text_key, ids)
-    unet = jax.jit(UNet(models.UNET).init)(unet_key, jnp.zeros((1, size, size, 4)), jnp.zeros((1,)), context)
-    return {"text_encoder": text["params"], "unet": unet["params"]}
-
-
-def loss(
-    encoder: ClipTextEncoder, unet: UNet, alpha_bar: jax.Array, params: dict, batch: dict, key: jax.Array
-) -> jax.Array:
-    """`velocity_loss` of text encoder and U-Net together; batch: "latents" `b h w c`, "ids" `b l`."""
-    context = encoder.apply({"params": params["text_encoder"]}, batch["ids"]).last_hidden_state
-    return velocity_loss(unet, alpha_bar, params["unet"], batch | {"context": context}, key)
+    x = jnp.zeros((1, size, size, 4))
+    return jax.jit(UNet(models.UNET).init)(jax.random.key(seed), x, jnp.zeros((1,)), context)["params"]
 
 
 def velocity_loss(unet: UNet, alpha_bar: jax.Array, params: dict, batch: dict, key: jax.Array) -> jax.Array:
@@ -66,8 +68,12 @@ def velocity_loss(unet: UNet, alpha_bar: jax.Array, params: dict, batch: dict, k
         x = jnp.concatenate([x, batch["channels"].astype(jnp.float32)], axis=-1)
     v = unet.apply({"params": params}, x, t.astype(jnp.float32), batch["context"].astype(jnp.float32))
     square = jnp.square(v - (alpha * noise - sigma * x_0)) * batch.get("weights", 1.0)
-    snr = alpha_bar[t] / (1 - alpha_bar[t])
-    return jnp.mean(jnp.mean(square, axis=(1, 2, 3)) * jnp.minimum(snr, GAMMA) / (snr + 1))
+    return jnp.mean(jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t]))
+
+
+def time_weight(alpha_bar: jax.Array) -> jax.Array:
+    """The weight of the squared velocity; with SNR + 1 = 1 / (1 - alpha_bar) it is min(1, GAMMA (1 - alpha_bar))."""
+    return jnp.minimum(1.0, GAMMA * (1 - alpha_bar))
 
 
 def alphas_cumprod() -> jax.Array:
@@ -76,61 +82,115 @@ def alphas_cumprod() -> jax.Array:
     return jnp.asarray(noise_schedule(Settings(**betas)).alphas_cumprod, jnp.float32)
 
 
+def object_weights(latents: np.ndarray) -> np.ndarray:
+    """Weights float32 [b, h, w, 1], mean 1 in each picture: OBJECT where latents [b, h, w, c] are not the ground's.
+
+    The ground's latent is the median of the second ring from outside: the first looks different for the padding at the
+    picture's edge, the rest may be full of an object.
+    """
+    latents = latents.astype(np.float32)
+    b, _, _, c = latents.shape
+    inner = latents[:, 1:-1, 1:-1]
+    ring = [inner[:, 0], inner[:, -1], inner[:, 1:-1, 0], inner[:, 1:-1, -1]]
+    ground = np.median(np.concatenate([side.reshape(b, -1, c) for side in ring], axis=1), axis=1)
+    apart = np.linalg.norm(latents - ground[:, None, None], axis=-1, keepdims=True) > APART
+    weights = np.where(apart, np.float32(OBJECT), np.float32(1))
+    return weights / weights.mean((1, 2, 3), keepdims=True)
+
+
 class Pictures:
     """The encoded pictures in memory, and the batch of any step."""
 
-    def __init__(self, folder: Path, empty_ids: np.ndarray, *, batch: int, steps: int, seed: int) -> None:
-        self.pools = [np.load(folder / f"things{n}.npz") for n in (1, 2)]
-        self.pools = [{"latents": pool["latents"], "ids": pool["ids"]} for pool in self.pools]
-        self.empty_ids, self.size, self.steps, self.seed = empty_ids, batch, steps, seed
+    def __init__(self, folder: Path, encode: Encode, empty_ids: np.ndarray, *, batch: int, seed: int) -> None:
+        self.pools = [pool(folder, things) for things in (1, 2)]
+        self.encode, self.empty_ids, self.size, self.seed = encode, empty_ids, batch, seed
 
-    def batch(self, n: int) -> dict[str, np.ndarray]:
-        """Step n's batch: all of one object for the first 15 % of the steps, half and half from 50 % on."""
+    def batch(self, n: int) -> dict[str, Any]:
+        """Step n's batch, as `velocity_loss` takes it."""
         rng = np.random.default_rng([self.seed, n])
-        double = 0.5 * np.clip((n / self.steps - 0.15) / 0.35, 0, 1)
-        second = rng.binomial(self.size, double)
-        picked = [
-            self._pick(rng, pool, count) for pool, count in zip(self.pools, (self.size - second, second), strict=True)
-        ]
+        first, later, until = DOUBLE
+        double = rng.binomial(self.size, first + (later - first) * min(1.0, n / until))
+        counts = (self.size - double, double)
+        picked = [self._pick(rng, pool, count) for pool, count in zip(self.pools, counts, strict=True)]
         joined = {name: np.concatenate([part[name] for part in picked]) for name in ("latents", "ids")}
         order = rng.permutation(self.size)  # timesteps are stratified by place, so a place must not tell the kind
-        ids = joined["ids"][order]
+        ids, latents = joined["ids"][order], joined["latents"][order]
         ids[rng.random(self.size) < EMPTY] = self.empty_ids
-        return {"latents": joined["latents"][order], "ids": ids}
+        return {"latents": latents, "context": self.encode(ids), "weights": object_weights(latents)}
 
     def _pick(self, rng: np.random.Generator, pool: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
         chosen = rng.integers(len(pool["ids"]), size=count)
         return {name: values[chosen] for name, values in pool.items()}
 
 
+def pool(folder: Path, things: int) -> dict[str, np.ndarray]:
+    """All encoded pictures of so many things: "latents" float16 [n, 16, 16, 4] and "ids" int32 [n, l].
+
+    Raises:
+        ValueError: the folder holds none.
+    """
+    paths = sorted(folder.glob(f"things{things}_*.npz"))
+    if not paths:
+        raise ValueError(
+            f"--latents={folder}: no pictures of {things} objects there; run experiments.shapes.encode first"
+        )
+    files = [np.load(path) for path in paths]
+    return {name: np.concatenate([file[name] for file in files]) for name in ("latents", "ids")}
+
+
+def text_encoder(tokenizer: Tokenizer, folder: str) -> Encode:
+    """The encoder of a run of stage 3."""
+    encoder, params = ClipTextEncoder(models.text_config(tokenizer.size)), train_text.trained_params(folder)
+    apply = jax.jit(lambda params, ids: encoder.apply({"params": params}, ids).last_hidden_state)
+    return lambda ids: apply(params, ids)
+
+
+def begun(state: TrainState) -> TrainState:
+    """The state before this run's first step: that of --start, where it is given.
+
+    Raises:
+        ValueError: the run of --start has gone beyond the step where the rate is to fall.
+    """
+    if not FLAGS.start:
+        return state
+    state, fall = restore(FLAGS.start, state), FLAGS.steps - FLAGS.decay
+    if int(state.step) > fall:
+        raise ValueError(f"--start={FLAGS.start} is at step {int(state.step)}, but the rate falls from step {fall} on")
+    return state
+
+
 def main() -> None:
-    folder = Path(FLAGS.latents)
-    tokenizer = Tokenizer.load(folder / "tokenizer")
-    params = init_params(tokenizer.size, FLAGS.seed)
-    print("parameters:", {name: sum(p.size for p in jax.tree.leaves(tree)) for name, tree in params.items()})
-    optimiser = make_optimiser(FLAGS.optimiser, FLAGS.learning_rate, FLAGS.steps, decay_part=0.35)
-    encoder = ClipTextEncoder(models.text_config(tokenizer.size))
-    objective = partial(loss, encoder, UNet(models.UNET), alphas_cumprod())
-    pictures = Pictures(folder, tokenizer.tokens([""])[0], batch=FLAGS.batch, steps=FLAGS.steps, seed=FLAGS.seed)
-    settings = {name: FLAGS[name].value for name in ("steps", "batch", "optimiser", "learning_rate", "ema", "seed")}
+    tokenizer, params = Tokenizer.load(ASSETS / SHAPES / "tokenizer"), init_params(FLAGS.seed)
+    print("parameters:", sum(p.size for p in jax.tree.leaves(params)), flush=True)
+    optimiser = make_optimiser(FLAGS.optimiser, FLAGS.learning_rate, FLAGS.steps, decay=FLAGS.decay)
+    objective = partial(velocity_loss, UNet(models.UNET), alphas_cumprod())
+    encode, empty = text_encoder(tokenizer, FLAGS.text), tokenizer.tokens([""])[0]
+    pictures = Pictures(Path(FLAGS.latents), encode, empty, batch=FLAGS.batch, seed=FLAGS.seed)
+    names = ("batch", "optimiser", "learning_rate", "ema", "seed") + (
+        ("steps", "decay", "start") if FLAGS.decay else ()
+    )
     fit(
         FLAGS.out,
-        TrainState.create(params, optimiser),
+        begun(TrainState.create(params, optimiser)),
         make_step(objective, optimiser, FLAGS.ema),
         pictures.batch,
         steps=FLAGS.steps,
         seed=FLAGS.seed,
-        settings=settings,
+        settings={name: FLAGS[name].value for name in names},
+        report=partial(print, flush=True),
     )
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("latents", "runs/latents", "Folder that stage 2 wrote.")
+    flags.DEFINE_string("text", "runs/text", "Folder of stage 3's run.")
     flags.DEFINE_string("out", "runs/unet", "Folder of the run; started again, it goes on where it was.")
-    flags.DEFINE_integer("steps", 2000, "Optimiser steps.")
+    flags.DEFINE_string("start", None, "Folder of the run to start from.")
+    flags.DEFINE_integer("steps", 20000, "Optimiser steps, those of --start included.")
+    flags.DEFINE_integer("decay", 0, "Over how many of the last steps the rate falls to zero.")
     flags.DEFINE_integer("batch", 64, "Pictures per step.")
     flags.DEFINE_string("optimiser", "muon", "adamw or muon.")
     flags.DEFINE_float("learning_rate", 0.01, "Peak rate of the kernels.")
-    flags.DEFINE_float("ema", 0.998, "Decay of the averaged parameters.")
+    flags.DEFINE_float("ema", 0.999, "Decay of the averaged parameters.")
     flags.DEFINE_integer("seed", 0, "Seed of the data, the parameters and the noise.")
     _cli.run(main)

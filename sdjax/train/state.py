@@ -55,24 +55,22 @@ def make_step(
 
 
 def make_optimiser(
-    kind: str, learning_rate: float, steps: int, *, warmup: int = 100, decay_part: float = 0.4
+    kind: str, learning_rate: float, steps: int, *, warmup: int = 100, decay: int | None = None
 ) -> optax.GradientTransformation:
     """AdamW, or Muon for the kernels with AdamW for the rest; gradients clipped at norm 1.
 
-    The rate rises linearly for `warmup` steps, stays, and falls linearly to zero over the last `decay_part` of
-    `steps` (the trapezoid of Hagele et al. 2024). Muon (Jordan et al. 2024) takes a kernel as the matrix from its
-    inputs (height, width and channels for a convolution) to its outputs.
+    The rate rises linearly for `warmup` steps, stays, and falls linearly to zero over the last `decay` of `steps`, by
+    default two fifths of them (the trapezoid of Hagele et al. 2024); with decay 0 it stays for ever. Muon (Jordan et
+    al. 2024) takes a kernel as the matrix from its inputs (height, width and channels for a convolution) to its
+    outputs.
 
     Raises:
         ValueError: unknown kind.
     """
-    fall = int(decay_part * steps)
+    fall = 2 * steps // 5 if decay is None else decay
+    last = optax.linear_schedule(learning_rate, 0.0, fall) if fall else optax.constant_schedule(learning_rate)
     schedule = optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, learning_rate, warmup),
-            optax.constant_schedule(learning_rate),
-            optax.linear_schedule(learning_rate, 0.0, max(fall, 1)),
-        ],
+        [optax.linear_schedule(0.0, learning_rate, warmup), optax.constant_schedule(learning_rate), last],
         [warmup, steps - fall],
     )
     clip = optax.clip_by_global_norm(1.0)
