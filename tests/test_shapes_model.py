@@ -8,7 +8,7 @@ import pytest
 
 import sdjax
 from experiments.shapes import report, world
-from experiments.shapes.score import score
+from experiments.shapes.score import Verdict, score
 
 ROOT = Path(__file__).parent.parent
 ASSETS = ROOT / "sdjax" / "assets" / "shapes"
@@ -65,3 +65,19 @@ def test_other_sizes(sd):
     assert sd.generate("a red circle", height=72, width=136, steps=2).pixels.shape == (1, 72, 136, 3)
     with pytest.raises(ValueError, match="height must be a multiple of 8, not 100; the nearest are 96 and 104"):
         sd.generate("a red circle", height=100)
+
+
+def test_the_report_counts_the_parts_of_the_captions():
+    prompts = [
+        "a red circle above a blue star",
+        "a small red circle below a blue star",
+        "a red ring on a pink background",
+    ]
+    verdicts = [Verdict(True, ()), Verdict(False, ("shape", "size")), Verdict(True, ())]
+    first, *rest = report.table(prompts, verdicts).splitlines()
+    assert first.startswith("2/3 = 66.7%") and first.endswith("{'shape': 1, 'size': 1}")
+    parts = {line.split(":")[0].strip(): line.split(":")[1].split()[0] for line in rest}
+    assert parts == {
+        "above": "1/1", "below": "0/1", "background named": "1/1", "background left open": "1/2",
+        "size named": "0/1", "size left open": "2/2",
+    }  # fmt: skip

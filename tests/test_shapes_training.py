@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.shapes import encode, models, train_unet, train_vae, world
+from experiments.shapes import batches, encode, models, train_unet, train_vae, world
 from sdjax.nn.unet import UNet
 from sdjax.nn.vae import Autoencoder
 from sdjax.shipped import ASSETS, SHAPES
@@ -43,29 +43,29 @@ def write_pools(folder, count: int = 20) -> None:
 def test_batches_have_more_and_more_of_two_objects(tmp_path):
     write_pools(tmp_path)
     empty = np.zeros(models.MAX_LENGTH, np.int32)
-    pictures = train_unet.Pictures(tmp_path, lambda ids: ids, empty, batch=64, seed=0)
-    batches = {n: [pictures.batch(n + i) for i in range(20)] for n in (0, 5000)}
-    first, later, _ = train_unet.DOUBLE
+    pictures = batches.Pictures(tmp_path, lambda ids: ids, empty, batch=64, seed=0)
+    made_at = {n: [pictures.batch(n + i) for i in range(20)] for n in (0, 5000)}
+    first, later, _ = batches.DOUBLE
     for n, want in ((0, first), (5000, later)):
-        assert abs(np.mean([(made["latents"] == 2).mean() for made in batches[n]]) - want) < 0.05
-        for made in batches[n]:
+        assert abs(np.mean([(made["latents"] == 2).mean() for made in made_at[n]]) - want) < 0.05
+        for made in made_at[n]:
             told = made["context"][:, 0]
             assert ((told == made["latents"][:, 0, 0, 0]) | (told == 0)).all()
-    assert 0 < np.mean([(made["context"] == 0).all(1).mean() for made in batches[0]]) < 0.2
-    np.testing.assert_array_equal(batches[0][3]["latents"], pictures.batch(3)["latents"])
+    assert 0 < np.mean([(made["context"] == 0).all(1).mean() for made in made_at[0]]) < 0.2
+    np.testing.assert_array_equal(made_at[0][3]["latents"], pictures.batch(3)["latents"])
 
 
 def test_a_folder_without_pictures_is_named(tmp_path):
     with pytest.raises(ValueError, match=f"--latents={tmp_path}: no pictures of 2 objects there"):
-        train_unet.pool(tmp_path, 2)
+        batches.pool(tmp_path, 2)
 
 
 def test_objects_weigh_more_than_the_ground():
     latents = np.random.default_rng(0).normal(0, 0.05, (2, 16, 16, 4)).astype(np.float16)
     latents[0, 5:9, 2:6] += 1
-    weights = train_unet.object_weights(latents)
+    weights = batches.object_weights(latents)
     np.testing.assert_allclose(weights.mean((1, 2, 3)), 1, rtol=1e-5)
-    np.testing.assert_allclose(weights[0, 6, 4] / weights[0, 12, 12], train_unet.OBJECT, rtol=1e-5)
+    np.testing.assert_allclose(weights[0, 6, 4] / weights[0, 12, 12], batches.OBJECT, rtol=1e-5)
     np.testing.assert_array_equal(weights[1], np.ones((16, 16, 1), np.float32))
 
 

@@ -24,7 +24,8 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import models
-from experiments.shapes.train_unet import EMPTY, alphas_cumprod, velocity_loss
+from experiments.shapes.batches import EMPTY
+from experiments.shapes.train_unet import alphas_cumprod, velocity_loss
 from sdjax.config import ClipTextConfig, UNetConfig
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.unet import UNet

@@ -8,22 +8,19 @@ from its newest state, and lets the rate fall to zero over the last 800 steps (H
 
 v-prediction (Salimans & Ho 2022). The weight of the squared velocity is min(1 + SNR, 5) / (1 + SNR): 1 where noise
 prevails, which is where it is decided what stands where, and as min-SNR (Hang et al. 2023) has it where little noise
-is left. Pixels of the objects count OBJECT times as much as the flat ground. Timesteps are stratified over the batch,
-one caption in ten is empty so that guidance works, and two objects, which are harder, soon prevail.
+is left. Timesteps are stratified over the batch. What a batch holds: `batches`.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import flags
 
 from experiments import _cli
 from experiments.shapes import models, train_text
+from experiments.shapes.batches import Encode, Pictures
 from sdjax.diffusion.noise import Settings, noise_schedule
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.unet import UNet
@@ -34,13 +31,7 @@ from sdjax.train.state import TrainState, make_optimiser, make_step
 
 FLAGS = flags.FLAGS
 
-Encode = Callable[[np.ndarray], jax.Array]  # ids `b l` to hidden states `b l d`
-
-EMPTY = 0.1  # part of the captions replaced by ""
 GAMMA = 5.0  # above this SNR + 1 the weight falls
-OBJECT = 3.0  # weight of an object's pixels, 1 being the ground's
-APART = 1.2  # least distance of a latent from the ground's that makes it an object's
-DOUBLE = (0.3, 0.75, 2000)  # part of the pictures with two objects: at first, later, and from which step
 
 
 def init_params(seed: int) -> dict:
@@ -82,62 +73,6 @@ def alphas_cumprod() -> jax.Array:
     return jnp.asarray(noise_schedule(Settings(**betas)).alphas_cumprod, jnp.float32)
 
 
-def object_weights(latents: np.ndarray) -> np.ndarray:
-    """Weights float32 [b, h, w, 1], mean 1 in each picture: OBJECT where latents [b, h, w, c] are not the ground's.
-
-    The ground's latent is the median of the second ring from outside: the first looks different for the padding at the
-    picture's edge, the rest may be full of an object.
-    """
-    latents = latents.astype(np.float32)
-    b, _, _, c = latents.shape
-    inner = latents[:, 1:-1, 1:-1]
-    ring = [inner[:, 0], inner[:, -1], inner[:, 1:-1, 0], inner[:, 1:-1, -1]]
-    ground = np.median(np.concatenate([side.reshape(b, -1, c) for side in ring], axis=1), axis=1)
-    apart = np.linalg.norm(latents - ground[:, None, None], axis=-1, keepdims=True) > APART
-    weights = np.where(apart, np.float32(OBJECT), np.float32(1))
-    return weights / weights.mean((1, 2, 3), keepdims=True)
-
-
-class Pictures:
-    """The encoded pictures in memory, and the batch of any step."""
-
-    def __init__(self, folder: Path, encode: Encode, empty_ids: np.ndarray, *, batch: int, seed: int) -> None:
-        self.pools = [pool(folder, things) for things in (1, 2)]
-        self.encode, self.empty_ids, self.size, self.seed = encode, empty_ids, batch, seed
-
-    def batch(self, n: int) -> dict[str, Any]:
-        """Step n's batch, as `velocity_loss` takes it."""
-        rng = np.random.default_rng([self.seed, n])
-        first, later, until = DOUBLE
-        double = rng.binomial(self.size, first + (later - first) * min(1.0, n / until))
-        counts = (self.size - double, double)
-        picked = [self._pick(rng, pool, count) for pool, count in zip(self.pools, counts, strict=True)]
-        joined = {name: np.concatenate([part[name] for part in picked]) for name in ("latents", "ids")}
-        order = rng.permutation(self.size)  # timesteps are stratified by place, so a place must not tell the kind
-        ids, latents = joined["ids"][order], joined["latents"][order]
-        ids[rng.random(self.size) < EMPTY] = self.empty_ids
-        return {"latents": latents, "context": self.encode(ids), "weights": object_weights(latents)}
-
-    def _pick(self, rng: np.random.Generator, pool: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-        chosen = rng.integers(len(pool["ids"]), size=count)
-        return {name: values[chosen] for name, values in pool.items()}
-
-
-def pool(folder: Path, things: int) -> dict[str, np.ndarray]:
-    """All encoded pictures of so many things: "latents" float16 [n, 16, 16, 4] and "ids" int32 [n, l].
-
-    Raises:
-        ValueError: the folder holds none.
-    """
-    paths = sorted(folder.glob(f"things{things}_*.npz"))
-    if not paths:
-        raise ValueError(
-            f"--latents={folder}: no pictures of {things} objects there; run experiments.shapes.encode first"
-        )
-    files = [np.load(path) for path in paths]
-    return {name: np.concatenate([file[name] for file in files]) for name in ("latents", "ids")}
-
-
 def text_encoder(tokenizer: Tokenizer, folder: str) -> Encode:
     """The encoder of a run of stage 3."""
     encoder, params = ClipTextEncoder(models.text_config(tokenizer.size)), train_text.trained_params(folder)
@@ -176,7 +111,7 @@ def main() -> None:
         pictures.batch,
         steps=FLAGS.steps,
         seed=FLAGS.seed,
-        settings={name: FLAGS[name].value for name in names},
+        settings={name: FLAGS[name].value for name in names} | {"unet": models.UNET_JSON},
         report=partial(print, flush=True),
     )
 

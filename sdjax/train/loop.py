@@ -18,7 +18,7 @@ from sdjax.train.state import TrainState
 
 
 class Diverged(RuntimeError):
-    """The loss became NaN or infinite; the message names the step and the last good checkpoint."""
+    """The loss or its gradient became NaN or infinite; the message names the step and the last good checkpoint."""
 
 
 def fit(
@@ -37,12 +37,12 @@ def fit(
     """Trains until `steps` steps are done, resuming from `folder` where it holds a checkpoint.
 
     `batch(n)` gives step n's batch. `settings` is what the run was asked to be: a folder begun with other settings
-    is refused. Metrics are read, and the progress line printed, every `every` steps; the state is saved every
-    `save_seconds` and at the end.
+    is refused. The progress line is printed every `every` steps; the state is saved every `save_seconds`, however long
+    a step takes, and at the end.
 
     Raises:
         ValueError: the folder belongs to a run with other settings.
-        Diverged: the loss is not finite. The last checkpoint stays.
+        Diverged: the loss or its gradient is not finite. The last checkpoint stays.
     """
     folder = Path(folder).resolve()
     _check_settings(folder, settings)
@@ -52,22 +52,27 @@ def fit(
         saved = begun
         for n in range(first, steps):
             state, metrics = step(state, batch(n), key)
-            if (n + 1) % every and n + 1 < steps:
+            shown, due = (n + 1) % every == 0, time.monotonic() - saved > save_seconds or n + 1 == steps
+            if not (shown or due):
                 continue
-            loss = float(metrics["loss"])
-            if not math.isfinite(loss):
+            loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
+            if not math.isfinite(loss + norm):
                 good = manager.latest_step()
-                raise Diverged(f"{folder}: loss {loss} at step {n + 1}; last good state: step {good}, on disk")
-            now = time.monotonic()
-            pace = (now - begun) / (n + 1 - first)
-            norm = float(metrics["gradient_norm"])
-            left = (steps - n - 1) * pace / 60
-            report(f"step {n + 1}/{steps} loss {loss:.4f} gradient {norm:.2f} {pace:.2f} s/step {left:.1f} min left")
-            if now - saved > save_seconds or n + 1 == steps:
+                what = f"loss {loss}, gradient {norm}"
+                raise Diverged(f"{folder}: {what} at step {n + 1}; last good state: step {good}, on disk")
+            if shown or n + 1 == steps:
+                pace = (time.monotonic() - begun) / (n + 1 - first)
+                report(_line(n + 1, steps, loss, norm, pace))
+            if due:
                 manager.save(n + 1, args=ocp.args.StandardSave(_plain(state)))
-                saved = now
+                saved = time.monotonic()
         manager.wait_until_finished()
     return state
+
+
+def _line(done: int, steps: int, loss: float, norm: float, pace: float) -> str:
+    left = (steps - done) * pace / 60
+    return f"step {done}/{steps} loss {loss:.4f} gradient {norm:.2f} {pace:.2f} s/step {left:.1f} min left"
 
 
 def restore(folder: str | Path, state: TrainState) -> TrainState:
