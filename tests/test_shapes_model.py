@@ -74,10 +74,11 @@ def test_the_report_counts_the_parts_of_the_captions():
         "a red ring on a pink background",
     ]
     verdicts = [Verdict(True, ()), Verdict(False, ("shape", "size")), Verdict(True, ())]
-    first, *rest = report.table(prompts, verdicts).splitlines()
-    assert first.startswith("2/3 = 66.7%") and first.endswith("{'shape': 1, 'size': 1}")
-    parts = {line.split(":")[0].strip(): line.split(":")[1].split()[0] for line in rest}
-    assert parts == {
-        "above": "1/1", "below": "0/1", "background named": "1/1", "background left open": "1/2",
-        "size named": "0/1", "size left open": "2/2",
+    assert report.counted(prompts, verdicts) == {
+        "right": 2, "of": 3, "errors": {"shape": 1, "size": 1},
+        "parts": {
+            "above": [1, 1], "below": [0, 1], "background named": [1, 1], "background left open": [1, 2],
+            "size named": [0, 1], "size left open": [2, 2],
+        },
     }  # fmt: skip
+    assert report.rate(2, 3) == "2/3 = 66.7% (20.8% to 93.9%)"

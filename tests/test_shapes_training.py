@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.shapes import batches, encode, models, train_unet, train_vae, world
+from experiments.shapes import batches, encode, models, train_unet, train_vae, workers, world
 from sdjax.nn.unet import UNet
 from sdjax.nn.vae import Autoencoder
+from sdjax.picture import from_uint8
 from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 
@@ -85,8 +86,11 @@ def test_the_loss_of_a_network_that_says_zero():
 def test_shards_are_written_once(tmp_path):
     tokenizer = Tokenizer.load(ASSETS / SHAPES / "tokenizer")
     path = tmp_path / "things2_001.npz"
-    encode.write_shard(lambda x: x[:, ::8, ::8, :], tokenizer, path, 2, 80, 80)
+    with workers.pool(encode.SHARD) as pool:
+        ((_, pictures),) = encode.drawn(pool, [(path, 2, encode.SHARD)])
+        encode.write_shard(lambda x: x[:, ::8, ::8, :], tokenizer, path, pictures)
     made = np.load(path)
-    _, captions = world.dataset(encode.SEED, 80, 80, things=2)
+    expected, captions = world.dataset(encode.SEED, encode.SHARD, encode.SHARD, things=2)
     np.testing.assert_array_equal(made["ids"], tokenizer.tokens(captions))
+    np.testing.assert_array_equal(made["latents"], np.asarray(from_uint8(expected[:, ::8, ::8]), np.float16))
     assert [file.name for file in tmp_path.iterdir()] == [path.name]

@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from optax import contrib
 
 from sdjax.train.loop import Diverged, fit, restore
-from sdjax.train.state import TrainState, make_optimiser, make_step
+from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
 
 
 def loss(params, batch, key):
@@ -20,12 +22,13 @@ def batch(n: int) -> np.ndarray:
 
 def run(folder, steps: int, *, kind: str = "muon", batches=batch, total: int = 40) -> TrainState:
     params = {"layer": {"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)}}
-    optimiser = make_optimiser(kind, 0.05, total, warmup=5)
+    optimiser = make_optimiser(kind)
     state = TrainState.create(params, optimiser)
     step = make_step(loss, optimiser, ema_decay=0.9)
     return fit(
-        folder, state, step, batches, steps=steps, seed=0, settings={"kind": kind}, every=10, save_seconds=0,
-        report=lambda line: None,
+        folder, state, step, batches,
+        Trapezoid(0.05, total, 2 * total // 5, warmup=5),
+        steps=steps, seed=0, settings={"kind": kind}, every=10, save_seconds=0, report=lambda line: None,
     )  # fmt: skip
 
 
@@ -67,17 +70,30 @@ def test_another_runs_folder_is_refused(tmp_path):
         run(tmp_path, 20, kind="adamw")
 
 
-def test_a_run_goes_on_at_a_constant_rate_or_lets_it_fall():
-    """AdamW's first update of a parameter is the rate itself, up to the weight decay; later ones stay near it."""
-    gradient = {"layer": {"kernel": jnp.ones((1, 1))}}
-    for decay, want in ((0, 0.05), (10, 0.005)):
-        optimiser = make_optimiser("adamw", 0.05, 40, warmup=5, decay=decay)
-        state = optimiser.init(gradient)
-        for _ in range(40):
-            update, state = optimiser.update(gradient, state, jax.tree.map(jnp.zeros_like, gradient))
-        np.testing.assert_allclose(-update["layer"]["kernel"], want, rtol=1e-3)
+def test_the_rate_rises_stays_and_falls():
+    assert [Trapezoid(0.5, 40, 10, warmup=5)(n) for n in (0, 1, 5, 30, 35, 39)] == [0, 0.1, 0.5, 0.5, 0.25, 0.05]
+    assert Trapezoid(0.5, 40, 0, warmup=5)(10**6) == 0.5
+
+
+def test_muon_on_stacks_equals_muon_on_each_kernel():
+    """Two kernels of one size, one of another, and what is no kernel."""
+    rng = np.random.default_rng(0)
+    shapes = {"a": (3, 3, 4, 8), "b": (36, 8), "c": (8, 36)}
+    gradient = {
+        name: {"kernel": jnp.asarray(rng.standard_normal(shape), jnp.float32)} for name, shape in shapes.items()
+    }
+    gradient["a"]["bias"] = jnp.ones(8)
+    stacked = make_optimiser("muon")
+    got, _ = stacked.update(gradient, stacked.init(gradient), gradient)
+    norm = optax.tree.norm(gradient)
+    for name, shape in shapes.items():
+        matrix = (gradient[name]["kernel"] / norm).reshape(-1, shape[-1])
+        alone = contrib.muon(1.0)
+        want, _ = alone.update(matrix, alone.init(matrix), matrix)
+        np.testing.assert_allclose(got[name]["kernel"].reshape(matrix.shape), want, atol=1e-5)
+    np.testing.assert_allclose(got["a"]["bias"], -0.1, rtol=1e-3)  # Adam's first update is the sign
 
 
 def test_unknown_optimiser():
     with pytest.raises(ValueError, match="known: adamw, muon"):
-        make_optimiser("sgd", 0.1, 10)
+        make_optimiser("sgd")

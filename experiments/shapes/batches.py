@@ -22,8 +22,8 @@ Encode = Callable[[np.ndarray], jax.Array]
 """The text encoder: ids `b l` to hidden states `b l d`."""
 
 
-def object_weights(latents: np.ndarray) -> np.ndarray:
-    """Weights float32 [b, h, w, 1], mean 1 in each picture: OBJECT where latents [b, h, w, c] are not the ground's.
+def object_weights(latents: np.ndarray, weight: float = OBJECT) -> np.ndarray:
+    """Weights float32 [b, h, w, 1], mean 1 in each picture: `weight` where latents [b, h, w, c] are not the ground's.
 
     The ground's latent is the median of the second ring from outside: the first looks different for the padding at the
     picture's edge, the rest may be full of an object.
@@ -34,15 +34,26 @@ def object_weights(latents: np.ndarray) -> np.ndarray:
     ring = [inner[:, 0], inner[:, -1], inner[:, 1:-1, 0], inner[:, 1:-1, -1]]
     ground = np.median(np.concatenate([side.reshape(b, -1, c) for side in ring], axis=1), axis=1)
     apart = np.linalg.norm(latents - ground[:, None, None], axis=-1, keepdims=True) > APART
-    weights = np.where(apart, np.float32(OBJECT), np.float32(1))
+    weights = np.where(apart, np.float32(weight), np.float32(1))
     return weights / weights.mean((1, 2, 3), keepdims=True)
 
 
 class Pictures:
     """The encoded pictures in memory, and the batch of any step."""
 
-    def __init__(self, folder: Path, encode: Encode, empty_ids: np.ndarray, *, batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        encode: Encode,
+        empty_ids: np.ndarray,
+        *,
+        batch: int,
+        seed: int,
+        object_weight: float = OBJECT,
+    ) -> None:
         self.pools = [pool(folder, things) for things in (1, 2)]
+        for part in self.pools:
+            part["weights"] = object_weights(part["latents"], object_weight)
         self.encode, self.empty_ids, self.size, self.seed = encode, empty_ids, batch, seed
 
     def batch(self, n: int) -> dict[str, Any]:
@@ -52,11 +63,11 @@ class Pictures:
         double = rng.binomial(self.size, first + (later - first) * min(1.0, n / until))
         counts = (self.size - double, double)
         picked = [self._pick(rng, pool, count) for pool, count in zip(self.pools, counts, strict=True)]
-        joined = {name: np.concatenate([part[name] for part in picked]) for name in ("latents", "ids")}
+        joined = {name: np.concatenate([part[name] for part in picked]) for name in picked[0]}
         order = rng.permutation(self.size)  # timesteps are stratified by place, so a place must not tell the kind
-        ids, latents = joined["ids"][order], joined["latents"][order]
+        ids, latents, weights = (joined[name][order] for name in ("ids", "latents", "weights"))
         ids[rng.random(self.size) < EMPTY] = self.empty_ids
-        return {"latents": latents, "context": self.encode(ids), "weights": object_weights(latents)}
+        return {"latents": latents, "context": self.encode(ids), "weights": weights}
 
     def _pick(self, rng: np.random.Generator, pool: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
         chosen = rng.integers(len(pool["ids"]), size=count)

@@ -15,7 +15,8 @@ VAE's own 1 x 1 convolutions, so the shipped file is a plain AutoencoderKL with 
 Also prints how many of the VAE's reconstructions the scorer accepts: the ceiling of everything that follows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import jax
@@ -24,14 +25,14 @@ import numpy as np
 from absl import flags
 
 from experiments import _cli
-from experiments.shapes import models, world
+from experiments.shapes import models, workers, world
 from experiments.shapes.score import score, wilson
 from sdjax.nn.vae import Autoencoder
 from sdjax.picture import from_uint8, to_uint8
 from sdjax.programs import expected_params
 from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer, write_word_tokenizer
-from sdjax.train.loop import restore
+from sdjax.train.loop import restore, settings_of
 from sdjax.train.state import TrainState, make_optimiser
 from sdjax.weights import read_component
 from sdjax.weights.save import default_layout, save_component
@@ -39,15 +40,15 @@ from sdjax.weights.save import default_layout, save_component
 FLAGS = flags.FLAGS
 
 SEED = 70  # of the pictures encoded here; the VAE's own were drawn from another
-SHARD, TOGETHER = 2000, 80  # pictures in a file, pictures encoded at once
+SHARD, TOGETHER = 2000, 100  # pictures in a file, pictures drawn and encoded at once
 
 Encode = Callable[[np.ndarray], jax.Array]  # pixels `b H W 3` in [-1, 1] to latents `b h w c`
 
 
-def trained_params(folder: str, optimiser: str) -> dict:
+def trained_params(folder: str) -> dict:
     """The averaged parameters of a VAE run."""
     params = jax.jit(Autoencoder(models.VAE).init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
-    state = TrainState.create(params, make_optimiser(optimiser, 0.0, 1000))
+    state = TrainState.create(params, make_optimiser(settings_of(folder)["optimiser"]))
     return jax.device_get(restore(folder, state).average)
 
 
@@ -64,12 +65,26 @@ def fold(params: dict, mean: np.ndarray, spread: np.ndarray) -> dict:
     }
 
 
-def write_shard(encode: Encode, tokenizer: Tokenizer, path: Path, things: int, start: int, count: int) -> None:
-    """`count` pictures of so many things: "latents" float16 [count, 16, 16, 4] and "ids" int32 [count, l]."""
+Drawn = list[Future[tuple[np.ndarray, list[str]]]]
+
+
+def drawn(pool: ProcessPoolExecutor, shards: list[tuple[Path, int, int]]) -> Iterator[tuple[Path, Drawn]]:
+    """Each (path, things, start) with its pictures, which other processes draw one file ahead of what is asked for."""
+    ahead: list[tuple[Path, Drawn]] = []
+    for path, things, start in shards:
+        firsts = range(start, start + SHARD, TOGETHER)
+        ahead.append((path, [pool.submit(world.dataset, SEED, first, TOGETHER, "seen", things) for first in firsts]))
+        if len(ahead) == 3:
+            yield ahead.pop(0)
+    yield from ahead
+
+
+def write_shard(encode: Encode, tokenizer: Tokenizer, path: Path, pictures: Drawn) -> None:
+    """Pictures as "latents" float16 [n, 16, 16, 4] and "ids" int32 [n, l]."""
     latents, captions = [], []
-    for first in range(start, start + count, TOGETHER):
-        pictures, texts = world.dataset(SEED, first, TOGETHER, things=things)
-        latents.append(np.asarray(encode(from_uint8(pictures)), np.float16))
+    for group in pictures:
+        pixels, texts = group.result()
+        latents.append(np.asarray(encode(from_uint8(pixels)), np.float16))
         captions += texts
     new = path.with_suffix(".new")
     with new.open("wb") as file:
@@ -94,7 +109,7 @@ def reconstruction_score(autoencode: Callable[[np.ndarray], jax.Array], count: i
 
 def evened(folder: str) -> dict:
     """The float16 parameters of the VAE of a run, folded."""
-    params, model = trained_params(folder, FLAGS.optimiser), Autoencoder(models.VAE)
+    params, model = trained_params(folder), Autoencoder(models.VAE)
     encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode").mean)
     some = np.concatenate(
         [np.asarray(encode(params, from_uint8(world.dataset(SEED, n, 64)[0]))) for n in range(0, 1024, 64)]
@@ -119,17 +134,20 @@ def main() -> None:
     encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode").mean)
     tokenizer = Tokenizer.load(out / "tokenizer")
     counts = {1: FLAGS.single, 2: FLAGS.double}
-    for start in range(0, max(counts.values()), SHARD):
-        for things in (n for n, count in counts.items() if start < count):
-            path = out / f"things{things}_{start // SHARD:03}.npz"
-            if not path.exists():
-                write_shard(lambda x: encode(params, x), tokenizer, path, things, start, SHARD)
+    shards = [
+        (out / f"things{things}_{start // SHARD:03}.npz", things, start)
+        for start in range(0, max(counts.values()), SHARD)
+        for things, count in counts.items()
+        if start < count
+    ]
+    with workers.pool(FLAGS.single + FLAGS.double) as pool:
+        for path, pictures in drawn(pool, [shard for shard in shards if not shard[0].exists()]):
+            write_shard(lambda x: encode(params, x), tokenizer, path, pictures)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("vae", None, "Folder of the VAE's run; without it, the shipped autoencoder.")
     flags.DEFINE_string("out", "runs/latents", "Folder for the latents, the VAE and the tokenizer.")
-    flags.DEFINE_string("optimiser", "muon", "The optimiser of the VAE's run.")
     flags.DEFINE_integer("single", 32000, "Pictures of one object, in whole files.")
     flags.DEFINE_integer("double", 72000, "Pictures of two, in whole files.")
     flags.DEFINE_integer("score", 300, "Reconstructions to score.")

@@ -15,20 +15,28 @@ from experiments.shapes import models, train_text
 from experiments.shapes.train_unet import init_params
 from sdjax import programs
 from sdjax.text.tokens import Tokenizer
-from sdjax.train.loop import restore
+from sdjax.train.loop import restore, settings_of
 from sdjax.train.state import TrainState, make_optimiser
 from sdjax.weights import default_layout, read_component, save_folder
 
 FLAGS = flags.FLAGS
 
 
+def unet_params(run: Path, average: int | None) -> dict:
+    """The averaged parameters of a run: those that it kept after so many steps, or the newest."""
+    if average:
+        expected = programs.expected_params({"unet": models.UNET})
+        return read_component(run / "averages" / str(average), expected["unet"])[0]
+    state = TrainState.create(init_params(0), make_optimiser(settings_of(run)["optimiser"]))
+    return jax.device_get(restore(run, state).average)
+
+
 def main() -> None:
     latents = Path(FLAGS.latents)
     tokenizer = Tokenizer.load(latents / "tokenizer")
-    state = TrainState.create(init_params(0), make_optimiser(FLAGS.optimiser, 0.0, 1000))
     trained = {
         "text_encoder": train_text.trained_params(FLAGS.text),
-        "unet": jax.device_get(restore(FLAGS.unet, state).average),
+        "unet": unet_params(Path(FLAGS.unet), FLAGS.average),
     }
     expected = programs.expected_params({"vae": models.VAE})
     vae, vae_layout = read_component(latents / "vae", expected["vae"])
@@ -51,8 +59,8 @@ def main() -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("latents", "runs/latents", "Folder that stage 2 wrote.")
     flags.DEFINE_string("unet", "runs/unet", "Folder of stage 4's run.")
+    flags.DEFINE_integer("average", None, "After how many steps; what train_unet keeps. The newest by default.")
     flags.DEFINE_string("text", "runs/text", "Folder of stage 3's run.")
     flags.DEFINE_string("out", "runs/shapes", "Where the checkpoint goes.")
-    flags.DEFINE_string("optimiser", "muon", "The optimiser of stage 4's run.")
     flags.DEFINE_float("guidance_scale", 5.0, "The model's default guidance scale.")
     _cli.run(main)

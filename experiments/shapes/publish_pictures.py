@@ -18,7 +18,7 @@ from experiments import _cli
 from experiments.shapes import models
 from experiments.shapes.train_pictures import initial
 from sdjax.shipped import ASSETS
-from sdjax.train.loop import restore
+from sdjax.train.loop import restore, settings_of
 from sdjax.train.state import TrainState, make_optimiser
 from sdjax.weights import default_layout, save_component
 
@@ -30,7 +30,7 @@ CLASSES = {"inpainting": "StableDiffusionInpaintPipeline", "depth": "StableDiffu
 
 def main() -> None:
     out = Path(FLAGS.out or ASSETS / f"shapes_{FLAGS.task}")
-    state = TrainState.create(initial(FLAGS.task, 0), make_optimiser(FLAGS.optimiser, 0.0, 1000))
+    state = TrainState.create(initial(FLAGS.task, 0), make_optimiser(settings_of(FLAGS.run)["optimiser"]))
     state = restore(FLAGS.run, state)
     params = jax.tree.map(lambda p: np.asarray(p, np.float16), jax.device_get(state.average))
     save_component(out / "unet", params, default_layout(params, models.PICTURE_UNETS[FLAGS.task]))
@@ -44,6 +44,5 @@ if __name__ == "__main__":
     flags.DEFINE_enum("task", None, list(CLASSES), "Which of the two.", required=True)
     flags.DEFINE_string("run", None, "Folder of the run.", required=True)
     flags.DEFINE_string("out", None, "Where the checkpoint goes; the package's own folder by default.")
-    flags.DEFINE_string("optimiser", "muon", "The optimiser of the run.")
     flags.DEFINE_float("guidance_scale", 3.0, "The model's default guidance scale.")
     _cli.run(main)

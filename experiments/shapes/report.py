@@ -1,17 +1,26 @@
 """How often the shapes model draws what it is asked: generated pictures, scored from their pixels alone.
 
-    python -m experiments.shapes.report --count=300
+    python -m experiments.shapes.report --count=1000 --sheets=out/sheets
+    python -m experiments.shapes.report --count=300 --guidance_scales=1,2,3,5,8
+    python -m experiments.shapes.report --count=300 --steps=4,8,20,50
 
-Prints accuracy with 95 % Wilson intervals for captions of one object and of two, with seen pairs only and with an
-unseen one, the kinds of error, and the same apart for each relation and for captions that name a background or a size
-and that do not; writes an unselected contact sheet. About a second a picture on 2 cores.
+Prints accuracy with 95 % Wilson intervals for random captions (of one object or two) and for each number of objects
+apart, with seen pairs only and with an unseen one; the kinds of error; how many of the pictures that the world itself
+draws of such captions the scorer accepts, as they are and after a turn through the VAE, which is the most that any
+U-Net could reach. With one setting also the parts: each relation, backgrounds and sizes named or left open; with
+several, a line for each. --out appends all of it as JSON lines, --sheets holds unselected contact sheets.
 
-Against guidance, steps and samplers: `python -m experiments.tradeoff`.
+Samplers against steps: `python -m experiments.tradeoff`.
 """
 
+import itertools
+import json
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -19,54 +28,59 @@ from PIL import Image
 
 import sdjax
 from experiments import _cli
-from experiments.shapes import world
-from experiments.shapes.score import Verdict, score, wilson
+from experiments.shapes import workers, world
+from experiments.shapes.score import Verdict, wilson
+from sdjax.picture import from_uint8, to_uint8
 
 FLAGS = flags.FLAGS
 
 SEED = 1_000_003  # of the captions: no training stage draws from it
-KINDS: dict[str, tuple[int, world.Pairs]] = {
-    "one object, seen pairs": (1, "seen"),
-    "two objects, seen pairs": (2, "seen"),
+KINDS: dict[str, tuple[int | None, world.Pairs]] = {
+    "seen pairs": (None, "seen"),
+    "an unseen pair": (None, "unseen"),
+    "one object, seen pair": (1, "seen"),
     "one object, unseen pair": (1, "unseen"),
+    "two objects, seen pairs": (2, "seen"),
     "two objects, an unseen pair": (2, "unseen"),
 }
 
 
-def captions(count: int, things: int, pairs: world.Pairs) -> list[str]:
+@dataclass(frozen=True)
+class Setting:
+    """How pictures are made."""
+
+    sampler: str
+    steps: int
+    guidance_scale: float
+    seed: int
+
+
+def scenes(count: int, things: int | None, pairs: world.Pairs) -> list[world.Scene]:
+    """`count` random scenes of one kind."""
+    return [world.sample_scene(np.random.default_rng([SEED, i]), things=things, pairs=pairs) for i in range(count)]
+
+
+def captions(count: int, things: int | None, pairs: world.Pairs) -> list[str]:
     """`count` random captions of one kind."""
-    scenes = (world.sample_scene(np.random.default_rng([SEED, i]), things=things, pairs=pairs) for i in range(count))
-    return [scene.caption() for scene in scenes]
+    return [scene.caption() for scene in scenes(count, things, pairs)]
 
 
-def pictures(sd: sdjax.StableDiffusion, prompts: list[str]) -> np.ndarray:
+def pictures(sd: sdjax.StableDiffusion, prompts: list[str], setting: Setting, batch: int) -> np.ndarray:
     """One picture of each prompt, uint8 `b H W 3`, in batches of equal size so that there is one compilation."""
-    made, size = [], FLAGS.batch
-    for start in range(0, len(prompts), size):
-        group = prompts[start : start + size]
-        padded = group + group[-1:] * (size - len(group))
-        out = sd.generate(
-            padded,
-            steps=FLAGS.steps,
-            sampler=FLAGS.sampler,
-            guidance_scale=FLAGS.guidance_scale,
-            seed=FLAGS.seed,
-            first_image=start,
-        )
+    made = []
+    for start in range(0, len(prompts), batch):
+        group = prompts[start : start + batch]
+        padded = group + group[-1:] * (batch - len(group))
+        out = sd.generate(padded, **vars(setting), first_image=start, progress=False)
         assert out.pixels is not None
         made.append(out.pixels[: len(group)])
     return np.concatenate(made)
 
 
-def table(prompts: Sequence[str], verdicts: Sequence[Verdict]) -> str:
-    """Lines: how many pictures show their captions, the errors, and the same for each of the captions' `parts`."""
-    errors = Counter(error for verdict in verdicts for error in verdict.errors)
-    groups: dict[str, list[bool]] = {}
-    for prompt, verdict in zip(prompts, verdicts, strict=True):
-        for part in parts(world.parse_caption(prompt)):
-            groups.setdefault(part, []).append(verdict.ok)
-    first = f"{_rate([verdict.ok for verdict in verdicts])} {dict(errors)}"
-    return "\n".join([first, *(f"  {part}: {_rate(groups[part])}" for part in sorted(groups))])
+def through_vae(sd: sdjax.StableDiffusion, images: np.ndarray, batch: int) -> np.ndarray:
+    """Pictures uint8 `b H W 3` encoded and decoded."""
+    groups = [images[start : start + batch] for start in range(0, len(images), batch)]
+    return np.concatenate([to_uint8(np.asarray(sd.decode(sd.encode(from_uint8(group))))) for group in groups])
 
 
 def parts(scene: world.Scene) -> list[str]:
@@ -76,9 +90,24 @@ def parts(scene: world.Scene) -> list[str]:
     return told if scene.relation is None else [*told, scene.relation]
 
 
-def _rate(right: Sequence[bool]) -> str:
-    low, high = wilson(sum(right), len(right))
-    return f"{sum(right)}/{len(right)} = {sum(right) / len(right):.1%} ({low:.1%} to {high:.1%})"
+def counted(prompts: Sequence[str], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """{"right", "of", "errors": {kind: pictures}, "parts": {part: [right, of]}}."""
+    groups: dict[str, list[bool]] = {}
+    for prompt, verdict in zip(prompts, verdicts, strict=True):
+        for part in parts(world.parse_caption(prompt)):
+            groups.setdefault(part, []).append(verdict.ok)
+    return {
+        "right": sum(verdict.ok for verdict in verdicts),
+        "of": len(verdicts),
+        "errors": dict(Counter(error for verdict in verdicts for error in verdict.errors).most_common()),
+        "parts": {part: [sum(groups[part]), len(groups[part])] for part in sorted(groups)},
+    }
+
+
+def rate(right: int, of: int) -> str:
+    """How many of how many, with the interval."""
+    low, high = wilson(right, of)
+    return f"{right}/{of} = {right / of:.1%} ({low:.1%} to {high:.1%})"
 
 
 def sheet(images: np.ndarray, columns: int) -> Image.Image:
@@ -87,28 +116,59 @@ def sheet(images: np.ndarray, columns: int) -> Image.Image:
     return Image.fromarray(np.concatenate([row for row in rows if row.shape == rows[0].shape], axis=0))
 
 
+def ceiling(sd: sdjax.StableDiffusion, kind: str, pool: ProcessPoolExecutor) -> None:
+    """Prints how many pictures of the world itself pass, as they are and after the VAE."""
+    chosen = scenes(FLAGS.count, *KINDS[kind])
+    prompts = [scene.caption() for scene in chosen]
+    drawn = np.stack([world.render(scene, np.random.default_rng([SEED, 1, i])) for i, scene in enumerate(chosen)])
+    for name, images in (("drawn", drawn), ("through the VAE", through_vae(sd, drawn, FLAGS.batch))):
+        right = sum(verdict.ok for verdict in workers.scores(pool, images, prompts))
+        print(f"  {name}: {rate(right, len(prompts))}", flush=True)
+
+
+def measured(sd: sdjax.StableDiffusion, kind: str, setting: Setting, pool: ProcessPoolExecutor) -> dict[str, Any]:
+    """Makes and scores the pictures of one kind at one setting."""
+    prompts = captions(FLAGS.count, *KINDS[kind])
+    images = pictures(sd, prompts, setting, FLAGS.batch)
+    if FLAGS.sheets:
+        Path(FLAGS.sheets).mkdir(parents=True, exist_ok=True)
+        sheet(images[:40], 10).save(Path(FLAGS.sheets) / f"{kind.replace(',', '').replace(' ', '_')}.png")
+    return counted(prompts, workers.scores(pool, images, prompts))
+
+
 def main() -> None:
     sd = sdjax.load(FLAGS.model)
-    for kind, (things, pairs) in KINDS.items():
-        if FLAGS.kind not in kind:
-            continue
-        prompts = captions(FLAGS.count, things, pairs)
-        images = pictures(sd, prompts)
-        verdicts = [score(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
-        print(f"{kind}: {table(prompts, verdicts)}", flush=True)
-        if FLAGS.sheets:
-            Path(FLAGS.sheets).mkdir(parents=True, exist_ok=True)
-            sheet(images[:40], 10).save(Path(FLAGS.sheets) / f"{kind.replace(',', '').replace(' ', '_')}.png")
+    scales = [float(scale) for scale in FLAGS.guidance_scales] or [sd.guidance_scale]
+    settings = [
+        Setting(FLAGS.sampler, steps, scale, FLAGS.seed)
+        for steps, scale in itertools.product([int(steps) for steps in FLAGS.steps], scales)
+    ]
+    with workers.pool(FLAGS.count) as pool:
+        for kind in (kind for kind in KINDS if FLAGS.kind in kind):
+            print(f"{kind}:", flush=True)
+            ceiling(sd, kind, pool)
+            for setting in settings:
+                result = measured(sd, kind, setting, pool)
+                what = f"{setting.steps} steps, guidance scale {setting.guidance_scale:g}"
+                print(f"  {what}: {rate(result['right'], result['of'])} {result['errors']}", flush=True)
+                if len(settings) == 1:
+                    for part, numbers in result["parts"].items():
+                        print(f"    {part}: {rate(*numbers)}", flush=True)
+                if FLAGS.out:
+                    line = {"model": FLAGS.model, "kind": kind, **vars(setting), **result}
+                    with Path(FLAGS.out).open("a") as file:
+                        file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("model", None, "Checkpoint; the shipped one by default.")
-    flags.DEFINE_integer("count", 300, "Captions of each kind.")
-    flags.DEFINE_integer("batch", 50, "Pictures made at once.")
-    flags.DEFINE_integer("steps", 20, "Sampler steps.")
+    flags.DEFINE_integer("count", 300, "Captions of each kind.", lower_bound=1)
+    flags.DEFINE_integer("batch", 50, "Pictures made at once.", lower_bound=1)
+    flags.DEFINE_list("steps", ["20"], "Sampler steps, one number or several.")
     flags.DEFINE_string("sampler", "dpmpp_2m", "Sampler.")
-    flags.DEFINE_float("guidance_scale", None, "Guidance scale; the model's default where not given.")
-    flags.DEFINE_integer("seed", 0, "Seed of the pictures.")
+    flags.DEFINE_list("guidance_scales", [], "Guidance scales; the model's default where not given.")
+    flags.DEFINE_integer("seed", 0, "Seed of the pictures.", lower_bound=0)
     flags.DEFINE_string("kind", "", "Only the kinds whose name holds this.")
     flags.DEFINE_string("sheets", None, "Folder for contact sheets.")
+    flags.DEFINE_string("out", None, "File to which each result is appended, a JSON line.")
     _cli.run(main)

@@ -33,7 +33,7 @@ from sdjax.programs import expected_params
 from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, make_optimiser, make_step
+from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
 from sdjax.weights import read_component
 
 FLAGS = flags.FLAGS
@@ -119,7 +119,7 @@ def main() -> None:
     pictures = Pictures(Path(FLAGS.data), FLAGS.task, batch=FLAGS.batch, seed=FLAGS.seed)
     params = initial(FLAGS.task, FLAGS.seed)
     print("parameters:", sum(p.size for p in jax.tree.leaves(params)), "pictures:", len(pictures.latents), flush=True)
-    optimiser = make_optimiser(FLAGS.optimiser, FLAGS.learning_rate, FLAGS.steps, decay=FLAGS.steps // 2)
+    optimiser = make_optimiser(FLAGS.optimiser)
     unet = UNet(UNetConfig.from_dict(models.PICTURE_UNETS[FLAGS.task]))
     names = ("task", "steps", "batch", "optimiser", "learning_rate", "ema", "seed")
     fit(
@@ -127,6 +127,7 @@ def main() -> None:
         TrainState.create(params, optimiser),
         make_step(partial(velocity_loss, unet, alphas_cumprod()), optimiser, FLAGS.ema),
         pictures.batch,
+        Trapezoid(FLAGS.learning_rate, FLAGS.steps, fall=FLAGS.steps // 2),
         steps=FLAGS.steps,
         seed=FLAGS.seed,
         settings={name: FLAGS[name].value for name in names},

@@ -19,7 +19,7 @@ from sdjax.nn.clip import ClipTextEncoder
 from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 from sdjax.train.loop import fit, restore
-from sdjax.train.state import TrainState, make_optimiser, make_step
+from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
 
 FLAGS = flags.FLAGS
 
@@ -60,19 +60,20 @@ def right(encoder: ClipTextEncoder, params: dict, tokenizer: Tokenizer, pairs: w
 def trained_params(folder: str) -> dict:
     """The averaged parameters of a run of this stage, on the host."""
     params = init_params(Tokenizer.load(ASSETS / SHAPES / "tokenizer").size, 0)
-    return jax.device_get(restore(folder, TrainState.create(params, make_optimiser("adamw", 0.0, 1000))).average)
+    return jax.device_get(restore(folder, TrainState.create(params, make_optimiser("adamw"))).average)
 
 
 def main() -> None:
     tokenizer = Tokenizer.load(ASSETS / SHAPES / "tokenizer")
     encoder, params = ClipTextEncoder(models.text_config(tokenizer.size)), init_params(tokenizer.size, FLAGS.seed)
-    optimiser = make_optimiser("adamw", FLAGS.learning_rate, FLAGS.steps)
+    optimiser = make_optimiser("adamw")
     names = ("steps", "batch", "learning_rate", "seed")
     state = fit(
         FLAGS.out,
         TrainState.create(params, optimiser),
         make_step(partial(loss, encoder), optimiser, 0.99),
         lambda n: captions(n, FLAGS.batch, tokenizer, FLAGS.seed),
+        Trapezoid(FLAGS.learning_rate, FLAGS.steps, fall=2 * FLAGS.steps // 5),
         steps=FLAGS.steps,
         seed=FLAGS.seed,
         settings={name: FLAGS[name].value for name in names},

@@ -1,12 +1,13 @@
 """Stage 4 of the shapes model: the U-Net, from scratch, under the text encoder of stage 3 as it is.
 
     python -m experiments.shapes.train_unet --latents=runs/latents --text=runs/text --out=runs/unet --steps=20000
-    python -m experiments.shapes.train_unet ... --start=runs/unet --out=runs/unet_done --steps=6800 --decay=800
+    python -m experiments.shapes.train_unet ... --start=runs/unet --out=runs/unet_done --decay=5000
 
-The first runs at a constant rate for as long as one likes, and can be told to go on with more steps; the second goes on
-from its newest state, and lets the rate fall to zero over the last 800 steps (Hagele et al. 2024): what gets shipped.
+The first runs at a constant rate for as long as one likes (--limit: so many seconds), and can be told to go on with
+more steps; the second goes on from its newest state, and lets the rate fall to zero over 5000 steps more (Hagele et al.
+2024): what gets shipped. Both are one compiled program.
 
-v-prediction (Salimans & Ho 2022). The weight of the squared velocity is min(1 + SNR, 5) / (1 + SNR): 1 where noise
+v-prediction (Salimans & Ho 2022). The weight of the squared velocity is min(1 + SNR, gamma) / (1 + SNR): 1 where noise
 prevails, which is where it is decided what stands where, and as min-SNR (Hang et al. 2023) has it where little noise
 is left. Timesteps are stratified over the batch. What a batch holds: `batches`.
 """
@@ -16,18 +17,20 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from experiments import _cli
 from experiments.shapes import models, train_text
-from experiments.shapes.batches import Encode, Pictures
+from experiments.shapes.batches import OBJECT, Encode, Pictures
 from sdjax.diffusion.noise import Settings, noise_schedule
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.unet import UNet
 from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
-from sdjax.train.loop import fit, restore
-from sdjax.train.state import TrainState, make_optimiser, make_step
+from sdjax.train.loop import fit, newest_step, restore
+from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
+from sdjax.weights import default_layout, save_component
 
 FLAGS = flags.FLAGS
 
@@ -42,7 +45,9 @@ def init_params(seed: int) -> dict:
     return jax.jit(UNet(models.UNET).init)(jax.random.key(seed), x, jnp.zeros((1,)), context)["params"]
 
 
-def velocity_loss(unet: UNet, alpha_bar: jax.Array, params: dict, batch: dict, key: jax.Array) -> jax.Array:
+def velocity_loss(
+    unet: UNet, alpha_bar: jax.Array, params: dict, batch: dict, key: jax.Array, *, gamma: float = GAMMA
+) -> jax.Array:
     """Weighted mean squared error of the velocity.
 
     batch: "latents" `b h w c`, "context" `b l d`, and where there are any, "channels" `b h w k`, which stand beside
@@ -59,12 +64,12 @@ def velocity_loss(unet: UNet, alpha_bar: jax.Array, params: dict, batch: dict, k
         x = jnp.concatenate([x, batch["channels"].astype(jnp.float32)], axis=-1)
     v = unet.apply({"params": params}, x, t.astype(jnp.float32), batch["context"].astype(jnp.float32))
     square = jnp.square(v - (alpha * noise - sigma * x_0)) * batch.get("weights", 1.0)
-    return jnp.mean(jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t]))
+    return jnp.mean(jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t], gamma))
 
 
-def time_weight(alpha_bar: jax.Array) -> jax.Array:
-    """The weight of the squared velocity; with SNR + 1 = 1 / (1 - alpha_bar) it is min(1, GAMMA (1 - alpha_bar))."""
-    return jnp.minimum(1.0, GAMMA * (1 - alpha_bar))
+def time_weight(alpha_bar: jax.Array, gamma: float) -> jax.Array:
+    """The weight of the squared velocity; with SNR + 1 = 1 / (1 - alpha_bar) it is min(1, gamma (1 - alpha_bar))."""
+    return jnp.minimum(1.0, gamma * (1 - alpha_bar))
 
 
 def alphas_cumprod() -> jax.Array:
@@ -80,38 +85,44 @@ def text_encoder(tokenizer: Tokenizer, folder: str) -> Encode:
     return lambda ids: apply(params, ids)
 
 
-def begun(state: TrainState) -> TrainState:
-    """The state before this run's first step: that of --start, where it is given.
-
-    Raises:
-        ValueError: the run of --start has gone beyond the step where the rate is to fall.
-    """
-    if not FLAGS.start:
-        return state
-    state, fall = restore(FLAGS.start, state), FLAGS.steps - FLAGS.decay
-    if int(state.step) > fall:
-        raise ValueError(f"--start={FLAGS.start} is at step {int(state.step)}, but the rate falls from step {fall} on")
-    return state
+def keep_average(folder: Path, done: int, state: TrainState) -> None:
+    """Writes the averaged parameters after 512, 1024, 2048 .. steps: `averages/<done>`, which `publish` can read."""
+    if done >= 512 and done.bit_count() == 1:
+        params = jax.tree.map(lambda p: np.asarray(p, np.float16), jax.device_get(state.average))
+        save_component(folder / "averages" / str(done), params, default_layout(params, models.UNET_JSON))
 
 
 def main() -> None:
+    if bool(FLAGS.start) != bool(FLAGS.decay):
+        raise ValueError("--start and --decay go together: where the falling rate begins, and over how many steps")
+    begun = newest_step(FLAGS.start) if FLAGS.start else 0
+    steps = begun + FLAGS.decay if FLAGS.start else FLAGS.steps
     tokenizer, params = Tokenizer.load(ASSETS / SHAPES / "tokenizer"), init_params(FLAGS.seed)
     print("parameters:", sum(p.size for p in jax.tree.leaves(params)), flush=True)
-    optimiser = make_optimiser(FLAGS.optimiser, FLAGS.learning_rate, FLAGS.steps, decay=FLAGS.decay)
-    objective = partial(velocity_loss, UNet(models.UNET), alphas_cumprod())
+    optimiser = make_optimiser(FLAGS.optimiser)
+    objective = partial(velocity_loss, UNet(models.UNET), alphas_cumprod(), gamma=FLAGS.gamma)
     encode, empty = text_encoder(tokenizer, FLAGS.text), tokenizer.tokens([""])[0]
-    pictures = Pictures(Path(FLAGS.latents), encode, empty, batch=FLAGS.batch, seed=FLAGS.seed)
-    names = ("batch", "optimiser", "learning_rate", "ema", "seed") + (
-        ("steps", "decay", "start") if FLAGS.decay else ()
+    pictures = Pictures(
+        Path(FLAGS.latents),
+        encode,
+        empty,
+        batch=FLAGS.batch,
+        seed=FLAGS.seed,
+        object_weight=FLAGS.object_weight,
     )
+    state = TrainState.create(params, optimiser)
+    names = ("batch", "optimiser", "learning_rate", "ema", "seed", "gamma", "object_weight", "start", "decay")
     fit(
         FLAGS.out,
-        begun(TrainState.create(params, optimiser)),
+        restore(FLAGS.start, state) if FLAGS.start else state,
         make_step(objective, optimiser, FLAGS.ema),
         pictures.batch,
-        steps=FLAGS.steps,
+        Trapezoid(FLAGS.learning_rate, steps, FLAGS.decay),
+        steps=steps,
         seed=FLAGS.seed,
-        settings={name: FLAGS[name].value for name in names} | {"unet": models.UNET_JSON},
+        settings={name: FLAGS[name].value for name in names} | {"begun": begun, "unet": models.UNET_JSON},
+        limit_seconds=FLAGS.limit,
+        watch=partial(keep_average, Path(FLAGS.out)),
         report=partial(print, flush=True),
     )
 
@@ -120,11 +131,14 @@ if __name__ == "__main__":
     flags.DEFINE_string("latents", "runs/latents", "Folder that stage 2 wrote.")
     flags.DEFINE_string("text", "runs/text", "Folder of stage 3's run.")
     flags.DEFINE_string("out", "runs/unet", "Folder of the run; started again, it goes on where it was.")
-    flags.DEFINE_string("start", None, "Folder of the run to start from.")
-    flags.DEFINE_integer("steps", 20000, "Optimiser steps, those of --start included.")
-    flags.DEFINE_integer("decay", 0, "Over how many of the last steps the rate falls to zero.")
-    flags.DEFINE_integer("batch", 64, "Pictures per step.")
-    flags.DEFINE_string("optimiser", "muon", "adamw or muon.")
+    flags.DEFINE_integer("steps", 20000, "Optimiser steps at a constant rate; more of them go on with a run.")
+    flags.DEFINE_float("limit", None, "Seconds after which it saves and stops.")
+    flags.DEFINE_string("start", None, "Folder of a run at a constant rate; from its newest state the rate falls.")
+    flags.DEFINE_integer("decay", 0, "Over how many steps it falls to zero.", lower_bound=0)
+    flags.DEFINE_integer("batch", 64, "Pictures per step.", lower_bound=1)
+    flags.DEFINE_enum("optimiser", "muon", ["adamw", "muon"], "The optimiser.")
+    flags.DEFINE_float("gamma", GAMMA, "Above this SNR + 1 the weight of the error falls.")
+    flags.DEFINE_float("object_weight", OBJECT, "Weight of an object's latents, the ground's being 1.")
     flags.DEFINE_float("learning_rate", 0.01, "Peak rate of the kernels.")
     flags.DEFINE_float("ema", 0.999, "Decay of the averaged parameters.")
     flags.DEFINE_integer("seed", 0, "Seed of the data, the parameters and the noise.")

@@ -19,7 +19,7 @@ from experiments.shapes import models, world
 from sdjax.nn.vae import Autoencoder
 from sdjax.picture import from_uint8
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, make_optimiser, make_step
+from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
 
 FLAGS = flags.FLAGS
 
@@ -57,7 +57,7 @@ def loss(
 def main() -> None:
     model = Autoencoder(models.VAE)
     params = jax.jit(model.init)(jax.random.key(FLAGS.seed), jnp.zeros((1, 64, 64, 3)))["params"]
-    optimiser = make_optimiser(FLAGS.optimiser, FLAGS.learning_rate, FLAGS.steps)
+    optimiser = make_optimiser(FLAGS.optimiser)
     step = make_step(partial(loss, model, 1e-5, 0.1), optimiser, ema_decay=0.998)
     whole_from = int((1 - FLAGS.whole) * FLAGS.steps)
 
@@ -75,6 +75,7 @@ def main() -> None:
         TrainState.create(params, optimiser),
         step,
         batch,
+        Trapezoid(FLAGS.learning_rate, FLAGS.steps, fall=2 * FLAGS.steps // 5),
         steps=FLAGS.steps,
         seed=FLAGS.seed,
         settings=settings,

@@ -1,78 +1,90 @@
 """The loop: steps, a line of progress now and then, checkpoints by the clock, a stop at the first NaN.
 
-A run is its folder: orbax checkpoints of the whole state, newest kept. Started again on the same folder it goes on
-where it was, with the same batches and the same randomness, since both are functions of the step's number.
+A run is its folder: orbax checkpoints of the whole state, the two newest kept. Started again on the same folder it goes
+on where it was, with the same batches and the same randomness, since both are functions of the step's number. Killed
+at any moment it loses what it did since the last checkpoint; one that cannot be read is put aside, and the one before
+it taken.
+
+On several devices each has a copy of the state and its share of every batch (`jax.jit` adds what has to be added).
 """
 
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdjax.train.state import TrainState
+from sdjax.train.state import Step, TrainState
 
 
-class Diverged(RuntimeError):
+class Diverged(ValueError):
     """The loss or its gradient became NaN or infinite; the message names the step and the last good checkpoint."""
 
 
 def fit(
     folder: str | Path,
     state: TrainState,
-    step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]],
+    step: Step,
     batch: Callable[[int], Any],
+    rate: Callable[[int], float],
     *,
     steps: int,
     seed: int,
     settings: dict[str, Any],
     every: int = 50,
-    save_seconds: float = 60.0,
+    save_seconds: float = 50.0,
+    limit_seconds: float | None = None,
+    watch: Callable[[int, TrainState], None] = lambda done, state: None,
     report: Callable[[str], None] = print,
 ) -> TrainState:
     """Trains until `steps` steps are done, resuming from `folder` where it holds a checkpoint.
 
-    `batch(n)` gives step n's batch. `settings` is what the run was asked to be: a folder begun with other settings
-    is refused. The progress line is printed every `every` steps; the state is saved every `save_seconds`, however long
-    a step takes, and at the end.
+    `batch(n)` gives step n's batch, every leaf `b ...`, `rate(n)` its learning rate. `settings` is what the run was
+    asked to be: a folder begun with other settings is refused. The progress line is printed every `every` steps; the
+    state is saved every `save_seconds`, however long a step takes, and at the end: after `steps` steps, or with the
+    first one that ends after `limit_seconds`. After every step `watch` is called with the
+    number of those done and the state, which the next step will overwrite.
 
     Raises:
-        ValueError: the folder belongs to a run with other settings.
+        ValueError: the folder belongs to a run with other settings, or the batch does not divide over the devices.
         Diverged: the loss or its gradient is not finite. The last checkpoint stays.
+        OSError: the disk is full, or the folder cannot be written. The last checkpoint stays.
     """
     folder = Path(folder).resolve()
     _check_settings(folder, settings)
-    with ocp.CheckpointManager(folder / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=2)) as manager:
-        state = _restore(manager, state)
-        key, begun, first = jax.random.key(seed), time.monotonic(), int(state.step)
-        saved = begun
+    begun = saved = time.monotonic()
+    everywhere, shared = _shardings()
+    with _manager(folder) as manager:
+        state = _resumed(manager, folder, jax.device_put(state, everywhere), report)
+        key, first = jax.random.key(seed), int(state.step)
         for n in range(first, steps):
-            state, metrics = step(state, batch(n), key)
-            shown, due = (n + 1) % every == 0, time.monotonic() - saved > save_seconds or n + 1 == steps
+            state, metrics = step(state, _share(batch(n), shared), key, rate(n))
+            watch(n + 1, state)
+            now = time.monotonic()
+            last = n + 1 == steps or (limit_seconds is not None and now - begun > limit_seconds)
+            shown, due = (n + 1) % every == 0 or last, now - saved > save_seconds or last
             if not (shown or due):
                 continue
             loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
             if not math.isfinite(loss + norm):
-                good = manager.latest_step()
-                what = f"loss {loss}, gradient {norm}"
-                raise Diverged(f"{folder}: {what} at step {n + 1}; last good state: step {good}, on disk")
-            if shown or n + 1 == steps:
-                pace = (time.monotonic() - begun) / (n + 1 - first)
-                report(_line(n + 1, steps, loss, norm, pace))
+                good, what = manager.latest_step(), f"loss {loss}, gradient {norm}"
+                kept = "nothing saved yet" if good is None else f"last good state: step {good}, on disk"
+                raise Diverged(f"{folder}: {what} at step {n + 1}; {kept}. A lower rate or another seed may help")
+            if shown:
+                report(_line(n + 1, steps, loss, norm, (time.monotonic() - begun) / (n + 1 - first)))
             if due:
                 manager.save(n + 1, args=ocp.args.StandardSave(_plain(state)))
                 saved = time.monotonic()
-        manager.wait_until_finished()
+            if last:
+                break
     return state
-
-
-def _line(done: int, steps: int, loss: float, norm: float, pace: float) -> str:
-    left = (steps - done) * pace / 60
-    return f"step {done}/{steps} loss {loss:.4f} gradient {norm:.2f} {pace:.2f} s/step {left:.1f} min left"
 
 
 def restore(folder: str | Path, state: TrainState) -> TrainState:
@@ -80,20 +92,85 @@ def restore(folder: str | Path, state: TrainState) -> TrainState:
 
     Raises:
         FileNotFoundError: the folder holds no checkpoint.
+        ValueError: its newest checkpoint is damaged, or of another configuration.
     """
     folder = Path(folder).resolve()
-    with ocp.CheckpointManager(folder / "checkpoints") as manager:
-        if manager.latest_step() is None:
-            raise FileNotFoundError(f"{folder}: no checkpoint there; train first")
-        return _restore(manager, state)
+    newest = newest_step(folder)
+    with _manager(folder) as manager:
+        try:
+            return _read(manager, newest, state)
+        except Exception as error:  # orbax and tensorstore raise whatever their layers do
+            what = f"{folder}: the state after {newest} steps is damaged, or of another configuration"
+            raise ValueError(f"{what} ({_first_line(error)})") from error
 
 
-def _restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
-    newest = manager.latest_step()
-    if newest is None:
-        return state
+def newest_step(folder: str | Path) -> int:
+    """How many steps the newest saved state of a run's folder has behind it.
+
+    Raises:
+        FileNotFoundError: the folder holds no checkpoint.
+    """
+    folder = Path(folder).resolve()
+    steps = [int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit()]
+    if not steps:
+        raise FileNotFoundError(f"{folder}: no checkpoint there; train first")
+    return max(steps)
+
+
+def settings_of(folder: str | Path) -> dict[str, Any]:
+    """What a run was asked to be.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: its settings.json is damaged.
+    """
+    path = Path(folder).resolve() / "settings.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path.parent}: no run there; train first")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); choose another folder, or delete this one") from error
+
+
+@contextmanager
+def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
+    """Orbax's manager of a run's checkpoints; what keeps it from writing becomes an OSError of ours."""
+    try:
+        with ocp.CheckpointManager(
+            folder / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=2)
+        ) as manager:
+            yield manager
+            manager.wait_until_finished()
+    except Exception as error:  # an OSError, or tensorstore's ValueError around one, perhaps from orbax's own thread
+        text = str(error)
+        if not any(sign in text for sign in ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED: Error", "Disk quota")):
+            raise
+        raise OSError(
+            f"{folder}: the disk is full; the last checkpoint stays, free some space and start again"
+        ) from error
+
+
+def _resumed(
+    manager: ocp.CheckpointManager, folder: Path, state: TrainState, report: Callable[[str], None]
+) -> TrainState:
+    """The newest saved state that can be read, else `state`. What cannot be read is moved to `damaged_<step>`."""
+    while (newest := manager.latest_step()) is not None:
+        try:
+            return _read(manager, newest, state)
+        except Exception as error:  # whatever orbax's layers raise; the settings are the same, so it is the files
+            aside = folder / f"damaged_{newest}"
+            report(
+                f"{folder}: the state after {newest} steps is damaged, put aside as {aside.name} ({_first_line(error)})"
+            )
+            (folder / "checkpoints" / str(newest)).rename(aside)
+            manager.reload()
+    return state
+
+
+def _read(manager: ocp.CheckpointManager, step: int, state: TrainState) -> TrainState:
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(state))
-    loaded = manager.restore(newest, args=ocp.args.StandardRestore(target))
+    loaded = manager.restore(step, args=ocp.args.StandardRestore(target))
     return jax.tree.unflatten(jax.tree.structure(state), [loaded[str(i)] for i in range(len(loaded))])
 
 
@@ -102,13 +179,41 @@ def _plain(state: TrainState) -> dict[str, jax.Array]:
     return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state))}
 
 
+def _shardings() -> tuple[NamedSharding, NamedSharding]:
+    """A copy on every device, and a share for each."""
+    mesh = Mesh(np.array(jax.local_devices()), ("devices",))
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("devices"))
+
+
+def _share(batch: Any, sharding: NamedSharding) -> Any:
+    number, size = sharding.num_devices, len(jax.tree.leaves(batch)[0])
+    if size % number:
+        raise ValueError(f"a batch of {size} cannot be shared by {number} devices; give a multiple of {number}")
+    return jax.device_put(batch, sharding)
+
+
+def _line(done: int, steps: int, loss: float, norm: float, pace: float) -> str:
+    left = (steps - done) * pace / 60
+    return f"step {done}/{steps} loss {loss:.4f} gradient {norm:.2f} {pace:.3f} s/step {left:.1f} min left"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+
+
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / "settings.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2) + "\n")
+    if path.exists():
+        before = settings_of(folder)
+        different = sorted(
+            k for k in before.keys() | settings.keys() if before.get(k) != json.loads(json.dumps(settings.get(k)))
+        )
+        if different:
+            raise ValueError(
+                f"{folder} holds a run with other settings ({', '.join(different)}); choose another folder"
+            )
         return
-    before = json.loads(path.read_text())
-    if before != json.loads(json.dumps(settings)):
-        different = sorted(k for k in before.keys() | settings.keys() if before.get(k) != settings.get(k))
-        raise ValueError(f"{folder} holds a run with other settings ({', '.join(different)}); choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(settings, indent=2) + "\n")
+    new.replace(path)

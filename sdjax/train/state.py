@@ -2,6 +2,8 @@
 
 The averaged parameters (EMA) are what gets shipped: e <- d e + (1 - d) p with d = min(decay, (1 + n) / (10 + n)) at
 step n, the warm-up of Tensorflow's `ExponentialMovingAverage`, so that the first steps are forgotten quickly.
+
+The learning rate is an argument of the step: one compiled program, whatever the schedule.
 """
 
 from collections.abc import Callable
@@ -35,16 +37,20 @@ class TrainState:
         return cls(jnp.zeros((), jnp.int32), params, average, optimiser.init(params))
 
 
-def make_step(
-    loss: Loss, optimiser: optax.GradientTransformation, ema_decay: float
-) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step: (state, batch, key) -> (next state, {"loss", "gradient_norm"}). The old state is donated."""
+Step = Callable[[TrainState, Any, jax.Array, float], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_step(loss: Loss, optimiser: optax.GradientTransformation, ema_decay: float) -> Step:
+    """The compiled step: (state, batch, key, rate) -> (next state, {"loss", "gradient_norm"}).
+
+    The optimiser's updates are those of rate 1. The old state is donated.
+    """
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, batch: Any, key: jax.Array, rate: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         value, gradients = jax.value_and_grad(loss)(state.params, batch, jax.random.fold_in(key, state.step))
         updates, optimiser_state = optimiser.update(gradients, state.optimiser_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = jax.tree.map(lambda p, update: p + rate * update, state.params, updates)
         n = state.step.astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
         average = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.average, params)
@@ -54,45 +60,71 @@ def make_step(
     return step
 
 
-def make_optimiser(
-    kind: str, learning_rate: float, steps: int, *, warmup: int = 100, decay: int | None = None
-) -> optax.GradientTransformation:
-    """AdamW, or Muon for the kernels with AdamW for the rest; gradients clipped at norm 1.
+@dataclass(frozen=True)
+class Trapezoid:
+    """The rate at step n: up to `peak` over `warmup` steps, constant, down to 0 over the last `fall` of `steps`.
 
-    The rate rises linearly for `warmup` steps, stays, and falls linearly to zero over the last `decay` of `steps`, by
-    default two fifths of them (the trapezoid of Hagele et al. 2024); with decay 0 it stays for ever. Muon (Jordan et
-    al. 2024) takes a kernel as the matrix from its inputs (height, width and channels for a convolution) to its
-    outputs.
+    With fall 0 it stays for ever (Hagele et al. 2024: a run at a constant rate can be ended whenever one likes).
+    """
+
+    peak: float
+    steps: int
+    fall: int
+    warmup: int = 100
+
+    def __call__(self, n: int) -> float:
+        up = n / self.warmup if n < self.warmup else 1.0
+        down = (self.steps - n) / self.fall if self.fall else 1.0
+        return self.peak * max(0.0, min(1.0, up, down))
+
+
+def make_optimiser(kind: str) -> optax.GradientTransformation:
+    """AdamW, or Muon for the kernels with AdamW at a tenth of the rate for the rest; gradients clipped at norm 1.
+
+    Its rate is 1: `make_step` multiplies the updates. Muon (Jordan et al. 2024) takes a kernel as the matrix from its
+    inputs (height, width and channels for a convolution) to its outputs.
 
     Raises:
         ValueError: unknown kind.
     """
-    fall = 2 * steps // 5 if decay is None else decay
-    last = optax.linear_schedule(learning_rate, 0.0, fall) if fall else optax.constant_schedule(learning_rate)
-    schedule = optax.join_schedules(
-        [optax.linear_schedule(0.0, learning_rate, warmup), optax.constant_schedule(learning_rate), last],
-        [warmup, steps - fall],
-    )
     clip = optax.clip_by_global_norm(1.0)
     if kind == "adamw":
-        return optax.chain(clip, optax.adamw(schedule, b2=0.99, weight_decay=1e-2))
+        return optax.chain(clip, optax.adamw(1.0, b2=0.99, weight_decay=1e-2))
     if kind == "muon":
-        muon = contrib.muon(
-            schedule,
-            adam_b2=0.99,
-            adam_learning_rate=lambda n: 0.1 * schedule(n),
-            muon_weight_dimension_numbers=_matrices,
-        )
-        return optax.chain(clip, muon)
+        parts = {
+            "kernel": together(contrib.muon(1.0, muon_weight_dimension_numbers=_stacked)),
+            "rest": optax.adam(0.1, b2=0.99),
+        }
+        return optax.chain(clip, optax.partition(parts, _parts))
     raise ValueError(f"unknown optimiser {kind!r}; known: adamw, muon")
 
 
-def _matrices(params: Params) -> Any:
-    """Muon's view of each parameter: kernels as matrices, everything else (None) left to AdamW."""
+def together(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner` on stacks [n, inputs, outputs] of all kernels of one size: fewer products, each n times as large."""
 
-    def view(path: tuple[Any, ...], value: jax.Array) -> contrib.MuonDimensionNumbers | None:
-        if path[-1].key != "kernel":
-            return None
-        return contrib.MuonDimensionNumbers(tuple(range(value.ndim - 1)), value.ndim - 1)
+    def size(leaf: jax.Array) -> str:
+        return f"{leaf.size // leaf.shape[-1]}x{leaf.shape[-1]}"
 
-    return jax.tree_util.tree_map_with_path(view, params)
+    def stack(tree: Params) -> dict[str, jax.Array]:
+        groups: dict[str, list[jax.Array]] = {}
+        for leaf in jax.tree.leaves(tree):
+            groups.setdefault(size(leaf), []).append(leaf.reshape(-1, leaf.shape[-1]))
+        return {name: jnp.stack(matrices) for name, matrices in groups.items()}
+
+    def unstack(groups: dict[str, jax.Array], like: Params) -> Params:
+        left = {name: iter(matrices) for name, matrices in groups.items()}
+        return jax.tree.map(lambda leaf: next(left[size(leaf)]).reshape(leaf.shape), like)
+
+    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+        new, state = inner.update(stack(updates), state, None if params is None else stack(params))
+        return unstack(new, updates), state
+
+    return optax.GradientTransformation(lambda params: inner.init(stack(params)), update)
+
+
+def _stacked(stacks: Params) -> Any:
+    return jax.tree.map(lambda _: contrib.MuonDimensionNumbers(1, 2), stacks)
+
+
+def _parts(params: Params) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: "kernel" if path[-1].key == "kernel" else "rest", params)
