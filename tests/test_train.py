@@ -1,4 +1,19 @@
-"""The training loop: it learns, it resumes exactly, it stops at a NaN, it refuses another run's folder."""
+"""The training loop: it learns, it resumes exactly, it stops at a NaN, it refuses another run's folder.
+
+    python -m tests.test_train FOLDER STEPS SECONDS
+
+is a run of its own, for the tests that kill one or need several devices: STEPS steps of at least SECONDS each, then
+prints the averaged kernel.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +22,10 @@ import optax
 import pytest
 from optax import contrib
 
-from sdjax.train.loop import Diverged, fit, restore
+from sdjax.train.loop import Diverged, fit, newest_step, restore, settings_of
 from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
+
+ROOT = Path(__file__).parent.parent
 
 
 def loss(params, batch, key):
@@ -20,7 +37,7 @@ def batch(n: int) -> np.ndarray:
     return np.random.default_rng(n).standard_normal((16, 3)).astype(np.float32)
 
 
-def run(folder, steps: int, *, kind: str = "muon", batches=batch, total: int = 40) -> TrainState:
+def run(folder, steps: int, *, kind: str = "muon", batches=batch, total: int = 40, **given) -> TrainState:
     params = {"layer": {"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)}}
     optimiser = make_optimiser(kind)
     state = TrainState.create(params, optimiser)
@@ -28,7 +45,8 @@ def run(folder, steps: int, *, kind: str = "muon", batches=batch, total: int = 4
     return fit(
         folder, state, step, batches,
         Trapezoid(0.05, total, 2 * total // 5, warmup=5),
-        steps=steps, seed=0, settings={"kind": kind}, every=10, save_seconds=0, report=lambda line: None,
+        steps=steps, seed=0, settings={"kind": kind}, 
+        **{"every": 10, "save_seconds": 0, "report": lambda line: None} | given,
     )  # fmt: skip
 
 
@@ -64,10 +82,114 @@ def test_a_nan_stops_and_keeps_the_last_good_state(tmp_path):
     assert int(run(tmp_path, 30).step) == 30
 
 
+def test_a_nan_before_anything_was_saved(tmp_path):
+    with pytest.raises(Diverged, match="at step 10; nothing saved yet"):
+        run(tmp_path, 40, batches=lambda n: batch(n) * np.nan, save_seconds=100)
+
+
 def test_another_runs_folder_is_refused(tmp_path):
     run(tmp_path, 10)
     with pytest.raises(ValueError, match="other settings \\(kind\\)"):
         run(tmp_path, 20, kind="adamw")
+
+
+def test_a_state_of_another_configuration_is_refused(tmp_path):
+    run(tmp_path, 10)
+    other = TrainState.create({"layer": {"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)}}, make_optimiser("muon"))
+    with pytest.raises(ValueError, match="the state after 10 steps is damaged, or of another configuration"):
+        restore(tmp_path, other)
+
+
+def test_damaged_settings_are_named(tmp_path):
+    run(tmp_path, 10)
+    assert settings_of(tmp_path) == {"kind": "muon"}
+    (tmp_path / "settings.json").write_text('{"kind": "mu')
+    with pytest.raises(ValueError, match="settings.json is damaged"):
+        run(tmp_path, 20)
+    with pytest.raises(FileNotFoundError, match="no run there"):
+        settings_of(tmp_path / "empty")
+
+
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_taken(tmp_path):
+    whole, said = run(tmp_path / "whole", 40), []
+    run(tmp_path / "run", 20)
+    for path in (tmp_path / "run" / "checkpoints" / "20").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-10])
+    (tmp_path / "run" / "checkpoints" / "30.orbax-checkpoint-tmp").mkdir()  # and one half-written
+    resumed = run(tmp_path / "run", 40, report=said.append)
+    assert "the state after 20 steps is damaged, put aside as damaged_20" in said[0]
+    assert (tmp_path / "run" / "damaged_20").is_dir() and newest_step(tmp_path / "run") == 40
+    for ours, theirs in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    """What orbax raises on a real one: a ValueError of tensorstore's."""
+    run(tmp_path, 10)
+
+    def full(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device [os_error_code='28']")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("orbax.checkpoint.CheckpointManager.save", full)
+        with pytest.raises(OSError, match=f"{tmp_path}: the disk is full; what has been saved stays"):
+            run(tmp_path, 20)
+        patched.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+        with pytest.raises(OSError, match=f"{tmp_path}: a checkpoint takes 0.0 MB, and 0.0 MB are free"):
+            run(tmp_path, 20)
+    assert int(run(tmp_path, 20).step) == 20
+
+
+def test_a_time_limit_saves_and_stops(tmp_path):
+    assert int(run(tmp_path, 40, limit_seconds=0, save_seconds=100).step) == 1
+    assert newest_step(tmp_path) == 1
+
+
+def test_every_step_is_watched(tmp_path):
+    seen = []
+    run(tmp_path, 5, watch=lambda done, state: seen.append((done, int(state.step))))
+    assert seen == [(n, n) for n in range(1, 6)]
+
+
+def start(folder, steps: int, seconds: float, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.test_train", str(folder), str(steps), str(seconds)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def kernel(process: subprocess.Popen) -> np.ndarray:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return np.array(json.loads(out.splitlines()[-1]))
+
+
+def test_a_run_killed_again_and_again_equals_an_unbroken_one(tmp_path):
+    whole = kernel(start(tmp_path / "whole", 60, 0))
+    for wait in (0.0, 0.07, 0.4):
+        process, before = start(tmp_path / "killed", 60, 0.02), _saved(tmp_path / "killed")
+        while _saved(tmp_path / "killed") <= before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    np.testing.assert_array_equal(kernel(start(tmp_path / "killed", 60, 0)), whole)
+
+
+def _saved(folder: Path) -> int:
+    try:
+        return newest_step(folder)
+    except FileNotFoundError:
+        return 0
+
+
+def test_several_devices_share_every_batch(tmp_path):
+    one = kernel(start(tmp_path / "one", 20, 0))
+    four = kernel(start(tmp_path / "four", 20, 0, XLA_FLAGS="--xla_force_host_platform_device_count=4"))
+    np.testing.assert_allclose(four, one, rtol=1e-4, atol=1e-5)
+    process = start(tmp_path / "three", 20, 0, XLA_FLAGS="--xla_force_host_platform_device_count=3")
+    assert "a batch of 16 cannot be shared by 3 devices; give a multiple of 3" in process.communicate()[1]
 
 
 def test_the_rate_rises_stays_and_falls():
@@ -97,3 +219,13 @@ def test_muon_on_stacks_equals_muon_on_each_kernel():
 def test_unknown_optimiser():
     with pytest.raises(ValueError, match="known: adamw, muon"):
         make_optimiser("sgd")
+
+
+if __name__ == "__main__":
+    _, FOLDER, STEPS, SECONDS = sys.argv
+
+    def slowly(n: int) -> np.ndarray:
+        time.sleep(float(SECONDS))
+        return batch(n)
+
+    print(json.dumps(run(FOLDER, int(STEPS), batches=slowly, total=60).average["layer"]["kernel"].tolist()))

@@ -10,6 +10,7 @@ On several devices each has a copy of the state and its share of every batch (`j
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sdjax.picture import write
 from sdjax.train.state import Step, TrainState
 
 
@@ -63,6 +65,7 @@ def fit(
     everywhere, shared = _shardings()
     with _manager(folder) as manager:
         state = _resumed(manager, folder, jax.device_put(state, everywhere), report)
+        _check_room(folder, state)
         key, first = jax.random.key(seed), int(state.step)
         for n in range(first, steps):
             state, metrics = step(state, _share(batch(n), shared), key, rate(n))
@@ -80,6 +83,7 @@ def fit(
             if shown:
                 report(_line(n + 1, steps, loss, norm, (time.monotonic() - begun) / (n + 1 - first)))
             if due:
+                _check_room(folder, state)
                 manager.save(n + 1, args=ocp.args.StandardSave(_plain(state)))
                 saved = time.monotonic()
             if last:
@@ -143,11 +147,10 @@ def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
             yield manager
             manager.wait_until_finished()
     except Exception as error:  # an OSError, or tensorstore's ValueError around one, perhaps from orbax's own thread
-        text = str(error)
-        if not any(sign in text for sign in ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED: Error", "Disk quota")):
+        if not any(sign in str(error) for sign in ("No space left", "Disk quota exceeded")):
             raise
         raise OSError(
-            f"{folder}: the disk is full; the last checkpoint stays, free some space and start again"
+            f"{folder}: the disk is full; what has been saved stays, free some space and start again"
         ) from error
 
 
@@ -166,6 +169,14 @@ def _resumed(
             (folder / "checkpoints" / str(newest)).rename(aside)
             manager.reload()
     return state
+
+
+def _check_room(folder: Path, state: TrainState) -> None:
+    """Raises OSError where the disk has no room for another checkpoint, before one is begun."""
+    needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(folder).free
+    if free < needed:
+        what = f"a checkpoint takes {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free"
+        raise OSError(f"{folder}: {what}; what has been saved stays, free some space and start again")
 
 
 def _read(manager: ocp.CheckpointManager, step: int, state: TrainState) -> TrainState:
@@ -214,6 +225,4 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(settings, indent=2) + "\n")
-    new.replace(path)
+    write((json.dumps(settings, indent=2) + "\n").encode(), path)
