@@ -60,6 +60,15 @@ def parse(argv: Sequence[str], name: str) -> list[str]:
     return rest
 
 
+def number(text: str, kind: type, flag: str) -> Any:
+    """`text` as an int or a float. Raises ValueError with the flag's name."""
+    try:
+        return kind(text)
+    except ValueError:
+        what = "whole number" if kind is int else "number"
+        raise ValueError(f"--{flag}: {text!r} is no {what}") from None
+
+
 def fail(name: str, message: str, status: int) -> NoReturn:
     """Prints one line to standard error and exits."""
     print(f"{name}: {message}", file=sys.stderr)

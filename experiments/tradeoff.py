@@ -50,8 +50,8 @@ def define_flags() -> None:
 
 def main(values: Any) -> None:
     """Checks everything, makes what is missing, writes the reports."""
-    steps = [number(text, int, "steps") for text in values.steps]
-    scales = [number(text, float, "guidance_scales") for text in values.guidance_scales]
+    steps = [_cli.number(text, int, "steps") for text in values.steps]
+    scales = [_cli.number(text, float, "guidance_scales") for text in values.guidance_scales]
     if values.reference_prompts is not None and values.reference_prompts > values.num_prompts:
         raise ValueError(f"--reference_prompts={values.reference_prompts} of --num_prompts={values.num_prompts}")
     import sdjax  # takes seconds with JAX behind it, which a wrong flag should not cost
@@ -70,15 +70,6 @@ def main(values: Any) -> None:
         experiment.time_again(plans)
     for path in report.write(experiment):
         print(path)
-
-
-def number(text: str, kind: type, flag: str) -> Any:
-    """`text` as an int or a float. Raises ValueError with the flag's name."""
-    try:
-        return kind(text)
-    except ValueError:
-        what = "whole number" if kind is int else "number"
-        raise ValueError(f"--{flag}: {text!r} is no {what}") from None
 
 
 if __name__ == "__main__":

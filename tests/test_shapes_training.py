@@ -1,5 +1,8 @@
 """The shapes model's stages: crops hold an edge, folding keeps the pictures, batches are a function of the step."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +62,26 @@ def test_batches_have_more_and_more_of_two_objects(tmp_path):
 def test_a_folder_without_pictures_is_named(tmp_path):
     with pytest.raises(ValueError, match=f"--latents={tmp_path}: no pictures of 2 objects there"):
         batches.pool(tmp_path, 2)
+
+
+@pytest.mark.parametrize("keep", [0, 100])
+def test_a_damaged_file_of_pictures_is_named(tmp_path, keep):
+    write_pools(tmp_path)
+    path = tmp_path / "things1_001.npz"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=f"{path} is missing or damaged .*; delete it"):
+        batches.pool(tmp_path, 1)
+
+
+def test_the_falling_rate_needs_a_start():
+    program = [sys.executable, "-m", "experiments.shapes.train_unet"]
+    for flags, said in (
+        (["--decay=5"], "--start and --decay go together"),
+        (["--start=/nowhere", "--decay=5"], "/nowhere: no checkpoint there; train first"),
+        (["--text=/nowhere"], "/nowhere: no checkpoint there; train first"),
+    ):
+        done = subprocess.run([*program, *flags], capture_output=True, text=True)
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
 def test_objects_weigh_more_than_the_ground():

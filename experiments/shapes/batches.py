@@ -8,6 +8,7 @@ a batch grows from the first to the second number of DOUBLE over so many steps a
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -85,5 +86,18 @@ def pool(folder: Path, things: int) -> dict[str, np.ndarray]:
         raise ValueError(
             f"--latents={folder}: no pictures of {things} objects there; run experiments.shapes.encode first"
         )
-    files = [np.load(path) for path in paths]
-    return {name: np.concatenate([file[name] for file in files]) for name in ("latents", "ids")}
+    files = [arrays(path, ("latents", "ids")) for path in paths]
+    return {name: np.concatenate([file[name] for file in files]) for name in files[0]}
+
+
+def arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Those arrays of an .npz file.
+
+    Raises:
+        ValueError: the file is missing or damaged, or holds others.
+    """
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in names}
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        raise ValueError(f"{path} is missing or damaged ({error}); delete it and encode the pictures again") from error

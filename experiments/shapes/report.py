@@ -137,14 +137,18 @@ def measured(sd: sdjax.StableDiffusion, kind: str, setting: Setting, pool: Proce
 
 
 def main() -> None:
+    kinds = [kind for kind in KINDS if FLAGS.kind in kind]
+    if not kinds:
+        raise ValueError(f"--kind={FLAGS.kind}: no kind holds that; there are {'; '.join(KINDS)}")
+    steps = [_cli.number(text, int, "steps") for text in FLAGS.steps]
+    scales = [_cli.number(text, float, "guidance_scales") for text in FLAGS.guidance_scales]
     sd = sdjax.load(FLAGS.model)
-    scales = [float(scale) for scale in FLAGS.guidance_scales] or [sd.guidance_scale]
     settings = [
-        Setting(FLAGS.sampler, steps, scale, FLAGS.seed)
-        for steps, scale in itertools.product([int(steps) for steps in FLAGS.steps], scales)
+        Setting(FLAGS.sampler, count, scale, FLAGS.seed)
+        for count, scale in itertools.product(steps, scales or [sd.guidance_scale])
     ]
     with workers.pool(FLAGS.count) as pool:
-        for kind in (kind for kind in KINDS if FLAGS.kind in kind):
+        for kind in kinds:
             print(f"{kind}:", flush=True)
             ceiling(sd, kind, pool)
             for setting in settings:

@@ -24,7 +24,7 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import models
-from experiments.shapes.batches import EMPTY
+from experiments.shapes.batches import EMPTY, arrays
 from experiments.shapes.train_unet import alphas_cumprod, velocity_loss
 from sdjax.config import ClipTextConfig, UNetConfig
 from sdjax.nn.clip import ClipTextEncoder
@@ -98,9 +98,8 @@ class Pictures:
     """The encoded pictures in memory, and the batch of any step."""
 
     def __init__(self, folder: Path, task: str, *, batch: int, seed: int) -> None:
-        with np.load(folder / "pictures.npz") as file:
-            self.latents, self.channels = file["latents"], file["channels"]
-            self.contexts = contexts(file["ids"])
+        file = arrays(folder / "pictures.npz", ("latents", "channels", "ids"))
+        self.latents, self.channels, self.contexts = file["latents"], file["channels"], contexts(file["ids"])
         self.empty = contexts(tokenizer().tokens([""]))[0]
         self.task, self.size, self.seed = task, batch, seed
 

@@ -97,10 +97,7 @@ def main() -> None:
         raise ValueError("--start and --decay go together: where the falling rate begins, and over how many steps")
     begun = newest_step(FLAGS.start) if FLAGS.start else 0
     steps = begun + FLAGS.decay if FLAGS.start else FLAGS.steps
-    tokenizer, params = Tokenizer.load(ASSETS / SHAPES / "tokenizer"), init_params(FLAGS.seed)
-    print("parameters:", sum(p.size for p in jax.tree.leaves(params)), flush=True)
-    optimiser = make_optimiser(FLAGS.optimiser)
-    objective = partial(velocity_loss, UNet(models.UNET), alphas_cumprod(), gamma=FLAGS.gamma)
+    tokenizer = Tokenizer.load(ASSETS / SHAPES / "tokenizer")
     encode, empty = text_encoder(tokenizer, FLAGS.text), tokenizer.tokens([""])[0]
     pictures = Pictures(
         Path(FLAGS.latents),
@@ -110,6 +107,9 @@ def main() -> None:
         seed=FLAGS.seed,
         object_weight=FLAGS.object_weight,
     )
+    params, optimiser = init_params(FLAGS.seed), make_optimiser(FLAGS.optimiser)
+    print("parameters:", sum(p.size for p in jax.tree.leaves(params)), flush=True)
+    objective = partial(velocity_loss, UNet(models.UNET), alphas_cumprod(), gamma=FLAGS.gamma)
     state = TrainState.create(params, optimiser)
     names = ("batch", "optimiser", "learning_rate", "ema", "seed", "gamma", "object_weight", "start", "decay")
     fit(
