@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from PIL import Image
@@ -80,7 +81,8 @@ def pictures(sd: sdjax.StableDiffusion, prompts: list[str], setting: Setting, ba
 def through_vae(sd: sdjax.StableDiffusion, images: np.ndarray, batch: int) -> np.ndarray:
     """Pictures uint8 `b H W 3` encoded and decoded."""
     groups = [images[start : start + batch] for start in range(0, len(images), batch)]
-    return np.concatenate([to_uint8(np.asarray(sd.decode(sd.encode(from_uint8(group))))) for group in groups])
+    encoded = [sd.encode(jnp.asarray(from_uint8(group))) for group in groups]
+    return np.concatenate([to_uint8(np.asarray(sd.decode(latents))) for latents in encoded])
 
 
 def parts(scene: world.Scene) -> list[str]:
