@@ -1,9 +1,9 @@
 """The two U-Nets that see more than a text: inpainting (9 channels) and depth (5 channels).
 
     python -m experiments.shapes.train_pictures --task=inpainting --data=runs/inpainting_data --out=runs/inpainting
-    python -m experiments.shapes.train_pictures --task=depth --data=runs/depth_data --out=runs/depth --steps=1400
+    python -m experiments.shapes.train_pictures --task=depth --data=runs/depth_data --out=runs/depth --steps=2400
 
-27 and 34 minutes on 2 CPU cores that were busy with other work.
+30 and 43 minutes on 2 CPU cores that trained both at once.
 
 The loss is stage 4's (`train_unet.velocity_loss`), and so are the noise, the optimiser and the empty captions. The
 text encoder is the shipped one and stays as it is, so every caption is encoded once.
