@@ -79,11 +79,13 @@ def test_a_nan_stops_and_keeps_the_last_good_state(tmp_path):
 
     with pytest.raises(Diverged, match="at step 26; last good state: step 25"):
         run(tmp_path, 40, batches=poisoned)
+    with pytest.raises(Diverged, match="at step 26; last good state: step 25"):  # though read after 30 alone
+        run(tmp_path, 40, batches=poisoned, save_seconds=100)
     assert int(run(tmp_path, 30).step) == 30
 
 
 def test_a_nan_before_anything_was_saved(tmp_path):
-    with pytest.raises(Diverged, match="at step 10; nothing saved yet"):
+    with pytest.raises(Diverged, match="at step 1; nothing saved yet"):
         run(tmp_path, 40, batches=lambda n: batch(n) * np.nan, save_seconds=100)
 
 

@@ -5,6 +5,7 @@ One caption in ten is empty, so that guidance works. Two objects, which are hard
 a batch grows from the first to the second number of DOUBLE over so many steps as the third says.
 """
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from zipfile import BadZipFile
 
 import jax
 import numpy as np
+
+from sdjax.picture import write
 
 EMPTY = 0.1
 OBJECT = 3.0
@@ -88,6 +91,13 @@ def pool(folder: Path, things: int) -> dict[str, np.ndarray]:
         )
     files = [arrays(path, ("latents", "ids")) for path in paths]
     return {name: np.concatenate([file[name] for file in files]) for name in files[0]}
+
+
+def write_arrays(path: Path, values: dict[str, np.ndarray]) -> None:
+    """Writes an .npz file whole or not at all. Raises OSError."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **values)
+    write(buffer.getbuffer(), path)
 
 
 def arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:

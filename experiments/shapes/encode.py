@@ -26,6 +26,7 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import models, workers, world
+from experiments.shapes.batches import write_arrays
 from experiments.shapes.score import score, wilson
 from sdjax.nn.vae import Autoencoder
 from sdjax.picture import from_uint8, to_uint8
@@ -69,7 +70,7 @@ Drawn = list[Future[tuple[np.ndarray, list[str]]]]
 
 
 def drawn(pool: ProcessPoolExecutor, shards: list[tuple[Path, int, int]]) -> Iterator[tuple[Path, Drawn]]:
-    """Each (path, things, start) with its pictures, which other processes draw one file ahead of what is asked for."""
+    """Each (path, things, start) with its pictures, which other processes draw two files ahead of what is asked for."""
     ahead: list[tuple[Path, Drawn]] = []
     for path, things, start in shards:
         firsts = range(start, start + SHARD, TOGETHER)
@@ -86,10 +87,7 @@ def write_shard(encode: Encode, tokenizer: Tokenizer, path: Path, pictures: Draw
         pixels, texts = group.result()
         latents.append(np.asarray(encode(from_uint8(pixels)), np.float16))
         captions += texts
-    new = path.with_suffix(".new")
-    with new.open("wb") as file:
-        np.savez(file, latents=np.concatenate(latents), ids=tokenizer.tokens(captions))
-    new.replace(path)
+    write_arrays(path, {"latents": np.concatenate(latents), "ids": tokenizer.tokens(captions)})
     print(f"{path}: spread {np.concatenate(latents).astype(np.float32).std((0, 1, 2)).round(3)}", flush=True)
 
 

@@ -16,6 +16,7 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import depth, inpainting, models
+from experiments.shapes.batches import write_arrays
 from sdjax.depth import depth_channel
 from sdjax.masks import latent_mask, masked
 from sdjax.nn.vae import Autoencoder
@@ -83,7 +84,7 @@ def main() -> None:
             print(f"{start + length}/{FLAGS.count}", flush=True)
     out.mkdir(parents=True, exist_ok=True)
     latents, channels, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
-    np.savez(out / "pictures.npz", latents=latents, channels=channels, ids=ids)
+    write_arrays(out / "pictures.npz", {"latents": latents, "channels": channels, "ids": ids})
 
 
 if __name__ == "__main__":

@@ -62,5 +62,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("average", None, "After how many steps; what train_unet keeps. The newest by default.")
     flags.DEFINE_string("text", "runs/text", "Folder of stage 3's run.")
     flags.DEFINE_string("out", "runs/shapes", "Where the checkpoint goes.")
-    flags.DEFINE_float("guidance_scale", 5.0, "The model's default guidance scale.")
+    flags.DEFINE_float("guidance_scale", 3.0, "The model's default guidance scale.")
     _cli.run(main)

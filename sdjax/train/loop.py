@@ -51,8 +51,8 @@ def fit(
     `batch(n)` gives step n's batch, every leaf `b ...`, `rate(n)` its learning rate. `settings` is what the run was
     asked to be: a folder begun with other settings is refused. The progress line is printed every `every` steps; the
     state is saved every `save_seconds`, however long a step takes, and at the end: after `steps` steps, or with the
-    first one that ends after `limit_seconds`. After every step `watch` is called with the
-    number of those done and the state, which the next step will overwrite.
+    first one that ends after `limit_seconds`. After every step `watch` is called with the number of those done and the
+    state, which the next step will overwrite.
 
     Raises:
         ValueError: the folder belongs to a run with other settings, or the batch does not divide over the devices.
@@ -66,20 +66,19 @@ def fit(
     with _manager(folder) as manager:
         state = _resumed(manager, folder, jax.device_put(state, everywhere), report)
         _check_room(folder, state)
-        key, first = jax.random.key(seed), int(state.step)
+        key, first, unread = jax.random.key(seed), int(state.step), []
         for n in range(first, steps):
             state, metrics = step(state, _share(batch(n), shared), key, rate(n))
             watch(n + 1, state)
+            unread.append(metrics)
             now = time.monotonic()
             last = n + 1 == steps or (limit_seconds is not None and now - begun > limit_seconds)
             shown, due = (n + 1) % every == 0 or last, now - saved > save_seconds or last
             if not (shown or due):
                 continue
-            loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
-            if not math.isfinite(loss + norm):
-                good, what = manager.latest_step(), f"loss {loss}, gradient {norm}"
-                kept = "nothing saved yet" if good is None else f"last good state: step {good}, on disk"
-                raise Diverged(f"{folder}: {what} at step {n + 1}; {kept}. A lower rate or another seed may help")
+            read, unread = jax.device_get(unread), []
+            _check_finite(folder, read, n + 2 - len(read), manager.latest_step())
+            loss, norm = float(read[-1]["loss"]), float(read[-1]["gradient_norm"])
             if shown:
                 report(_line(n + 1, steps, loss, norm, (time.monotonic() - begun) / (n + 1 - first)))
             if due:
@@ -201,6 +200,15 @@ def _share(batch: Any, sharding: NamedSharding) -> Any:
     if size % number:
         raise ValueError(f"a batch of {size} cannot be shared by {number} devices; give a multiple of {number}")
     return jax.device_put(batch, sharding)
+
+
+def _check_finite(folder: Path, metrics: list[dict[str, Any]], first: int, good: int | None) -> None:
+    """Raises Diverged naming the first step, of those from `first` on, whose loss or gradient is not finite."""
+    for n, one in enumerate(metrics, first):
+        if not math.isfinite(one["loss"] + one["gradient_norm"]):
+            kept = "nothing saved yet" if good is None else f"last good state: step {good}, on disk"
+            what = f"loss {one['loss']}, gradient {one['gradient_norm']} at step {n}"
+            raise Diverged(f"{folder}: {what}; {kept}. A lower rate or another seed may help")
 
 
 def _line(done: int, steps: int, loss: float, norm: float, pace: float) -> str:
