@@ -93,7 +93,7 @@ def pool(folder: Path, things: int) -> dict[str, np.ndarray]:
     return {name: np.concatenate([file[name] for file in files]) for name in files[0]}
 
 
-def write_arrays(path: Path, values: dict[str, np.ndarray]) -> None:
+def write_arrays(path: Path, values: dict[str, Any]) -> None:
     """Writes an .npz file whole or not at all. Raises OSError."""
     buffer = io.BytesIO()
     np.savez(buffer, **values)
