@@ -6,8 +6,8 @@
 
 Prints accuracy with 95 % Wilson intervals for random captions (of one object or two) and for each number of objects
 apart, with seen pairs only and with an unseen one; the kinds of error; how many of the pictures that the world itself
-draws of such captions the scorer accepts, as they are and after a turn through the VAE, which is the most that any
-U-Net could reach. With one setting also the parts: each relation, backgrounds and sizes named or left open; with
+draws of such captions the scorer accepts, as they are and after a turn through the VAE, about the most that a
+U-Net can reach. With one setting also the parts: each relation, backgrounds and sizes named or left open; with
 several, a line for each. --out appends all of it as JSON lines, --sheets holds unselected contact sheets.
 
 Samplers against steps: `python -m experiments.tradeoff`.
