@@ -56,8 +56,7 @@ def spread(
     if halves and len(chosen) % 2:
         raise ValueError(f"halves=True takes devices in pairs, and there are {len(chosen)}; name an even number")
     check_memory(sd, chosen, cut=False)
-    everywhere = NamedSharding(Mesh(np.array(chosen), (AXIS,)), PartitionSpec())
-    copied = {name: jax.tree.map(partial(_copied, everywhere), sd.ready[name]) for name in COPIED}
+    copied = {name: jax.tree.map(partial(_copied, everywhere(chosen)), sd.ready[name]) for name in COPIED}
     return replace(sd, params={**sd.params, **copied}, programs=Spread(chosen, halves))
 
 
@@ -92,6 +91,16 @@ def local(devices: int | Sequence[jax.Device] | None) -> Devices:
     return tuple(here[:devices])
 
 
+def everywhere(devices: Devices) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+
+
+def shares(devices: Devices) -> NamedSharding:
+    """The leading axis cut, a share for each device."""
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+
+
 def check_memory(sd: StableDiffusion, devices: Devices, *, cut: bool) -> None:
     """Raises ValueError, with what would fit, where a device cannot hold the parameters. A CPU does not say."""
     limits = [stats["bytes_limit"] for one in devices if (stats := one.memory_stats()) and "bytes_limit" in stats]
@@ -114,10 +123,10 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.3g} GiB"
 
 
-def _copied(everywhere: NamedSharding, array: Any) -> jax.Array:
+def _copied(sharding: NamedSharding, array: Any) -> jax.Array:
     """A copy on every device; the one that has it already shares its memory."""
-    copies = [jax.device_put(array, device) for device in everywhere.mesh.devices.flat]
-    return jax.make_array_from_single_device_arrays(array.shape, everywhere, copies)
+    copies = [jax.device_put(array, device) for device in sharding.mesh.devices.flat]
+    return jax.make_array_from_single_device_arrays(array.shape, sharding, copies)
 
 
 def _channels(shape: tuple[int, ...], devices: int) -> PartitionSpec:

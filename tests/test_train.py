@@ -45,7 +45,7 @@ def run(folder, steps: int, *, kind: str = "muon", batches=batch, total: int = 4
     return fit(
         folder, state, step, batches,
         Trapezoid(0.05, total, 2 * total // 5, warmup=5),
-        steps=steps, seed=0, settings={"kind": kind}, 
+        steps=steps, seed=0, settings={"kind": kind},
         **{"every": 10, "save_seconds": 0, "report": lambda line: None} | given,
     )  # fmt: skip
 

@@ -30,12 +30,8 @@ from experiments.shapes.batches import write_arrays
 from experiments.shapes.score import score, wilson
 from sdjax.nn.vae import Autoencoder
 from sdjax.picture import from_uint8, to_uint8
-from sdjax.programs import expected_params
-from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer, write_word_tokenizer
-from sdjax.train.loop import restore, settings_of
-from sdjax.train.state import TrainState, make_optimiser
-from sdjax.weights import read_component
+from sdjax.train.loop import averaged, settings_of
 from sdjax.weights.save import default_layout, save_component
 
 FLAGS = flags.FLAGS
@@ -49,8 +45,14 @@ Encode = Callable[[np.ndarray], jax.Array]  # pixels `b H W 3` in [-1, 1] to lat
 def trained_params(folder: str) -> dict:
     """The averaged parameters of a VAE run."""
     params = jax.jit(Autoencoder(models.VAE).init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
-    state = TrainState.create(params, make_optimiser(settings_of(folder)["optimiser"]))
-    return jax.device_get(restore(folder, state).average)
+    return averaged(folder, params, settings_of(folder)["optimiser"])
+
+
+def encoder(params: dict) -> Encode:
+    """The mean latents that a VAE's parameters give."""
+    model = Autoencoder(models.VAE)
+    apply = jax.jit(lambda params, x: model.apply({"params": params}, x, method="encode").mean)
+    return lambda x: apply(params, x)
 
 
 def fold(params: dict, mean: np.ndarray, spread: np.ndarray) -> dict:
@@ -87,8 +89,9 @@ def write_shard(encode: Encode, tokenizer: Tokenizer, path: Path, pictures: Draw
         pixels, texts = group.result()
         latents.append(np.asarray(encode(from_uint8(pixels)), np.float16))
         captions += texts
-    write_arrays(path, {"latents": np.concatenate(latents), "ids": tokenizer.tokens(captions)})
-    print(f"{path}: spread {np.concatenate(latents).astype(np.float32).std((0, 1, 2)).round(3)}", flush=True)
+    joined = np.concatenate(latents)
+    write_arrays(path, {"latents": joined, "ids": tokenizer.tokens(captions)})
+    print(f"{path}: spread {joined.astype(np.float32).std((0, 1, 2)).round(3)}", flush=True)
 
 
 def reconstruction_score(autoencode: Callable[[np.ndarray], jax.Array], count: int) -> str:
@@ -107,11 +110,9 @@ def reconstruction_score(autoencode: Callable[[np.ndarray], jax.Array], count: i
 
 def evened(folder: str) -> dict:
     """The float16 parameters of the VAE of a run, folded."""
-    params, model = trained_params(folder), Autoencoder(models.VAE)
-    encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode").mean)
-    some = np.concatenate(
-        [np.asarray(encode(params, from_uint8(world.dataset(SEED, n, 64)[0]))) for n in range(0, 1024, 64)]
-    )
+    params = trained_params(folder)
+    encode = encoder(params)
+    some = np.concatenate([np.asarray(encode(from_uint8(world.dataset(SEED, n, 64)[0]))) for n in range(0, 1024, 64)])
     mean, spread = some.mean((0, 1, 2)), some.std((0, 1, 2))
     print("channel means", mean.round(3), "spreads", spread.round(3))
     return jax.tree.map(lambda p: np.asarray(p, np.float16), fold(params, mean, spread))
@@ -119,17 +120,14 @@ def evened(folder: str) -> dict:
 
 def main() -> None:
     out, model = Path(FLAGS.out), Autoencoder(models.VAE)
-    if FLAGS.vae:
-        half = evened(FLAGS.vae)
-    else:
-        half, _ = read_component(ASSETS / SHAPES / "vae", expected_params({"vae": models.VAE})["vae"])
+    half = evened(FLAGS.vae) if FLAGS.vae else models.shipped("vae", models.VAE)
     save_component(out / "vae", half, default_layout(half, models.VAE_JSON))
     write_word_tokenizer(out / "tokenizer", world.VOCABULARY, models.MAX_LENGTH)
 
     params = jax.tree.map(lambda p: p.astype(np.float32), half)
     autoencode = jax.jit(lambda p, x: model.apply({"params": p}, x))
     print("reconstructions accepted:", reconstruction_score(lambda x: autoencode(params, x), FLAGS.score), flush=True)
-    encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode").mean)
+    encode = encoder(params)
     tokenizer = Tokenizer.load(out / "tokenizer")
     counts = {1: FLAGS.single, 2: FLAGS.double}
     shards = [
@@ -140,7 +138,7 @@ def main() -> None:
     ]
     with workers.pool(FLAGS.single + FLAGS.double) as pool:
         for path, pictures in drawn(pool, [shard for shard in shards if not shard[0].exists()]):
-            write_shard(lambda x: encode(params, x), tokenizer, path, pictures)
+            write_shard(encode, tokenizer, path, pictures)
 
 
 if __name__ == "__main__":

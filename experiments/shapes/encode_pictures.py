@@ -17,14 +17,12 @@ from absl import flags
 from experiments import _cli
 from experiments.shapes import depth, inpainting, models
 from experiments.shapes.batches import write_arrays
+from experiments.shapes.encode import encoder
 from sdjax.depth import depth_channel
 from sdjax.masks import latent_mask, masked
-from sdjax.nn.vae import Autoencoder
 from sdjax.picture import from_uint8
-from sdjax.programs import expected_params
 from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
-from sdjax.weights import read_component
 
 FLAGS = flags.FLAGS
 
@@ -39,10 +37,8 @@ Encoded = tuple[np.ndarray, np.ndarray, list[str]]
 
 def shapes_encoder() -> Encode:
     """The shipped autoencoder: pixels [b, 128, 128, 3] in [-1, 1] to latents float16 [b, 16, 16, 4]."""
-    params, _ = read_component(ASSETS / SHAPES / "vae", expected_params({"vae": models.VAE})["vae"])
-    params, model = jax.tree.map(lambda p: p.astype(np.float32), params), Autoencoder(models.VAE)
-    apply = jax.jit(lambda params, x: model.apply({"params": params}, x, method="encode").mean)
-    return lambda x: np.asarray(apply(params, x), np.float16)
+    apply = encoder(jax.tree.map(lambda p: p.astype(np.float32), models.shipped("vae", models.VAE)))
+    return lambda x: np.asarray(apply(x), np.float16)
 
 
 def inpainting_pictures(encode: Encode, start: int, count: int, masks: int) -> Encoded:

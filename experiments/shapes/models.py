@@ -8,6 +8,9 @@ colour, which shape, where) can be decided at 8 x 8.
 from typing import Any
 
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+from sdjax.programs import expected_params
+from sdjax.shipped import ASSETS, SHAPES
+from sdjax.weights import read_component
 
 PIXELS = 128
 MAX_LENGTH = 24  # the longest caption has 16 words
@@ -112,3 +115,8 @@ UNET = UNetConfig.from_dict(UNET_JSON)
 def text_config(vocab_size: int) -> ClipTextConfig:
     """`text_json` as the config the encoder takes."""
     return ClipTextConfig.from_dict(text_json(vocab_size))
+
+
+def shipped(name: str, config: ClipTextConfig | UNetConfig | VaeConfig) -> dict:
+    """The parameters of a component of the shipped model, float16."""
+    return read_component(ASSETS / SHAPES / name, expected_params({name: config})[name])[0]

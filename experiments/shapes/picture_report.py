@@ -28,10 +28,9 @@ from PIL import Image
 
 import sdjax
 from experiments import _cli
-from experiments.shapes import depth, inpainting, world
+from experiments.shapes import depth, inpainting, report, world
 from experiments.shapes.objects import find_objects
-from experiments.shapes.report import sheet
-from experiments.shapes.score import score, wilson
+from experiments.shapes.score import rate, score
 
 FLAGS = flags.FLAGS
 
@@ -45,23 +44,15 @@ PADDING = 2
 def generated(
     sd: sdjax.StableDiffusion, prompts: Sequence[str], also: Mapping[str, Any], **pictures: Sequence[Any]
 ) -> np.ndarray:
-    """One picture of each prompt, uint8 `b H W 3`, in batches of equal size so that there is one compilation."""
-    made, size = [], FLAGS.batch
-    for start in range(0, len(prompts), size):
-        chosen = [min(i, len(prompts) - 1) for i in range(start, start + size)]
-        given = dict(also) | {name: [values[i] for i in chosen] for name, values in pictures.items()}
-        asked = [prompts[i] for i in chosen]
-        out = sd.generate(asked, steps=FLAGS.steps, seed=FLAGS.seed, first_image=start, progress=False, **given)
-        assert out.pixels is not None
-        made.append(out.pixels[: len(prompts) - start])
-    return np.concatenate(made)
+    """One picture of each prompt, uint8 `b H W 3`; `also` is given for all, `pictures` hold a value for each."""
+    given = {"steps": FLAGS.steps, "seed": FLAGS.seed, **also}
+    return report.pictures(sd, prompts, FLAGS.batch, given, **pictures)
 
 
 def say(name: str, right: Iterable[bool], more: str = "") -> None:
     """One line: how many of how many, with the interval."""
     listed = list(right)
-    low, high = wilson(sum(listed), len(listed))
-    print(f"{name}: {sum(listed)}/{len(listed)} = {np.mean(listed):.1%} ({low:.1%} to {high:.1%}) {more}", flush=True)
+    print(f"{name}: {rate(sum(listed), len(listed))} {more}", flush=True)
 
 
 def show(name: str, *rows: Sequence[np.ndarray] | np.ndarray) -> None:
@@ -69,7 +60,7 @@ def show(name: str, *rows: Sequence[np.ndarray] | np.ndarray) -> None:
     if FLAGS.sheets:
         Path(FLAGS.sheets).mkdir(parents=True, exist_ok=True)
         pairs = np.stack([np.concatenate(column) for column in zip(*rows, strict=True)][:40])
-        sheet(pairs, 10).save(Path(FLAGS.sheets) / f"{name}.png")
+        report.sheet(pairs, 10).save(Path(FLAGS.sheets) / f"{name}.png")
 
 
 def inpaint(model: str, region: bool) -> None:

@@ -15,8 +15,7 @@ from experiments.shapes import models, train_text
 from experiments.shapes.train_unet import init_params
 from sdjax import programs
 from sdjax.text.tokens import Tokenizer
-from sdjax.train.loop import restore, settings_of
-from sdjax.train.state import TrainState, make_optimiser
+from sdjax.train.loop import averaged, settings_of
 from sdjax.weights import default_layout, read_component, save_folder
 
 FLAGS = flags.FLAGS
@@ -27,8 +26,7 @@ def unet_params(run: Path, average: int | None) -> dict:
     if average:
         expected = programs.expected_params({"unet": models.UNET})
         return read_component(run / "averages" / str(average), expected["unet"])[0]
-    state = TrainState.create(init_params(0), make_optimiser(settings_of(run)["optimiser"]))
-    return jax.device_get(restore(run, state).average)
+    return averaged(run, init_params(0), settings_of(run)["optimiser"])
 
 
 def main() -> None:

@@ -18,8 +18,7 @@ from experiments import _cli
 from experiments.shapes import models
 from experiments.shapes.train_pictures import initial
 from sdjax.shipped import ASSETS
-from sdjax.train.loop import restore, settings_of
-from sdjax.train.state import TrainState, make_optimiser
+from sdjax.train.loop import averaged, newest_step, settings_of
 from sdjax.weights import default_layout, save_component
 
 FLAGS = flags.FLAGS
@@ -30,14 +29,13 @@ CLASSES = {"inpainting": "StableDiffusionInpaintPipeline", "depth": "StableDiffu
 
 def main() -> None:
     out = Path(FLAGS.out or ASSETS / f"shapes_{FLAGS.task}")
-    state = TrainState.create(initial(FLAGS.task, 0), make_optimiser(settings_of(FLAGS.run)["optimiser"]))
-    state = restore(FLAGS.run, state)
-    params = jax.tree.map(lambda p: np.asarray(p, np.float16), jax.device_get(state.average))
+    trained = averaged(FLAGS.run, initial(FLAGS.task, 0), settings_of(FLAGS.run)["optimiser"])
+    params = jax.tree.map(lambda p: np.asarray(p, np.float16), trained)
     save_component(out / "unet", params, default_layout(params, models.PICTURE_UNETS[FLAGS.task]))
     index = models.MODEL_INDEX | {"_class_name": CLASSES[FLAGS.task], "_guidance_scale": FLAGS.guidance_scale}
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"{out}: {size / 1e6:.2f} MB, after {int(state.step)} steps")
+    print(f"{out}: {size / 1e6:.2f} MB, after {newest_step(FLAGS.run)} steps")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ Samplers against steps: `python -m experiments.tradeoff`.
 import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from PIL import Image
 import sdjax
 from experiments import _cli
 from experiments.shapes import workers, world
-from experiments.shapes.score import Verdict, wilson
+from experiments.shapes.score import Verdict, rate
 from sdjax.picture import from_uint8, to_uint8
 
 FLAGS = flags.FLAGS
@@ -66,15 +66,20 @@ def captions(count: int, things: int | None, pairs: world.Pairs) -> list[str]:
     return [scene.caption() for scene in scenes(count, things, pairs)]
 
 
-def pictures(sd: sdjax.StableDiffusion, prompts: list[str], setting: Setting, batch: int) -> np.ndarray:
-    """One picture of each prompt, uint8 `b H W 3`, in batches of equal size so that there is one compilation."""
+def pictures(
+    sd: sdjax.StableDiffusion, prompts: Sequence[str], batch: int, given: Mapping[str, Any], **each: Sequence[Any]
+) -> np.ndarray:
+    """One picture of each prompt, uint8 `b H W 3`, in batches of equal size so that there is one compilation.
+
+    given: arguments of `generate` for all pictures. each: its arguments with a value for every picture.
+    """
     made = []
     for start in range(0, len(prompts), batch):
-        group = prompts[start : start + batch]
-        padded = group + group[-1:] * (batch - len(group))
-        out = sd.generate(padded, **vars(setting), first_image=start, progress=False)
+        chosen = [min(i, len(prompts) - 1) for i in range(start, start + batch)]
+        own: dict[str, Any] = {name: [values[i] for i in chosen] for name, values in each.items()}
+        out = sd.generate([prompts[i] for i in chosen], first_image=start, progress=False, **given, **own)
         assert out.pixels is not None
-        made.append(out.pixels[: len(group)])
+        made.append(out.pixels[: len(prompts) - start])
     return np.concatenate(made)
 
 
@@ -106,12 +111,6 @@ def counted(prompts: Sequence[str], verdicts: Sequence[Verdict]) -> dict[str, An
     }
 
 
-def rate(right: int, of: int) -> str:
-    """How many of how many, with the interval."""
-    low, high = wilson(right, of)
-    return f"{right}/{of} = {right / of:.1%} ({low:.1%} to {high:.1%})"
-
-
 def sheet(images: np.ndarray, columns: int) -> Image.Image:
     """The pictures side by side in rows, in order."""
     rows = [np.concatenate(list(images[i : i + columns]), axis=1) for i in range(0, len(images), columns)]
@@ -131,7 +130,7 @@ def ceiling(sd: sdjax.StableDiffusion, kind: str, pool: ProcessPoolExecutor) -> 
 def measured(sd: sdjax.StableDiffusion, kind: str, setting: Setting, pool: ProcessPoolExecutor) -> dict[str, Any]:
     """Makes and scores the pictures of one kind at one setting."""
     prompts = captions(FLAGS.count, *KINDS[kind])
-    images = pictures(sd, prompts, setting, FLAGS.batch)
+    images = pictures(sd, prompts, FLAGS.batch, vars(setting))
     if FLAGS.sheets:
         Path(FLAGS.sheets).mkdir(parents=True, exist_ok=True)
         sheet(images[:40], 10).save(Path(FLAGS.sheets) / f"{kind.replace(',', '').replace(' ', '_')}.png")

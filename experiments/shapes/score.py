@@ -128,6 +128,12 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def rate(right: int, of: int) -> str:
+    """How many of how many, with Wilson's interval. Raises ValueError as `wilson`."""
+    low, high = wilson(right, of)
+    return f"{right}/{of} = {right / of:.1%} ({low:.1%} to {high:.1%})"
+
+
 def wrong_scene(scene: Scene, kind: str, rng: np.random.Generator) -> Scene | None:
     """The scene with one attribute changed to another value; None where the caption is silent about it.
 

@@ -29,12 +29,10 @@ from experiments.shapes.train_unet import alphas_cumprod, velocity_loss
 from sdjax.config import ClipTextConfig, UNetConfig
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.unet import UNet
-from sdjax.programs import expected_params
 from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 from sdjax.train.loop import fit
 from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
-from sdjax.weights import read_component
 
 FLAGS = flags.FLAGS
 
@@ -59,8 +57,7 @@ def tokenizer() -> Tokenizer:
 
 
 def _read(name: str, config: ClipTextConfig | UNetConfig) -> dict:
-    params, _ = read_component(ASSETS / SHAPES / name, expected_params({name: config})[name])
-    return jax.tree.map(lambda p: np.asarray(p, np.float32), params)
+    return jax.tree.map(lambda p: np.asarray(p, np.float32), models.shipped(name, config))
 
 
 def initial(task: str, seed: int) -> dict:

@@ -18,7 +18,7 @@ from experiments.shapes import meanings, models, world
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
-from sdjax.train.loop import fit, newest_step, restore
+from sdjax.train.loop import averaged, fit, newest_step
 from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
 
 FLAGS = flags.FLAGS
@@ -61,7 +61,7 @@ def trained_params(folder: str) -> dict:
     """The averaged parameters of a run of this stage, on the host. Raises FileNotFoundError, ValueError."""
     newest_step(folder)  # before anything is compiled
     params = init_params(Tokenizer.load(ASSETS / SHAPES / "tokenizer").size, 0)
-    return jax.device_get(restore(folder, TrainState.create(params, make_optimiser("adamw"))).average)
+    return averaged(folder, params, "adamw")
 
 
 def main() -> None:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
+from sdjax import parallel
 from sdjax.picture import write
-from sdjax.train.state import Step, TrainState
+from sdjax.train.state import Params, Step, TrainState, make_optimiser
 
 
 class Diverged(ValueError):
@@ -62,7 +62,8 @@ def fit(
     folder = Path(folder).resolve()
     _check_settings(folder, settings)
     begun = saved = time.monotonic()
-    everywhere, shared = _shardings()
+    devices = parallel.local(None)
+    everywhere, shared = parallel.everywhere(devices), parallel.shares(devices)
     with _manager(folder) as manager:
         state = _resumed(manager, folder, jax.device_put(state, everywhere), report)
         _check_room(folder, state)
@@ -105,6 +106,11 @@ def restore(folder: str | Path, state: TrainState) -> TrainState:
         except Exception as error:  # orbax and tensorstore raise whatever their layers do
             what = f"{folder}: the state after {newest} steps is damaged, or of another configuration"
             raise ValueError(f"{what} ({_first_line(error)})") from error
+
+
+def averaged(folder: str | Path, params: Params, optimiser: str) -> Params:
+    """The averaged parameters of a run's newest state, on the host, shaped like `params`. Raises as `restore`."""
+    return jax.device_get(restore(folder, TrainState.create(params, make_optimiser(optimiser))).average)
 
 
 def newest_step(folder: str | Path) -> int:
@@ -189,12 +195,6 @@ def _plain(state: TrainState) -> dict[str, jax.Array]:
     return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state))}
 
 
-def _shardings() -> tuple[NamedSharding, NamedSharding]:
-    """A copy on every device, and a share for each."""
-    mesh = Mesh(np.array(jax.local_devices()), ("devices",))
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("devices"))
-
-
 def _share(batch: Any, sharding: NamedSharding) -> Any:
     number, size = sharding.num_devices, len(jax.tree.leaves(batch)[0])
     if size % number:
@@ -223,10 +223,8 @@ def _first_line(error: Exception) -> str:
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / "settings.json"
     if path.exists():
-        before = settings_of(folder)
-        different = sorted(
-            k for k in before.keys() | settings.keys() if before.get(k) != json.loads(json.dumps(settings.get(k)))
-        )
+        before, asked = settings_of(folder), json.loads(json.dumps(settings))
+        different = sorted(k for k in before.keys() | asked.keys() if before.get(k) != asked.get(k))
         if different:
             raise ValueError(
                 f"{folder} holds a run with other settings ({', '.join(different)}); choose another folder"
