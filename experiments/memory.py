@@ -125,8 +125,8 @@ def _step(configs: Any, params: Any, family: str, size: int, batch: int, dtype: 
     text = jax.eval_shape(lambda *given: programs.hoist(compute, *given), params, states, count)
     added = Added(array(both, 1280), array(both, 6)) if unet.addition_embed_type == "text_time" else None
     table = plan("dpmpp_2m", 20, PRESETS[family].scheduler).table()
-    held, keys = jax.eval_shape(Held.nothing, latents), jax.random.split(jax.random.key(0), batch)
-    carry = jax.eval_shape(programs.begin, latents, held, array(2, batch), table, keys, None)
+    held = jax.eval_shape(Held.nothing, latents)
+    carry = jax.eval_shape(programs.begin, latents, held, array(2, batch), table)
     rest = (Conditions(text, added), Guidance(array(1, batch), array(1, batch)), held)
     return programs.advance.lower(unet, compute, carry, table.rows(0, 1), params, *rest), (carry, rest)
 

@@ -26,7 +26,8 @@ from sdjax.nn.unet import Added, Conditions
 
 # The functions that a picture goes through.
 FUNCTIONS = (
-    "encode_text", "encode_image", "estimate_depth", "hoist", "noise", "begin", "look", "advance", "decode", "encode",
+    "encode_text", "encode_image", "estimate_depth", "hoist", "noise", "begin", "draw", "look", "advance", "decode",
+    "encode",
 )  # fmt: skip
 
 

@@ -118,11 +118,11 @@ class Recorder:
 
 
 def _record(sd: "StableDiffusion", recorder: Recorder, given: dict[str, Any]) -> None:
-    """Makes a picture of shapes alone."""
+    """Makes a picture of shapes alone, by a sampler that draws noise: it goes through every program there is."""
     params = {name: _shapes(tree, sd.vae_dtype if name == "vae" else sd.dtype) for name, tree in sd.params.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the picture, which nobody will see
-        replace(sd, params=params, programs=recorder).generate(**given, show_steps=1, progress=False)
+        replace(sd, params=params, programs=recorder).generate(**given, sampler="euler_ancestral", show_steps=1, progress=False)
 
 
 def _shapes(tree: Any, dtype: Any = None) -> Any:

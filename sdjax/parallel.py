@@ -178,14 +178,15 @@ class Spread:
 
         return jax.tree.map(one, told)
 
-    def begin(
-        self, x: Any, held: Held, shares: np.ndarray, table: Table, keys: jax.Array, draws: np.ndarray | None
-    ) -> Split:
+    def begin(self, x: Any, held: Held, shares: np.ndarray, table: Table) -> Split:
         """See `programs.begin`."""
-        x, own = self.place((x, keys), 0)
-        shares, draws = self.place((shares, draws), 1)
-        start = _mapped(self.devices, programs.begin, (0,) * 6)
-        return Split(start(x, held, shares, self.rows(table), own, draws), len(keys))
+        start = _mapped(self.devices, programs.begin, (0,) * 4)
+        return Split(start(self.place(x, 0), held, self.place(shares, 1), self.rows(table)), len(x))
+
+    def draw(self, split: Split, table: Table, keys: jax.Array, draws: np.ndarray | None) -> Split:
+        """See `programs.draw`."""
+        add = _mapped(self.devices, programs.draw, (0,) * 4, donate=0)
+        return replace(split, carry=add(split.carry, self.rows(table), self.place(keys, 0), self.place(draws, 1)))
 
     def look(self, split: Split, table: Table, index: Any, held: Held) -> tuple[np.ndarray, np.ndarray]:
         """See `programs.look`."""

@@ -178,19 +178,25 @@ def noise(shape: tuple[int, ...], purpose: int | None, keys: jax.Array) -> jax.A
 
 
 @program()
-def begin(
-    x: jax.Array, held: Held, shares: jax.Array, table: Table, keys: jax.Array, draws: jax.Array | None
-) -> scan.Carry:
-    """The scan's state before its first row.
+def begin(x: jax.Array, held: Held, shares: jax.Array, table: Table) -> scan.Carry:
+    """The scan's state before its first row, without the sampler's draws.
 
     x: `b h w c`, noise, or the latents to go on from. shares: [2, b], of the held picture and of x in what the run
-    starts from. The sampler draws by the images' `keys` [b], or is given `draws` [draws, b, h, w, c], of which there
-    may be more than it takes.
+    starts from.
     """
     picture, given = (share[:, None, None, None] for share in shares)
-    x_T = picture * held.original + given * x
+    return scan.init(table, picture * held.original + given * x)
+
+
+@program(donate=(0,))
+def draw(carry: scan.Carry, table: Table, keys: jax.Array, draws: jax.Array | None) -> scan.Carry:
+    """The state with the sampler's draws; a program of its own, for most samplers have none and it is long to compile.
+
+    They come from the images' `keys` [b], or are given: `draws` [draws, b, h, w, c], of which there may be more than
+    the sampler takes.
+    """
     own = jax.vmap(jax.random.split, out_axes=1)(keys)[1]
-    return scan.init(table, x_T, own if draws is None else None, draws)
+    return scan.draw(carry, table, own if draws is None else None, draws)
 
 
 def place(told: Any, axis: int, parts: int | None = None) -> Any:

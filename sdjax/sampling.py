@@ -81,13 +81,16 @@ def _begin(sd: "StableDiffusion", asked: Request, table: Table, noises: draws.Dr
     """What is held of the pictures, and the scan's state before its first row."""
     start = noises["start"] if asked.latents is None or asked.stage else jnp.asarray(asked.latents)
     held = sd.programs.place(_held(sd, asked, noises, start), 0)
+    goes_on = start if asked.latents is None else jnp.asarray(asked.latents)
+    carry = sd.programs.begin(goes_on, held, asked.shares, table)
+    if not asked.plan.draws:
+        return held, carry
     sampler = None
     if noises.sampler is not None:
         # As many draws as rows, so that plans with more or fewer are one program.
         sampler = np.zeros((len(table), *start.shape), np.float32)
         sampler[: len(noises.sampler)] = noises.sampler
-    goes_on = start if asked.latents is None else jnp.asarray(asked.latents)
-    return held, sd.programs.begin(goes_on, held, asked.shares, table, asked.keys(), sampler)
+    return held, sd.programs.draw(carry, table, asked.keys(), sampler)
 
 
 def _held(sd: "StableDiffusion", asked: Request, noises: draws.Draws, start: jax.Array) -> Held:

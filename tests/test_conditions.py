@@ -160,8 +160,8 @@ def test_one_compilation_for_all_prompts(sd, style):
     """Whatever a prompt's length, weights and editing, its clip skip and whose noise it starts from."""
     asked = {"steps": 5, "sampler": "euler", "decode": False, "progress": False}
     sd.generate("a", **asked)
-    sd.generate("a", noise_source="torch_cpu", **asked)
-    steps = (programs.encode_text, programs.hoist, programs.noise, programs.begin, programs.advance)
+    sd.generate("a", noise_source="torch_cpu", **asked | {"sampler": "euler_ancestral"})
+    steps = (programs.encode_text, programs.hoist, programs.noise, programs.begin, programs.draw, programs.advance)
     before = [step._cache_size() for step in steps]
     for i, prompt in enumerate(PROMPTS):
         sd.generate(prompt, PROMPTS[-i], prompt_style=style, clip_skip=("diffusers:1", None)[i % 2], **asked)

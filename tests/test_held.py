@@ -27,7 +27,7 @@ def model(x, t):
 
 @jax.jit
 def run(table, held, keys, x_T):
-    return scan.result(scan.advance(scan.init(table, x_T, keys), table, model, held=held))
+    return scan.result(scan.advance(scan.draw(scan.init(table, x_T), table, keys), table, model, held=held))
 
 
 def follow(the_plan, mask, x_T=NOISE):

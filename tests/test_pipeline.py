@@ -19,12 +19,12 @@ def sd(tiny_checkpoint):
 
 def compilations() -> int:
     """Programs compiled so far by everything that a picture goes through."""
-    steps = (programs.encode_text, programs.hoist, programs.noise, programs.begin, programs.advance, programs.decode)
-    return sum(step._cache_size() for step in steps)
+    steps = (programs.encode_text, programs.hoist, programs.noise, programs.begin, programs.draw, programs.advance)
+    return sum(step._cache_size() for step in (*steps, programs.decode))
 
 
 def test_one_compilation_for_all_settings(sd):
-    sd.generate(["a red circle", "a blue square"], "green", steps=3, sampler="euler")
+    sd.generate(["a red circle", "a blue square"], "green", steps=3, sampler="euler_ancestral")
     before = compilations()
     settings = itertools.product(("ddim", "pndm", "euler", "dpmpp_2m"), (None, "karras", "trailing"), (1, 2, 20, 63))
     for i, (sampler, schedule, steps) in enumerate(settings):
@@ -47,7 +47,7 @@ def test_one_compilation_for_all_settings(sd):
 def test_one_compilation_for_all_lanes(sd):
     """Two pictures with samplers, schedules, steps and guidance of their own are one program, too."""
     samplers = ("ddim", "pndm", "euler", "dpmpp_2m")
-    sd.generate(["a", "b"], sampler=["euler", "ddim"], steps=3, decode=False)
+    sd.generate(["a", "b"], sampler=["euler_ancestral", "ddim"], steps=3, decode=False)
     before = compilations()
     for i, one in enumerate(samplers):
         sd.generate(
@@ -63,6 +63,16 @@ def test_one_compilation_for_all_lanes(sd):
             decode=False,
         )
     assert compilations() == before
+
+
+def test_a_sampler_without_noise_needs_no_program_for_it(sd):
+    """It is the longest of the small ones to compile."""
+    before = programs.draw._cache_size()
+    for steps in (3, 5):
+        sd.generate("a circle", steps=steps, sampler="heun", height=12, width=12, decode=False)
+    assert programs.draw._cache_size() == before
+    sd.generate("a circle", steps=3, sampler="euler_ancestral", height=12, width=12, decode=False)
+    assert programs.draw._cache_size() == before + 1
 
 
 PROMPTS = ["a red circle", "a blue square", "an ant", "a small green circle"]

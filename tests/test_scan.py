@@ -163,7 +163,7 @@ def test_segments_equal_the_whole():
         traces.append(1)
         return scan.advance(carry, rows, model)
 
-    carry = scan.init(table, x, keys)
+    carry = scan.draw(scan.init(table, x), table, keys)
     for start in range(0, p.rows, 4):
         carry = advance(carry, table.rows(start, start + 4))
     assert len(traces) == 1

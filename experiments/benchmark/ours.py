@@ -74,7 +74,7 @@ def steps(job: Job, count: int = 1) -> Call:
 
     def step() -> Any:
         # Every call is the start of a run: the state is donated, so each has one of its own.
-        carry = programs.begin(x, held, shares, table, jax.random.split(jax.random.key(0), job.batch), None)
+        carry = programs.begin(x, held, shares, table)
         return programs.advance(unet, dtype, carry, rows, params, told, guidance, held).x.block_until_ready()
 
     return step

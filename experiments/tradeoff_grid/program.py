@@ -104,7 +104,8 @@ class Program:
 def _begin(shape: tuple[int, ...], keys: jax.Array, table: Table) -> scan.Carry:
     """Each picture's noise from its own key, as `generate` draws it: picture i is its first_image=i of that seed."""
     start, draws = jax.vmap(jax.random.split, out_axes=1)(keys)
-    return scan.init(table, jax.vmap(lambda key: jax.random.normal(key, shape))(start), draws)
+    carry = scan.init(table, jax.vmap(lambda key: jax.random.normal(key, shape))(start))
+    return scan.draw(carry, table, draws)
 
 
 def automatic_batch(sd: sdjax.StableDiffusion, count: int, rows: int) -> int:

@@ -89,13 +89,24 @@ def run(
     table: Table, model: Model, x_T: jax.Array, keys: jax.Array | None = None, noise: jax.Array | None = None
 ) -> jax.Array:
     """`sample` on a table: what a caller jits. keys: [b], noise: [draws, b, ...], either or neither."""
-    return result(advance(init(table, x_T, keys, noise), table, model))
+    return result(advance(draw(init(table, x_T), table, keys, noise), table, model))
 
 
-def init(table: Table, x_T: jax.Array, keys: jax.Array | None = None, noise: jax.Array | None = None) -> Carry:
-    """The state before the first row, of the whole table, not a segment. x_T: [b, ...], float32 or wider."""
+def init(table: Table, x_T: jax.Array) -> Carry:
+    """The state before the first row, of the whole table, not a segment, with no draws. x_T: [b, ...]."""
     x_T = widened(x_T)
-    return Carry(x_T, x_T, jnp.zeros((len(table), *x_T.shape), x_T.dtype), _draws(table, x_T, keys, noise))
+    nothing = jnp.zeros((len(table), *x_T.shape), x_T.dtype)
+    return Carry(x_T, x_T, nothing, nothing)
+
+
+def draw(carry: Carry, table: Table, keys: jax.Array | None = None, noise: jax.Array | None = None) -> Carry:
+    """The same state with the table's draws: from keys [b], or placed from noise [draws, b, ...]; neither is none."""
+    if noise is not None and len(noise):
+        return replace(carry, draws=_placed(table, noise, carry.x_T))
+    if noise is not None or keys is None:
+        return carry
+    drawn = lax.map(lambda row: rows_.draw(keys, row, carry.x_T), jax.tree.map(jnp.asarray, table))
+    return replace(carry, draws=drawn)
 
 
 def advance(carry: Carry, rows: Table, model: Model, per_row: Any = None, held: Held | None = None) -> Carry:
@@ -155,13 +166,9 @@ def widened(x_T: jax.Array) -> jax.Array:
     return x_T.astype(jnp.promote_types(x_T.dtype, jnp.float32))
 
 
-def _draws(table: Table, x_T: jax.Array, keys: jax.Array | None, noise: jax.Array | None) -> jax.Array:
-    """All draws by slot, [r, b, ...]: from keys [b], or placed from noise [draws, b, ...]; else zero."""
-    if noise is not None and len(noise):
-        number = jnp.asarray(table.draw).reshape(len(table), -1)  # [r, 1], or [r, b] for a plan per image
-        number = rows_.beside(number, jnp.zeros((1, *x_T.shape)))
-        placed = jnp.take_along_axis(jnp.asarray(noise, x_T.dtype), jnp.maximum(number, 0), axis=0)
-        return jnp.where(number >= 0, placed, 0)
-    if noise is not None or keys is None:
-        return jnp.zeros((len(table), *x_T.shape), x_T.dtype)
-    return lax.map(lambda row: rows_.draw(keys, row, x_T), jax.tree.map(jnp.asarray, table))
+def _placed(table: Table, noise: jax.Array, x_T: jax.Array) -> jax.Array:
+    """Draws by their number, [draws, b, ...] -> by slot, [r, b, ...]; zero where a row has none."""
+    number = jnp.asarray(table.draw).reshape(len(table), -1)  # [r, 1], or [r, b] for a plan per image
+    number = rows_.beside(number, jnp.zeros((1, *x_T.shape)))
+    placed = jnp.take_along_axis(jnp.asarray(noise, x_T.dtype), jnp.maximum(number, 0), axis=0)
+    return jnp.where(number >= 0, placed, 0)

@@ -306,7 +306,7 @@ def test_one_compilation_whatever_is_asked(opened):
     sd = opened("sdxl")[1]
     asked = dict(height=HEIGHT, width=WIDTH, sampler="euler", noise=NOISE[:1])
     ours(sd, prompt="a", **asked)
-    steps = (programs.encode_text, programs.hoist, programs.begin, programs.advance)
+    steps = (programs.encode_text, programs.hoist, programs.begin, programs.draw, programs.advance)
     before = [step._cache_size() for step in steps]
     for changed in (
         dict(negative_prompt="blue", prompt_2="ring", original_size=(7, 9), crop=(1, 2)),
