@@ -43,6 +43,8 @@ def test_the_autoencoder_keeps_pictures(sd):
     assert accepted(np.rint((made + 1) * 127.5).astype(np.uint8), captions) >= 0.9
 
 
+@pytest.mark.ci
+@pytest.mark.optimised
 @pytest.mark.parametrize(
     ("things", "pairs", "least"), [(1, "seen", 0.95), (None, "seen", 0.85), (None, "unseen", 0.85)]
 )

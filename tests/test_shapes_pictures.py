@@ -1,5 +1,7 @@
 """What the inpainting and the depth U-Net learn from: holes, maps, conventions, and a scorer that is not fooled."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,8 +163,9 @@ def test_inpainting_starts_as_the_shipped_model():
     x, beside = (jnp.asarray(rng.normal(size=(1, 16, 16, c)), jnp.float32) for c in (4, 5))
     context, t = jnp.asarray(rng.normal(size=(1, 24, 128)), jnp.float32), jnp.array([500.0])
     wide = UNet(UNetConfig.from_dict(models.PICTURE_UNETS["inpainting"]))
-    want = UNet(models.UNET).apply({"params": train_pictures.shipped_unet()}, x, t, context)
-    got = wide.apply({"params": train_pictures.initial("inpainting", 0)}, jnp.concatenate([x, beside], -1), t, context)
+    want = jax.jit(UNet(models.UNET).apply)({"params": train_pictures.shipped_unet()}, x, t, context)
+    params = {"params": train_pictures.initial("inpainting", 0)}
+    got = jax.jit(wide.apply)(params, jnp.concatenate([x, beside], -1), t, context)
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
@@ -193,9 +196,11 @@ def test_the_loss_sees_the_channels_and_the_weights():
         name: rng.normal(size=size).astype(np.float32)
         for name, size in (("latents", (2, 16, 16, 4)), ("channels", (2, 16, 16, 1)), ("context", (2, 24, 128)))
     }
-    loss = jax.jit(
-        lambda batch: train_unet.velocity_loss(unet, train_unet.alphas_cumprod(), params, batch, jax.random.key(1))
-    )
+    of = jax.jit(partial(train_unet.velocity_loss, unet, train_unet.alphas_cumprod()))
+
+    def loss(batch):
+        return of(params, batch, jax.random.key(1))
+
     plain = float(loss(batch))
     assert float(loss(batch | {"channels": -batch["channels"]})) != plain
     half = np.zeros((2, 16, 16, 1), np.float32)

@@ -54,6 +54,8 @@ def circle():
     return image
 
 
+@pytest.mark.ci
+@pytest.mark.optimised
 def test_paints_what_is_asked(circle):
     """Through the trained weights, end to end: eight pictures with another object where the circle was."""
     sd = sdjax.load("shapes-inpainting", compilation_cache=False)
