@@ -26,15 +26,16 @@ class Shape:
     Attributes:
       blocks: transformer layers by block, 0 for a resnet, a halving or a doubling.
       width: channels of the first level. text: width of what it attends to.
-      added: width of what SDXL adds to the time, None where nothing is. linear: whether transformers begin with a
-        linear layer (SD 2.x, SDXL) and not a convolution. in_channels: 4; with a mask or a picture 8 or 9, depth 5.
+      added: width of what SDXL adds to the time, None where nothing is.
+      in_channels: 4; with a mask or a picture 8 or 9, depth 5.
+
+    Whether transformers begin with a linear layer (SD 2.x, SDXL) or a 1x1 convolution tells nothing: tools write both.
     """
 
     blocks: Mapping[str, int]
     width: int
     text: int | None
     added: int | None
-    linear: bool
     in_channels: int
 
     def differences(self, other: "Shape") -> list[str]:
@@ -45,7 +46,6 @@ class Shape:
                 ("width", self.width, other.width),
                 ("text width", self.text, other.text),
                 ("added conditioning", self.added, other.added),
-                ("linear projections", self.linear, other.linear),
             )
             if mine != theirs
         ]
@@ -74,9 +74,8 @@ def shape_of_file(header: Header) -> Shape:
             layer = _LAYER.fullmatch(block[2])
             blocks[block[1]] = max(blocks.get(block[1], 0), int(layer[1]) + 1 if layer else 0)
     text = next((shape[-1] for name, shape in own.items() if name.endswith("attn2.to_k.weight") and shape), None)
-    linear = any(name.endswith(".proj_in.weight") and len(shape) == 2 for name, shape in own.items())
     added = own[_ADDED][-1] if own.get(_ADDED) else None
-    return Shape(blocks, first[0], text, added, linear, first[1])
+    return Shape(blocks, first[0], text, added, first[1])
 
 
 def shape_of_config(config: UNetConfig) -> Shape:
@@ -87,7 +86,6 @@ def shape_of_config(config: UNetConfig) -> Shape:
         config.block_out_channels[0],
         config.cross_attention_dim,
         config.projection_class_embeddings_input_dim if added else None,
-        config.use_linear_projection,
         config.in_channels,
     )
 

@@ -49,8 +49,9 @@ CONVERT_FILE = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a header: dtype as safetensors spells it, and its bytes' place in the file."""
+    """One tensor of a header: its name there, its dtype as safetensors spells it, and its bytes' place in the file."""
 
+    name: str
     dtype: str
     shape: tuple[int, ...]
     start: int
@@ -59,7 +60,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """What one safetensors file says it holds."""
+    """What one safetensors file says it holds, by the names of the file or by those that it should have."""
 
     path: Path
     tensors: Mapping[str, Entry]
@@ -225,13 +226,13 @@ def read_header(path: Path) -> Header:
         size, reason = path.stat().st_size, shown(str(error), 400)
         raise CheckpointError(f"{path} ({size:,} bytes) is truncated or corrupt: {reason}; download it again") from None
     metadata = found.pop("__metadata__", None) or {}
-    tensors = {name: _entry(entry, 8 + length) for name, entry in found.items()}
+    tensors = {name: _entry(name, entry, 8 + length) for name, entry in found.items()}
     return Header(path, tensors, metadata)
 
 
-def _entry(entry: Mapping[str, Any], data: int) -> Entry:
+def _entry(name: str, entry: Mapping[str, Any], data: int) -> Entry:
     start, stop = entry["data_offsets"]
-    return Entry(entry["dtype"], tuple(entry["shape"]), data + start, data + stop)
+    return Entry(name, entry["dtype"], tuple(entry["shape"]), data + start, data + stop)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
