@@ -14,12 +14,13 @@ import safetensors.numpy
 
 from sdjax.weights import CheckpointError, resolve
 from sdjax.weights.hub import wanted_files
+from tests.checkpoints import INDEX
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PLAIN, HALF = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"
 WEIGHTS = safetensors.numpy.save({"a": np.ones(3, np.float32)})
 FILES = {
-    "model_index.json": b"{}",
+    "model_index.json": json.dumps(INDEX).encode(),
     "README.md": b"not needed",
     "v1-5-pruned.ckpt": b"a pickle",
     "v1-5-pruned.safetensors": b"a single file",

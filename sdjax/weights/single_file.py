@@ -22,7 +22,7 @@ from sdjax.weights.families import Shape, candidates, shape_of_file
 from sdjax.weights.files import Header, read_header, refuse_pickle
 from sdjax.weights.index import PAIRS
 from sdjax.weights.ldm import UNET_PREFIX
-from sdjax.weights.load import EIGHT_BITS, eight_bits
+from sdjax.weights.load import read_otherwise
 from sdjax.weights.names import CheckpointError, Layout, listing
 from sdjax.weights.original import TEXT, TWICE, Original, Sorted
 from sdjax.weights.prediction import Prediction, check_type, decide
@@ -167,8 +167,8 @@ def _notes(reader: _Reader, preset: Preset, shape: Shape, prediction: Prediction
         notes.append(f"{path} ({preset.title}) predicts {prediction.note}")
     if shape.in_channels != preset.configs["unet"]["in_channels"]:
         notes.append(f"{path} ({preset.title}): its U-Net has {shape.in_channels} input channels, as no published one")
-    if eight_bits([reader.header]):
-        notes.append(f"{path} is {EIGHT_BITS}")
+    used = [entry for own in reader.tensors.components.values() for entry in own.values()]
+    notes += [f"{path} is {what}" for what in read_otherwise(used)]
     if not reader.tensors.components["vae"]:
         notes.append(f"{path} holds no VAE: give one with vae=")
     if reader.tensors.leftovers:

@@ -17,6 +17,7 @@ from sdjax.weights import kinds, ldm, names
 from sdjax.weights.checkpoint import Checkpoint, Json
 from sdjax.weights.files import Header, read_header, read_json, refuse_pickle
 from sdjax.weights.ldm import VAE_PREFIX
+from sdjax.weights.links import home_of, within
 from sdjax.weights.load import read_component
 from sdjax.weights.names import Layout
 from sdjax.weights.save import default_layout
@@ -59,7 +60,7 @@ class OpenVae:
             return read_component(self.path, expected, variant=self.variant, dtype=dtype)
         read = VaeConfig.from_dict(config)
         modules = ldm.vae_modules(read)
-        own, _ = collect(self.header, _names(self.header, ldm.vae_words(read)))
+        tensors, _ = collect(self.header, _names(self.header, ldm.vae_words(read)))
 
         def places(path: names.Path, shape: names.Shape) -> list[names.Place]:
             return [ldm.place(path, shape, modules, VAE_PREFIX)]
@@ -68,7 +69,7 @@ class OpenVae:
             f"{self.path} does not hold the VAE of this checkpoint's config",
             "choose a VAE made for this family of models",
         )
-        params, found = read_tensors([replace(self.header, tensors=own)], expected, places, blame, dtype)
+        params, found = read_tensors([replace(self.header, tensors=tensors)], expected, places, blame, dtype)
         return params, default_layout(params, config, {path: one.dtype for path, one in found.items()})
 
 
@@ -80,7 +81,7 @@ def open_vae(path: str | os.PathLike[str], variant: str | None = None) -> OpenVa
     path = Path(path).expanduser()
     if path.is_dir():
         folder = path / "vae" if (path / "vae").is_dir() else path
-        return OpenVae(folder, config=read_json(folder / "config.json"), variant=variant)
+        return OpenVae(folder, config=read_json(within(folder / "config.json", home_of(path))), variant=variant)
     refuse_pickle(path)
     header = read_header(path)
     if _FIRST not in _names(header, {}).values():
