@@ -6,9 +6,9 @@ widths. A preset's config says its own, a file's header shows its; the family is
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from sdjax.config import UNetConfig
+from sdjax.config import Config, UNetConfig, read_networks
 from sdjax.presets import Preset
 from sdjax.weights.files import Header
 from sdjax.weights.ldm import UNET_PREFIX
@@ -16,6 +16,10 @@ from sdjax.weights.names import CheckpointError
 
 _BLOCK = re.compile(r"(input_blocks\.\d+\.\d+|middle_block\.\d+|output_blocks\.\d+\.\d+)\.(.*)")
 _LAYER = re.compile(r"transformer_blocks\.(\d{1,4})\..*")
+# Of configs what a file's tensors say as well, and what changes no picture.
+_TOLD = {"in_channels", "time_cond_proj_dim", "use_linear_projection"} | {
+    "sample_size", "eos_token_id", "force_upcast", "upcast_attention"
+}  # fmt: skip
 _CONV_IN, _ADDED = "input_blocks.0.0.weight", "label_emb.0.0.weight"
 
 
@@ -108,12 +112,26 @@ def candidates(shape: Shape, presets: Mapping[str, Preset], where: str) -> dict[
     return {name: presets[name] for name in exact or fitting}
 
 
-def is_known(config: UNetConfig, presets: Mapping[str, Preset]) -> bool:
-    """Whether a U-Net would be recognised in a single file; one that is not can be opened from a folder only."""
-    shape = shape_of_config(config)
-    return any(
-        not shape.differences(shape_of_config(UNetConfig.from_dict(p.configs["unet"]))) for p in presets.values()
-    )
+def unsaid(configs: Mapping[str, Config], presets: Mapping[str, Preset]) -> list[str]:
+    """What a single file of these networks could not say, since it has no configs and is read by those of its family.
+
+    That is every value by which they differ from the nearest family's, as "vae.scaling_factor 0.5 (there 0.18215)";
+    none where the file would be opened as what it is. Such networks can be opened from a folder only.
+    """
+    return min((_differences(configs, preset) for preset in presets.values()), key=len)
+
+
+def _differences(configs: Mapping[str, Config], preset: Preset) -> list[str]:
+    theirs, found = read_networks(preset.configs), []
+    for name in sorted({*configs, *theirs}):
+        if name not in configs or name not in theirs:
+            found.append(f"{name} ({preset.title} has {'none' if name in configs else 'one'})")
+            continue
+        for field in sorted(field.name for field in fields(configs[name])):
+            mine, usual = getattr(configs[name], field), getattr(theirs[name], field, None)
+            if field not in _TOLD and mine != usual:
+                found.append(f"{name}.{field} {mine} (there {usual})")
+    return found
 
 
 def _blocks(config: UNetConfig) -> Iterator[tuple[str, int]]:

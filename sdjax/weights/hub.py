@@ -8,6 +8,7 @@ cached copy is taken if it is whole.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import warnings
@@ -22,6 +23,7 @@ from sdjax.weights.load import open_folder
 from sdjax.weights.names import CheckpointError, shown
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _SMALL = ("scheduler", "low_res_scheduler", "feature_extractor", *PAIRS.values(), *NETWORKS)
 
 
@@ -95,6 +97,8 @@ def _fetch(repository: str, variant: str | None, revision: str) -> Path:
     except errors.HFValidationError as error:
         reason = f"is no Hub id: {error}"
     except Exception as error:  # the HTTP library under huggingface_hub differs by version, and so do its exceptions
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise CheckpointError(f"{repository} cannot be kept in the cache: {error}; HF_HOME chooses it") from None
         first = shown(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__, 400)
         cached = huggingface_hub.try_to_load_from_cache(repository, "model_index.json", revision=revision)
         if isinstance(cached, str):

@@ -26,7 +26,7 @@ _FOREIGN = (
         "a LoRA (or LyCORIS) file: it changes a model and is none; load the model it was made for",
     ),
     (
-        r"(control_model|controlnet_cond_embedding|input_hint_block|controlnet_.*_blocks?)\..*",
+        r"(.*\.)?(control_model|controlnet_cond_embedding|input_hint_block|controlnet_.*_blocks?)\..*",
         f"a ControlNet: {_STEERS}",
     ),
     (r"adapter\.(body|conv_in|unshuffle)\..*|body\.\d+\.block1\..*", f"a T2I-Adapter: {_STEERS}"),
@@ -52,11 +52,16 @@ _FOREIGN = (
 # What a checkpoint holds among other things, here without the rest.
 _ALONE = (
     (
-        r"(first_stage_model\.|vae\.)?(encoder|decoder)\.(conv_in|mid|mid_block)\..*",
+        r"unet\.(down_blocks|mid_block|up_blocks)\..*",
+        "a whole pipeline or its U-Net by diffusers' names, in one file, which is not read: take the folder that "
+        "`save_pretrained` writes, or the file in the original layout",
+    ),
+    (
+        r"(.*\.)?(encoder|decoder)\.(conv_in|mid|mid_block)\..*",
         "an autoencoder (VAE) alone: give it as vae= beside a checkpoint",
     ),
     (
-        r"(model\.diffusion_model\.|diffusion_model\.|unet\.)?input_blocks\..*",
+        r"(.*\.)?input_blocks\..*",
         "a U-Net alone: it needs the text encoder and the VAE of a whole checkpoint",
     ),
     (
@@ -68,6 +73,10 @@ _ALONE = (
         r"((text_model\.)?(encoder\.layers\.\d+|embeddings\.token_embedding)|(.*\.)?transformer\.resblocks"
         r"|.*\.text_model\.encoder|encoder\.block\.\d+)\..*",
         "a text encoder alone: it belongs in a folder in the diffusers layout as text_encoder/model.safetensors",
+    ),
+    (
+        r"(.*\.)?(model_ema|ema|ema_model|params_ema|averaged_model)\..*",
+        "averaged weights alone, as a training run keeps them beside the plain ones: take the file that has both",
     ),
     (r"conv_first\..*|body\.\d+\.rdb1\..*|model\.1\.sub\..*", "a picture upscaler (ESRGAN), no diffusion model"),
 )
