@@ -754,8 +754,13 @@ def test_what_is_no_safetensors_file_is_called_what_it_is(tmp_path, door, conten
 def test_a_header_is_read_only_where_its_size_is_a_checkpoint_s(tmp_path):
     (tmp_path / "a.safetensors").write_bytes((1 << 26).to_bytes(8, "little") + b"{" + b" " * 100)
     refused(tmp_path / "a.safetensors", "header too large: 67,108,864 bytes")
-    safetensors.numpy.save_file({f"input_blocks.{'9' * 5000}.0.weight": ONE}, tmp_path / "b.safetensors")
-    refused(tmp_path / "b.safetensors", "a tensor whose name has 5,022 characters")
+    safetensors.numpy.save_file({f"input_blocks.{'9' * 20_000}.0.weight": ONE}, tmp_path / "b.safetensors")
+    refused(tmp_path / "b.safetensors", "a tensor whose name has 20,022 characters")
+
+
+def test_a_block_number_of_five_thousand_digits(originals, tmp_path):
+    extra = {f"{UNET}input_blocks.{'9' * 5000}.0.op.bias": ONE}
+    refused(edited(originals("sd15")[0], tmp_path / "a.safetensors", extra), "1 blocks, as input_blocks.999")
 
 
 def test_truncated_and_missing(originals, tmp_path):

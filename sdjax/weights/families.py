@@ -168,4 +168,4 @@ def _layers(count: int | None) -> str:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(word), "") if word.isdigit() else (-1, word) for word in name.split(".")]
+    return [(len(word), word) if word.isdigit() else (-1, word) for word in name.split(".")]

@@ -38,7 +38,7 @@ _SHARD = re.compile(_STEM + r"(?:\.(?P<variant>[\w-]+))?-\d+-of-\d+\.safetensors
 LARGEST_TEXT = 1 << 26  # bytes; a tokenizer.json has 4 MB, an index of shards 0.2
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack")
 LONGEST_HEADER = 1 << 25  # bytes; that of SDXL has 0.4 MB
-LONGEST_NAME = 1000  # characters of a tensor's name; the longest in use have 120
+LONGEST_NAME = 10_000  # characters of a tensor's name; the longest in use have 120
 
 CONVERT = (
     "Such files can run any code when they are opened, so they never are; convert once with "
@@ -222,6 +222,18 @@ def _start(path: Path) -> bytes:
     return b""
 
 
+def read_single_header(path: Path) -> Header:
+    """What a file holds that is a checkpoint or a network by itself, and is told by its tensors' names.
+
+    Raises CheckpointError, also for a pickle and for a name too long to be looked through.
+    """
+    refuse_pickle(path)
+    header = read_header(path)
+    if long := next((name for name in header.tensors if len(name) > LONGEST_NAME), None):
+        raise CheckpointError(f"{path} has a tensor whose name has {len(long):,} characters: {shown(long, 60)}")
+    return header
+
+
 def read_header(path: Path) -> Header:
     """What `path` holds, checked against the file's true size. Raises CheckpointError."""
     if not os.path.isfile(path):
@@ -245,8 +257,6 @@ def read_header(path: Path) -> Header:
         size, reason = path.stat().st_size, shown(str(error), 400)
         raise CheckpointError(f"{path} ({size:,} bytes) is truncated or corrupt: {reason}; download it again") from None
     metadata = found.pop("__metadata__", None) or {}
-    if long := next((name for name in found if len(name) > LONGEST_NAME), None):
-        raise CheckpointError(f"{path} has a tensor whose name has {len(long):,} characters: {shown(long, 60)}")
     tensors = {name: _entry(name, entry, 8 + length) for name, entry in found.items()}
     return Header(path, tensors, metadata)
 

@@ -19,7 +19,7 @@ from sdjax.vocabulary import clip_tokenizer_files
 from sdjax.weights import kinds
 from sdjax.weights.checkpoint import Checkpoint, Json
 from sdjax.weights.families import Shape, candidates, shape_of_file
-from sdjax.weights.files import Header, read_header, refuse_pickle
+from sdjax.weights.files import Header, read_single_header
 from sdjax.weights.index import PAIRS
 from sdjax.weights.ldm import UNET_PREFIX
 from sdjax.weights.load import read_otherwise
@@ -53,8 +53,7 @@ def open_single_file(
     """
     check_type(prediction_type)
     path = Path(path)
-    refuse_pickle(path)
-    header, twice = _whole(read_header(path))
+    header, twice = _whole(read_single_header(path))
     shape = shape_of_file(header)
     families = candidates(shape, presets, str(path))
     prediction = decide(header, families, prediction_type)

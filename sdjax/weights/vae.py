@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from sdjax.config import VaeConfig
 from sdjax.weights import kinds, ldm, names
 from sdjax.weights.checkpoint import Checkpoint, Json
-from sdjax.weights.files import Header, read_header, read_json, refuse_pickle
+from sdjax.weights.files import Header, read_json, read_single_header
 from sdjax.weights.ldm import VAE_PREFIX
 from sdjax.weights.links import home_of, within
 from sdjax.weights.load import read_component
@@ -82,8 +82,7 @@ def open_vae(path: str | os.PathLike[str], variant: str | None = None) -> OpenVa
     if path.is_dir():
         folder = path / "vae" if (path / "vae").is_dir() else path
         return OpenVae(folder, config=read_json(within(folder / "config.json", home_of(path))), variant=variant)
-    refuse_pickle(path)
-    header = read_header(path)
+    header = read_single_header(path)
     if _FIRST not in _names(header, {}).values():
         kinds.refuse(header)
     return OpenVae(path, header=header)
