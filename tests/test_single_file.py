@@ -543,7 +543,7 @@ def test_an_unknown_prediction_type(originals):
 # An autoencoder alone ------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
+@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae.", "state_dict.", "module.first_stage_model."])
 def test_a_vae_by_its_original_names(originals, tmp_path, prefix):
     path, _ = originals("sdxl")
     other = {n: t + 1 for n, t in safetensors.numpy.load_file(path).items() if n.startswith(VAE)}
@@ -646,6 +646,29 @@ def test_what_is_no_checkpoint_is_called_by_its_name(tmp_path, names, what):
 def test_a_learnt_word_under_any_name(tmp_path):
     safetensors.numpy.save_file({"sks": np.ones((2, 768), np.float32)}, tmp_path / "x.safetensors")
     refused(tmp_path / "x.safetensors", "a textual-inversion embedding")
+
+
+def test_a_checkpoint_without_its_u_net(originals, tmp_path):
+    path = edited(originals("sd15")[0], tmp_path / "a.safetensors", drop=lambda n: n.startswith(UNET))
+    refused(path, "without its U-Net .*holds a VAE and a text encoder. Take the whole file; its VAE alone can be given")
+
+
+def test_text_encoders_by_transformers_names(originals, tmp_path):
+    """Stable Diffusion 2's with the last layer and the projection of the whole CLIP, SDXL's second with its own."""
+    for family, component, prefix in (("sd21", "text_encoder", ""), ("sdxl", "text_encoder_2", "text_encoder_2.")):
+        path, params = originals(family)
+        save_component(tmp_path / family, *components(SMALL[family])[component])
+        theirs = safetensors.numpy.load_file(tmp_path / family / "model.safetensors")
+        own = ("cond_stage_model.", "conditioner.embedders.1.")
+        renamed = {f"{prefix}{name}": tensor for name, tensor in theirs.items()}
+        if family == "sd21":
+            renamed["text_projection.weight"] = np.ones((32, 32), np.float32)
+            last = {n.replace("layers.1.", "layers.2."): t for n, t in renamed.items() if "layers.1." in n}
+            assert len(last) == 16
+            renamed |= last
+        edited(path, tmp_path / "a.safetensors", renamed, drop=lambda n, own=own: n.startswith(own))
+        opened = same_parameters(tmp_path / "a.safetensors", params)
+        assert any("(17 tensors)" in note for note in opened.notes) == (family == "sd21")
 
 
 def test_an_empty_file(tmp_path):

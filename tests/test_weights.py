@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from sdjax.config import VaeConfig
+from sdjax.programs import expected_params
 from sdjax.text.folder import FILES
 from sdjax.weights import (
     CheckpointError,
@@ -28,6 +30,7 @@ from sdjax.weights import (
     side_files,
 )
 from sdjax.weights.index import TOKENIZER_FILES
+from sdjax.weights.load import SIXTY_FOUR_BITS
 from sdjax.weights.write import Draft, write_tensors
 from tests.checkpoints import make_checkpoint
 
@@ -234,6 +237,37 @@ def test_what_stands_in_a_file_s_place_is_called_what_it_is(tmp_path, name, text
     (tmp_path / "m" / name).write_text(text)
     with pytest.raises(CheckpointError, match=f"{name} is {match}"):
         open_folder(tmp_path / "m")
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "state_dict.model.", "_orig_mod."])
+@pytest.mark.parametrize("make", [write, write_shards])
+def test_a_wrapper_before_all_names_is_read_through_and_goes_back(tmp_path, wrapper, make):
+    make(tmp_path / "in", {f"{wrapper}{name}": tensor for name, tensor in TENSORS.items()})
+    params, layout = read(tmp_path / "in")
+    jax.tree.map(np.testing.assert_array_equal, params, read(write(tmp_path / "plain"))[0])
+    save_component(tmp_path / "out", params, layout)
+    assert same_folder(tmp_path / "in", tmp_path / "out")
+    half = {f"{wrapper}{name}" if name < "d" else name: tensor for name, tensor in TENSORS.items()}
+    refused(write(tmp_path / "half", half), r"(?s)2 missing.*2 unexpected")
+
+
+def test_sixty_four_bits_in_a_folder(tmp_path):
+    make_checkpoint(tmp_path / "m", dtype=np.float32)
+    path = tmp_path / "m" / "vae" / UNET
+    tensors = safetensors.numpy.load_file(path)
+    wide = tensors["encoder.conv_in.bias"].astype(np.float64) / 3
+    safetensors.numpy.save_file(tensors | {"encoder.conv_in.bias": wide}, path)
+    opened = open_folder(tmp_path / "m")
+    assert opened.notes == (f"vae is {SIXTY_FOUR_BITS}",)
+    config = {"vae": VaeConfig.from_dict(opened.configs["vae"])}
+    found, _ = opened.read("vae", expected_params(config)["vae"])
+    np.testing.assert_array_equal(found["encoder"]["conv_in"]["bias"], wide.astype(np.float32), strict=True)
+
+
+def test_a_folder_with_a_single_file_says_to_give_the_file(tmp_path):
+    write(tmp_path, name="v1-5-pruned.safetensors")
+    with pytest.raises(CheckpointError, match=r"(?s)model_index.json is missing.*v1-5-pruned.*give its own path"):
+        open_folder(tmp_path)
 
 
 OLD_VAE = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

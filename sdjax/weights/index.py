@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sdjax.weights.files import parse_json, read_bytes, read_text
 from sdjax.weights.links import home_of, within
-from sdjax.weights.names import CheckpointError, nearest, shown
+from sdjax.weights.names import CheckpointError, listing, nearest, shown
 
 # The pipelines whose networks are all here. One of them differs from another in what it does with the networks,
 # which the U-Net's own config tells as well.
@@ -88,6 +88,12 @@ def read_index(folder: str | os.PathLike[str]) -> ModelIndex:
     path = Path(folder) / "model_index.json"
     if not path.parent.is_dir():
         raise CheckpointError(f"{folder} is no folder")
+    files = sorted(file.name for file in path.parent.glob("*.safetensors"))
+    if files and not os.path.lexists(path):
+        raise CheckpointError(
+            f"{path} is missing: the folder is no checkpoint in the diffusers layout, but holds {listing(files, 4)}\n  "
+            "If one of these is a whole checkpoint, give its own path"
+        )
     text = read_text(within(path, home_of(path.parent)))
     found = parse_json(text, path)
     pipeline = found.get("_class_name")

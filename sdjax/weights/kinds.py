@@ -49,15 +49,21 @@ _FOREIGN = (
     (r"edm_(mean|std)", "Playground 2.5, whose latents are scaled by channel, which is not supported yet"),
     (r"edm_vpred\.sigma_max", "an EDM model (CosXL), whose noise levels are not supported yet"),
 )
+_THEIR_UNET = r"unet\.(down_blocks|mid_block|up_blocks)\..*"
+_VAE = r"(.*\.)?(encoder|decoder)\.(conv_in|mid|mid_block)\..*"
+_TEXT = (
+    r"((text_model\.)?(encoder\.layers\.\d+|embeddings\.token_embedding)|(.*\.)?transformer\.resblocks"
+    r"|.*\.text_model\.encoder|encoder\.block\.\d+)\..*"
+)
 # What a checkpoint holds among other things, here without the rest.
 _ALONE = (
     (
-        r"unet\.(down_blocks|mid_block|up_blocks)\..*",
+        _THEIR_UNET,
         "a whole pipeline or its U-Net by diffusers' names, in one file, which is not read: take the folder that "
         "`save_pretrained` writes, or the file in the original layout",
     ),
     (
-        r"(.*\.)?(encoder|decoder)\.(conv_in|mid|mid_block)\..*",
+        _VAE,
         "an autoencoder (VAE) alone: give it as vae= beside a checkpoint",
     ),
     (
@@ -70,8 +76,7 @@ _ALONE = (
         "unet/diffusion_pytorch_model.safetensors",
     ),
     (
-        r"((text_model\.)?(encoder\.layers\.\d+|embeddings\.token_embedding)|(.*\.)?transformer\.resblocks"
-        r"|.*\.text_model\.encoder|encoder\.block\.\d+)\..*",
+        _TEXT,
         "a text encoder alone: it belongs in a folder in the diffusers layout as text_encoder/model.safetensors",
     ),
     (
@@ -91,7 +96,7 @@ def foreign(header: Header) -> str | None:
 
 def refuse(header: Header) -> NoReturn:
     """Raises CheckpointError for a file that is not what was asked for, saying what it is."""
-    if found := foreign(header) or _embedding(header) or _first(_ALONE, header.tensors):
+    if found := foreign(header) or _embedding(header) or _without_u_net(header) or _first(_ALONE, header.tensors):
         raise CheckpointError(f"{header.path} is {found}")
     if not header.tensors:
         raise CheckpointError(f"{header.path} holds no tensors")
@@ -109,6 +114,17 @@ def _embedding(header: Header) -> str | None:
     )
     if header.tensors and (named or small):
         return "a textual-inversion embedding: it adds a word to a model's text encoder and is no model"
+    return None
+
+
+def _without_u_net(header: Header) -> str | None:
+    """A checkpoint that has lost its U-Net; one with a U-Net by diffusers' names is for others to tell."""
+    held = [any(re.fullmatch(pattern, name) for name in header.tensors) for pattern in (_VAE, _TEXT, _THEIR_UNET)]
+    if held == [True, True, False]:
+        return (
+            "a checkpoint without its U-Net (model.diffusion_model.*): it holds a VAE and a text encoder. Take the "
+            "whole file; its VAE alone can be given as vae= beside another checkpoint"
+        )
     return None
 
 

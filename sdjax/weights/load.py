@@ -17,6 +17,7 @@ from sdjax.weights.files import Entry, Header, component_headers, read_json, rea
 from sdjax.weights.index import NETWORKS, read_index, side_files
 from sdjax.weights.links import home_of, within
 from sdjax.weights.names import NARROW, WIDE, Layout, Stored
+from sdjax.weights.spelling import without_prefix
 from sdjax.weights.tensors import Blame, Found, on_device, read_tensors
 
 EIGHT_BITS = "stored in 8 bits: each number is read as the float16 that equals it, and would be saved as one"
@@ -83,15 +84,17 @@ def _read_component(
     place: Callable[[np.ndarray], Any] = on_device,
 ) -> tuple[dict[str, Any], Layout]:
     config = read_text(folder / "config.json")
-    params, found = read_tensors(headers, expected, names.places, _blame(folder, headers), dtype, place)
-    kept = {(h.path.name, name): _buffer(h, name) for h in headers for name in h.tensors if names.is_buffer(name)}
+    plain = [without_prefix(header, expected) for header in headers]
+    params, found = read_tensors(plain, expected, names.places, _blame(folder, headers), dtype, place)
+    buffers = [(h, entry.name) for h in plain for name, entry in h.tensors.items() if names.is_buffer(name)]
+    kept = {(header.path.name, name): _buffer(header, name) for header, name in buffers}
     metadata = {header.path.name: header.metadata for header in headers}
     stored = {path: _stored(one) for path, one in found.items()}
     return params, Layout(stored, metadata, config, kept, index)
 
 
 def _stored(found: Found) -> Stored:
-    return Stored(found.place.name, found.entry.shape, found.dtype, found.header.path.name)
+    return Stored(found.entry.name, found.entry.shape, found.dtype, found.header.path.name)
 
 
 def _blame(folder: Path, headers: list[Header]) -> Blame:

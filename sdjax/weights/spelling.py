@@ -13,10 +13,11 @@ autoencoder and the text encoders are known in the same way, once the family is 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from sdjax.weights.files import Entry, Header
 from sdjax.weights.ldm import UNET_PREFIX
-from sdjax.weights.names import CheckpointError, shown
+from sdjax.weights.names import CheckpointError, flatten, shown, spellings
 
 _INSIDE = r"(?:input_blocks|output_blocks|middle_block)\.\d+\."
 _ANCHOR = re.compile(rf"((?:.*\.)?){_INSIDE}.*")
@@ -45,6 +46,21 @@ def without_wrappers(header: Header) -> tuple[Header, list[str]]:
         header, {name: _unet_name(one, prefixes) or one.removeprefix(wrapper) for name, one in short.items()}
     )
     return replace(header, tensors=tensors), twice
+
+
+def without_prefix(header: Header, expected: Mapping[str, Any]) -> Header:
+    """The header of one network's file, in the diffusers layout, without the words that stand before all its names.
+
+    `expected` are the network's parameters, which tell such words, as `module.` of `module.conv_in.weight`.
+    """
+    known = {name for path in flatten(expected) for name in spellings(path)}
+    if known & header.tensors.keys():
+        return header
+    first = next(iter(header.tensors), "").split(".")
+    before = [".".join(first[:i]) + "." for i in range(1, len(first)) if ".".join(first[i:]) in known]
+    if not before or not all(name.startswith(before[0]) for name in header.tensors):
+        return header
+    return replace(header, tensors={n.removeprefix(before[0]): entry for n, entry in header.tensors.items()})
 
 
 def collect(header: Header, renamed: Mapping[str, str]) -> tuple[dict[str, Entry], list[str]]:
