@@ -47,10 +47,11 @@ def main(values: Any) -> None:
         opened = weights.open_vae(values.vae, values.variant).into(opened)
     for note in opened.notes:
         warnings.warn(note, stacklevel=1)
+    if layout == "single_file":
+        check_family(opened.configs, values.source)
     with jax.default_device(jax.devices("cpu")[0]):
         components = {name: read(opened, name, tree, values.dtype) for name, tree in expected(opened.configs).items()}
     if layout == "single_file":
-        check_family(opened.configs["unet"])
         weights.save_single_file(values.target, opened.configs, components, opened.scheduler)
     else:
         weights.save_folder(values.target, components, opened.files)
@@ -66,14 +67,19 @@ def check_target(target: Path, layout: str) -> None:
         raise ValueError(f"--target={target}: the diffusers layout is a folder; for a file say --layout=single_file")
 
 
-def check_family(unet: Any) -> None:
-    """Warns where the new file could not be told apart: it does not say its own config, its tensors have to."""
-    from sdjax.config import UNetConfig
+def check_family(configs: Any, source: str) -> None:
+    """Raises ValueError where the file could not be opened again: it does not say its configs, its family has to."""
+    from sdjax.config import read_networks
     from sdjax.presets import PRESETS
-    from sdjax.weights.families import is_known
+    from sdjax.weights.families import unsaid
+    from sdjax.weights.names import listing
 
-    if not is_known(UNetConfig.from_dict(unet), PRESETS):
-        warnings.warn("the U-Net is of no published family: only the folder can be opened, not this file", stacklevel=2)
+    if different := unsaid(read_networks(configs), PRESETS):
+        raise ValueError(
+            f"{source} cannot be a single file, which nothing could open: such a file is read by the configs of a "
+            f"published family, and of the nearest this one differs in:{listing(different)}\n  Keep it as a folder "
+            "(--layout=diffusers)"
+        )
 
 
 def expected(configs: Any) -> Any:

@@ -174,14 +174,15 @@ class Door:
 
 
 def tensors_in(path: Path) -> Iterator[tuple[str | None, str, np.ndarray]]:
-    """(component in a folder, name, numbers) of every tensor; eight bits are widened as they say."""
+    """(component in a folder, name, numbers) of every tensor; eight bits are widened, 64 rounded to 32."""
     for file in files(path, "*.safetensors"):
         for name, (dtype, shape, data) in tensors_of(file.read_bytes()).items():
             if dtype not in DTYPES:  # of something that was left alone
                 continue
             array = np.frombuffer(data, DTYPES[dtype]).reshape(shape)
-            narrow = dtype.startswith("F8")
-            yield (file.parent.name if path.is_dir() else None, name, array.astype(np.float16) if narrow else array)
+            read_as = np.float16 if dtype.startswith("F8") else np.float32 if dtype == "F64" else array.dtype
+            with np.errstate(over="ignore"):
+                yield (file.parent.name if path.is_dir() else None, name, array.astype(read_as, copy=False))
 
 
 def _of(path: Path, place: tuple[str, ...]) -> str | None:

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from sdjax.weights import Checkpoint, CheckpointError, Layout, open_checkpoint, read_component, read_json
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).resolve().parent / "assets"  # an installation may be a farm of links, which is our own
 SHAPES = "shapes"
 SHIPPED = (SHAPES, "shapes-inpainting", "shapes-depth")
 

@@ -1,5 +1,6 @@
 """`python -m experiments.convert`: from one layout into the other and back, and what it says to a wrong flag."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import safetensors.numpy
 from safetensors import safe_open
 
 from experiments import convert
-from sdjax.weights import CheckpointError, open_single_file, single_file
+from sdjax.weights import CheckpointError, open_single_file, save_folder, save_single_file, single_file
 from tests.checkpoints import make_checkpoint
 from tests.single_files import SMALL, components
 from tests.test_single_file import tensors_of
@@ -26,6 +27,7 @@ FLAGS = {"layout": None, "dtype": None, "variant": None, "vae": None, "predictio
 def small(monkeypatch):
     """The program's own door, for the small families."""
     monkeypatch.setattr(single_file.open_single_file, "__kwdefaults__", {"presets": SMALL})
+    monkeypatch.setattr("sdjax.presets.PRESETS", SMALL)
 
 
 def run(source, target, **options) -> None:
@@ -34,13 +36,10 @@ def run(source, target, **options) -> None:
 
 def test_a_folder_a_file_and_a_folder_again(small, tmp_path, capsys):
     preset = SMALL["sd15"]
-    from sdjax.weights import save_folder, save_single_file
-
     parts = components(preset, np.float16)
     save_single_file(tmp_path / "a.safetensors", preset.configs, parts, preset.scheduler)
     save_folder(tmp_path / "a", parts, open_single_file(tmp_path / "a.safetensors").files)
-    with pytest.warns(UserWarning, match="of no published family"):  # the blocks are, the widths are not
-        run(tmp_path / "a", tmp_path / "b.safetensors")
+    run(tmp_path / "a", tmp_path / "b.safetensors")
     run(tmp_path / "b.safetensors", tmp_path / "b")
     assert tensors_of(tmp_path / "b.safetensors") == tensors_of(tmp_path / "a.safetensors")
     assert same_folder(tmp_path / "a", tmp_path / "b")
@@ -57,10 +56,36 @@ def test_a_cast_and_another_vae(tmp_path):
         np.testing.assert_array_equal(found[key], tensor.astype(np.float16), strict=True)
 
 
-def test_a_file_in_another_dtype_says_what_it_predicts(tmp_path):
-    make_checkpoint(tmp_path / "a", dtype=np.float32)
-    with pytest.warns(UserWarning, match="of no published family"):
-        run(tmp_path / "a", tmp_path / "b.safetensors", dtype="bfloat16", prediction_type="v_prediction")
+@pytest.mark.parametrize(
+    "changes,differs",
+    [
+        ({}, "unet.block_out_channels"),
+        ({"vae": {"scaling_factor": 0.5}}, r"vae.scaling_factor 0.5 \(there 0.18215\)"),
+        ({"unet": {"attention_head_dim": 4}}, r"unet.heads \(4, 4, 4, 4\)"),
+    ],
+)
+def test_a_model_of_no_known_family_stays_a_folder(small, tmp_path, monkeypatch, changes, differs):
+    """Nothing could open the file: it has no configs, and those of a family would be taken, of other pictures."""
+    preset = SMALL["sd15"]
+    if changes:
+        parts = components(preset, np.float16)
+        save_single_file(tmp_path / "a.safetensors", preset.configs, parts, preset.scheduler)
+        run(tmp_path / "a.safetensors", tmp_path / "a")
+    else:
+        make_checkpoint(tmp_path / "a")
+    for name, values in changes.items():
+        path = tmp_path / "a" / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(ValueError, match=rf"(?s)cannot be a single file.*{differs}.*Keep it as a folder"):
+        run(tmp_path / "a", tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_a_file_in_another_dtype_says_what_it_predicts(small, tmp_path):
+    preset = SMALL["sd15"]
+    parts = components(preset)
+    save_single_file(tmp_path / "a.safetensors", preset.configs, parts, preset.scheduler)
+    run(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dtype="bfloat16", prediction_type="v_prediction")
     assert {dtype for dtype, *_ in tensors_of(tmp_path / "b.safetensors").values()} == {"BF16"}
     with safe_open(tmp_path / "b.safetensors", framework="np") as file:
         assert file.metadata() == {"format": "pt", "modelspec.prediction_type": "v"}

@@ -14,12 +14,13 @@ import safetensors.numpy
 
 from sdjax.weights import CheckpointError, resolve
 from sdjax.weights.hub import wanted_files
+from tests.checkpoints import INDEX
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PLAIN, HALF = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"
 WEIGHTS = safetensors.numpy.save({"a": np.ones(3, np.float32)})
 FILES = {
-    "model_index.json": b"{}",
+    "model_index.json": json.dumps(INDEX).encode(),
     "README.md": b"not needed",
     "v1-5-pruned.ckpt": b"a pickle",
     "v1-5-pruned.safetensors": b"a single file",
@@ -73,9 +74,14 @@ class Hub(BaseHTTPRequestHandler):
                 if revision in ("main", COMMIT) and name in files:
                     if body:
                         self.server.sent.append(name)
-                    return self.send(200, files[name], {"X-Repo-Commit": COMMIT, "ETag": etag(files[name])}, body)
+                    return self.send(
+                        200, files[name], {"X-Repo-Commit": COMMIT, "ETag": self.etag(name, files[name])}, body
+                    )
         gated = "me/gated" in path
         self.send(403 if gated else 404, b"{}", {"X-Error-Code": "GatedRepo" if gated else "RepoNotFound"})
+
+    def etag(self, name: str, data: bytes) -> str:
+        return self.server.etags.get(name, etag(data))
 
     def api(self, owner_name: str, files: dict[str, bytes], what: str) -> None:
         kind, revision = what.split("/", 1)
@@ -117,7 +123,7 @@ def etag(data: bytes) -> str:
 def hub(tmp_path, monkeypatch) -> Iterator[ThreadingHTTPServer]:
     """The server, with HF_ENDPOINT set after huggingface_hub's import, and an empty cache."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.repositories, server.sent = {"me/tiny": FILES}, []
+    server.repositories, server.sent, server.etags = {"me/tiny": FILES}, [], {}
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -176,6 +182,31 @@ def test_without_network_the_cache_is_taken(hub, monkeypatch):
 def test_without_network_and_cache(hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(CheckpointError, match="me/tiny is no folder here, not in the cache, .* cannot be reached"):
+        resolve("me/tiny")
+
+
+@pytest.mark.parametrize(
+    "lost,what",
+    [
+        ("text_encoder/model.safetensors", "text_encoder holds no .* it holds: config.json"),
+        ("vae/config.json", "vae/config.json is missing"),
+        ("tokenizer/merges.txt", "tokenizer holds neither vocab.json and merges.txt nor tokenizer.json"),
+        ("scheduler/scheduler_config.json", "scheduler_config.json is missing"),
+    ],
+)
+def test_a_download_that_broke_off_says_so_with_the_network_s_own_error(hub, monkeypatch, lost, what):
+    (resolve("me/tiny") / lost).unlink()
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(
+        CheckpointError, match=rf"cannot be reached \(.+\), and the copy .* is not whole.*{what}.*again"
+    ):
+        resolve("me/tiny")
+
+
+def test_a_server_that_names_a_path_outside_the_cache(hub, tmp_path):
+    """huggingface_hub 2.4 calls a file by its ETag, wherever that leads; such a snapshot is not used."""
+    hub.etags["scheduler/scheduler_config.json"] = '"../../../evil.json"'
+    with pytest.raises(CheckpointError, match="scheduler_config.json is a link.*leads out.*Do not trust this server"):
         resolve("me/tiny")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -30,6 +31,7 @@ from tests.single_files import SMALL, components, expected
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 FAMILIES = sorted(SMALL)
+ONE = np.ones((2, 2), np.float32)
 BIAS = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
 
@@ -181,6 +183,167 @@ def test_half_of_the_text_encoders_names_may_lack_their_prefix(originals, tmp_pa
     jax.tree.map(np.testing.assert_array_equal, read, params["text_encoder"])
 
 
+# How people's tools write a published file: (family, what each name becomes, what each tensor becomes).
+def _text(name: str) -> bool:
+    return name.startswith(("cond_stage_model.", "conditioner."))
+
+
+def _vae_words(words: dict[str, str]):
+    def renamed(name: str) -> str:
+        head, dot, leaf = name.rpartition(".attn_1.")
+        word, _, kind = leaf.rpartition(".")
+        return f"{head}{dot}{words[word]}.{kind}" if dot and word in words else name
+
+    return renamed
+
+
+NEW_WORDS = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0", "norm": "group_norm"}
+OLD_WORDS = {"q": "query", "k": "key", "v": "value", "proj_out": "proj_attn", "norm": "group_norm"}
+HUGGING = "cond_stage_model.transformer.text_model."
+SPELLINGS = {
+    "wrapped": ("sd15", lambda n: f"state_dict.{n}"),
+    "wrapped twice": ("sd21", lambda n: f"model.module.{n}"),
+    "wrapped by an unknown word": ("sd15", lambda n: f"sd_15_pruned.{n}"),
+    "compiled": ("sd15", lambda n: n.replace("diffusion_model.", "diffusion_model._orig_mod.")),
+    "parallel": ("sd15", lambda n: n.replace("first_stage_model.", "first_stage_model.module.")),
+    "u-net by its module's name": ("sd15", lambda n: n.removeprefix("model.") if n.startswith(UNET) else n),
+    "u-net as kohya keeps it": ("sdxl", lambda n: n.replace(UNET, "unet.")),
+    "u-net bare": ("sd15", lambda n: n.removeprefix(UNET)),
+    "u-net bare in a model": ("sd21", lambda n: n.replace("model.diffusion_model.", "model.")),
+    "wrapped, u-net by its module's name": ("sd15", lambda n: f"state_dict.{n.removeprefix('model.')}"),
+    "sdxl's prefix in sd2": ("sd21", lambda n: n.replace("cond_stage_model.", "conditioner.embedders.0.")),
+    "sdxl's prefix in sd1": ("sd15", lambda n: n.replace("cond_stage_model.", "conditioner.embedders.0.")),
+    "sd1's prefix in the refiner": (
+        "sdxl_refiner", lambda n: n.replace("conditioner.embedders.0.", "cond_stage_model."),
+    ),
+    "numbered otherwise": ("sdxl", lambda n: n.replace("conditioner.embedders.", "cond_stage_model.")),
+    "numbers exchanged": ("sdxl", lambda n: re.sub(r"embedders\.(\d)", lambda m: f"embedders.{1 - int(m[1])}", n)),
+    "text encoders by diffusers' folders": (
+        "sdxl",
+        lambda n: n.replace("conditioner.embedders.0.transformer.", "text_encoder.").replace(
+            "conditioner.embedders.1.model.", "text_encoder_2."
+        ),
+    ),
+    "text without prefix": ("sd15", lambda n: n.removeprefix("cond_stage_model.transformer.") if _text(n) else n),
+    "text in part without text_model": ("sd15", lambda n: n.replace(f"{HUGGING}encoder", "cond_stage_model.encoder")),
+    "text in part without prefix": ("sd15", lambda n: n.replace(f"{HUGGING}encoder", "encoder")),
+    "text of OpenCLIP bare": ("sd21", lambda n: n.removeprefix("cond_stage_model.model.") if _text(n) else n),
+    "vae as a pipeline's": ("sd15", lambda n: n.replace(VAE, "vae.")),
+    "vae bare": ("sd15", lambda n: n.removeprefix(VAE)),
+    "vae with diffusers' words": ("sd15", _vae_words(NEW_WORDS)),
+    "vae with diffusers' old words": ("sdxl", _vae_words(OLD_WORDS)),
+    "vae with a word or two": ("sd15", _vae_words({"proj_out": "to_out", "k": "to_k"})),
+    "vae with diffusers' shortcuts": ("sd15", lambda n: n.replace("nin_shortcut", "conv_shortcut")),
+}  # fmt: skip
+
+
+def same_parameters(path: Path, params: dict):
+    """The file opens and holds these parameters; what was opened."""
+    opened = open_single_file(path, presets=SMALL)
+    read = {name: tree for name, (tree, _) in read_all(opened).items()}
+    jax.tree.map(np.testing.assert_array_equal, read, params)
+    return opened
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_other_names_of_the_same_tensors(originals, tmp_path, spelling):
+    family, rename = SPELLINGS[spelling]
+    path, params = originals(family)
+    tensors = safetensors.numpy.load_file(path)
+    other = {rename(name): tensor for name, tensor in tensors.items()}
+    assert len(other) == len(tensors) and other.keys() != tensors.keys()
+    safetensors.numpy.save_file(other, tmp_path / "a.safetensors")
+    opened = same_parameters(tmp_path / "a.safetensors", params)
+    assert not any("left alone" in note for note in opened.notes)
+
+
+def test_a_vae_by_diffusers_names_in_an_original_file(originals, tmp_path):
+    """diffusers' names as save_component writes them, once under the original prefix and once under diffusers'."""
+    path, params = originals("sd15")
+    save_component(tmp_path / "vae", *components(SMALL["sd15"])["vae"])
+    theirs = safetensors.numpy.load_file(tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
+    assert "decoder.up_blocks.0.resnets.0.conv1.weight" in theirs
+    for prefix in (VAE, "vae."):
+        renamed = {f"{prefix}{name}": tensor for name, tensor in theirs.items()}
+        edited(path, tmp_path / "a.safetensors", renamed, drop=lambda n: n.startswith(VAE))
+        same_parameters(tmp_path / "a.safetensors", params)
+
+
+@pytest.mark.parametrize("module", ["proj_in", "proj_out"])
+@pytest.mark.parametrize("family", ["sd15", "sd21"])
+def test_a_projection_as_a_convolution_and_as_a_linear_layer(originals, tmp_path, family, module):
+    """Stable Diffusion 1 has 1x1 convolutions there, 2 linear layers; either file may have the other."""
+    path, params = originals(family)
+    other = {
+        n: t[..., 0, 0] if t.ndim == 4 else t[..., None, None]
+        for n, t in safetensors.numpy.load_file(path).items()
+        if n.endswith(f".{module}.weight")
+    }
+    assert len(other) > 10
+    same_parameters(edited(path, tmp_path / "a.safetensors", other), params)
+
+
+def test_a_projection_that_is_a_linear_layer_is_told_by_its_name(originals, tmp_path):
+    """text_projection is for x @ W; torch's Linear, whose tensor is text_projection.weight, has it transposed."""
+    path, params = originals("sdxl")
+    top = "conditioner.embedders.1.model.text_projection"
+    matrix = safetensors.numpy.load_file(path)[top]
+    assert matrix.shape[0] == matrix.shape[1] and (matrix != matrix.T).any()
+    other = {f"{top}.weight": np.ascontiguousarray(matrix.T)}
+    same_parameters(edited(path, tmp_path / "a.safetensors", other, drop=lambda n: n == top), params)
+    # Both, which agree; and both, which do not.
+    same_parameters(edited(path, tmp_path / "b.safetensors", other), params)
+    opened = open_single_file(edited(path, tmp_path / "c.safetensors", {f"{top}.weight": matrix}), presets=SMALL)
+    with pytest.raises(CheckpointError, match=r"1 duplicate:\n.*model.text_projection, .*text_projection.weight"):
+        opened.read("text_encoder_2", expected(opened.configs)["text_encoder_2"])
+
+
+def test_one_tensor_by_two_names(originals, tmp_path):
+    path, params = originals("sd15")
+    name = f"{UNET}time_embed.0.bias"
+    tensor = safetensors.numpy.load_file(path)[name]
+    for again in (f"module.{name}", "diffusion_model.time_embed.0.bias"):
+        more = {
+            again: tensor,
+            "diffusion_model.middle_block.0.in_layers.0.bias": _of(path, "middle_block.0.in_layers.0.bias"),
+        }
+        opened = same_parameters(edited(path, tmp_path / "a.safetensors", more), params)
+        assert "there once more (2 tensors)" in opened.notes[0]
+        refused(
+            edited(path, tmp_path / "b.safetensors", more | {again: tensor + 1}),
+            f"twice, and they differ: {name} and {again}",
+        )
+    vae = f"{VAE}encoder.mid.attn_1.k.bias"
+    refused(
+        edited(path, tmp_path / "c.safetensors", {vae.replace(".k.", ".to_k."): np.ones(16, np.float32)}),
+        rf"twice, and they differ: {vae} and .*attn_1.to_k.bias; two models were mixed",
+    )
+
+
+def _of(path: Path, name: str) -> np.ndarray:
+    return safetensors.numpy.load_file(path)[UNET + name]
+
+
+def test_numbers_of_64_bits_are_rounded_to_32(originals, tmp_path):
+    path, params = originals("sd15")
+    name = f"{UNET}time_embed.0.bias"
+    wide = np.linspace(-1, 1, 64) / 3
+    assert (wide != wide.astype(np.float32)).any()
+    opened = open_single_file(edited(path, tmp_path / "a.safetensors", {name: wide}), presets=SMALL)
+    assert opened.notes == (
+        f"{tmp_path / 'a.safetensors'} is stored in 64 bits, if only in part: each number is read "
+        "as the nearest float32, and saved as one",
+    )
+    read, layout = opened.read("unet", expected(opened.configs)["unet"])
+    np.testing.assert_array_equal(read["time_embedding"]["linear_1"]["bias"], wide.astype(np.float32), strict=True)
+    save_component(tmp_path / "unet", read, layout)
+    for broken, what in ((1e39, "cast to float32"), (np.nan, "holds nan")):
+        edited(path, tmp_path / "b.safetensors", {name: np.where(np.arange(64) == 5, broken, wide)})
+        opened = open_single_file(tmp_path / "b.safetensors", presets=SMALL)
+        with pytest.raises(CheckpointError, match=rf"{name}.*{what}|{what}.*{name}"):
+            opened.read("unet", expected(opened.configs)["unet"])
+
+
 def test_a_vae_with_linear_projections(originals, tmp_path):
     path, params = originals("sd15")
     tensors = safetensors.numpy.load_file(path)
@@ -211,6 +374,30 @@ def test_leftovers_are_left_and_named(originals, tmp_path):
     assert "the safety checker (1 tensors)" in opened.notes[0]
     params = {name: tree for name, (tree, _) in read_all(opened).items()}
     jax.tree.map(np.testing.assert_array_equal, params, originals("sd15")[1])
+
+
+def test_tensors_of_no_network_are_left_and_named(originals, tmp_path):
+    """Whatever they are: by the first word of their names; and they hide nothing that is missing."""
+    path, params = originals("sd15")
+    extra = {
+        "embedding_manager.string_to_param_dict.*": ONE, "embedding_manager.initial": ONE,
+        "global_step": np.zeros(1, np.int64),
+        "learned_conditioning": ONE, "denoiser.weighting.x": ONE, "optimizer_states.0.state.1.exp_avg": ONE,
+        "mystery.weight": np.full(2, np.nan, np.float32), "conditional.vision_model.embeddings.class_embedding": ONE,
+        "cond_stage_model.transformer.vision_model.encoder.layers.0.mlp.fc1.weight": ONE,
+    }  # fmt: skip
+    opened = same_parameters(edited(path, tmp_path / "a.safetensors", extra), params)
+    assert len(opened.notes) == 1
+    for named in ("embedding_manager.* (2 tensors)", "global_step (1", "learned_conditioning (1", "mystery.* (1",
+                  "the training noise schedule (1", "optimizer_states.* (1", "sees pictures (2"):  # fmt: skip
+        assert named in opened.notes[0]
+    lost = f"{UNET}time_embed.0.bias"
+    moved = extra | {"modle.diffusion_model.time_embed.0.bias": np.zeros(64, np.float32)}
+    opened = open_single_file(edited(path, tmp_path / "b.safetensors", moved, drop=lambda n: n == lost), presets=SMALL)
+    with pytest.raises(
+        CheckpointError, match=rf"(?s)1 missing:\n *{lost}.*Left aside in it: .*modle\.\* \(1 tensors\)"
+    ):
+        opened.read("unet", expected(opened.configs)["unet"])
 
 
 def test_stable_diffusion_2_s_last_layer_is_left(originals, tmp_path):
@@ -247,7 +434,9 @@ def test_a_distilled_u_net_that_knows_the_guidance_scale(originals, tmp_path):
     assert read["time_embedding"]["cond_proj"]["kernel"].shape == (6, 16)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.float8_e4m3fnuz, jnp.float8_e5m2fnuz], ids=lambda d: d.__name__
+)
 @pytest.mark.parametrize("single", [True, False])
 def test_eight_bits_are_read_as_the_same_numbers(originals, tmp_path, dtype, single):
     """Every number of the format, through its own bits: what ml_dtypes says they are, in float16."""
@@ -275,7 +464,7 @@ def test_eight_bits_are_read_as_the_same_numbers(originals, tmp_path, dtype, sin
 
 def eight_bit(source: Path, path: Path, name: str, table: np.ndarray) -> Path:
     """One tensor replaced by one of 8 bits; safetensors' NumPy writer has no such dtype, so by its serializer."""
-    code = "F8_E4M3" if table.dtype == jnp.float8_e4m3fn else "F8_E5M2"
+    code = {"float8_e4m3fn": "F8_E4M3"}.get(table.dtype.name, table.dtype.name.replace("float8", "F8").upper())
     tensors = safetensors.numpy.load_file(source)
     tensors[name] = table.view(np.uint8)
     path.write_bytes(safetensors.numpy.save(tensors))
@@ -354,7 +543,7 @@ def test_an_unknown_prediction_type(originals):
 # An autoencoder alone ------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
+@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae.", "state_dict.", "module.first_stage_model."])
 def test_a_vae_by_its_original_names(originals, tmp_path, prefix):
     path, _ = originals("sdxl")
     other = {n: t + 1 for n, t in safetensors.numpy.load_file(path).items() if n.startswith(VAE)}
@@ -416,8 +605,6 @@ def test_what_is_no_vae(originals, tmp_path):
 
 # Bad input ------------------------------------------------------
 
-ONE = np.ones((2, 2), np.float32)
-
 
 @pytest.mark.parametrize(
     "names,what",
@@ -444,6 +631,10 @@ ONE = np.ones((2, 2), np.float32)
         (["model.diffusion_model.input_blocks.0.0.weight", "edm_mean"], "Playground"),
         (["model.diffusion_model.input_blocks.0.0.weight", "edm_vpred.sigma_max"], "CosXL"),
         (["model.diffusion_model.input_blocks.0.0.weight", "scaled_fp8"], "scaled 8-bit"),
+        (["model_ema.diffusion_modelinput_blocks00weight"], "averaged weights alone"),
+        (["unet.conv_in.weight", "unet.down_blocks.0.resnets.0.norm1.bias", "vae.encoder.conv_in.bias"], "a whole pip"),
+        (["state_dict.control_model.input_blocks.0.0.weight"], "a ControlNet"),
+        (["state_dict.model.diffusion_model.input_blocks.0.0.weight", "state_dict.edm_mean"], "Playground"),
         (["transformer.blocks.0.w", "head.bias"], r"(?s)no checkpoint that is known.*head.bias"),
     ],
 )  # fmt: skip
@@ -455,6 +646,29 @@ def test_what_is_no_checkpoint_is_called_by_its_name(tmp_path, names, what):
 def test_a_learnt_word_under_any_name(tmp_path):
     safetensors.numpy.save_file({"sks": np.ones((2, 768), np.float32)}, tmp_path / "x.safetensors")
     refused(tmp_path / "x.safetensors", "a textual-inversion embedding")
+
+
+def test_a_checkpoint_without_its_u_net(originals, tmp_path):
+    path = edited(originals("sd15")[0], tmp_path / "a.safetensors", drop=lambda n: n.startswith(UNET))
+    refused(path, "without its U-Net .*holds a VAE and a text encoder. Take the whole file; its VAE alone can be given")
+
+
+def test_text_encoders_by_transformers_names(originals, tmp_path):
+    """Stable Diffusion 2's with the last layer and the projection of the whole CLIP, SDXL's second with its own."""
+    for family, component, prefix in (("sd21", "text_encoder", ""), ("sdxl", "text_encoder_2", "text_encoder_2.")):
+        path, params = originals(family)
+        save_component(tmp_path / family, *components(SMALL[family])[component])
+        theirs = safetensors.numpy.load_file(tmp_path / family / "model.safetensors")
+        own = ("cond_stage_model.", "conditioner.embedders.1.")
+        renamed = {f"{prefix}{name}": tensor for name, tensor in theirs.items()}
+        if family == "sd21":
+            renamed["text_projection.weight"] = np.ones((32, 32), np.float32)
+            last = {n.replace("layers.1.", "layers.2."): t for n, t in renamed.items() if "layers.1." in n}
+            assert len(last) == 16
+            renamed |= last
+        edited(path, tmp_path / "a.safetensors", renamed, drop=lambda n, own=own: n.startswith(own))
+        opened = same_parameters(tmp_path / "a.safetensors", params)
+        assert any("(17 tensors)" in note for note in opened.notes) == (family == "sd21")
 
 
 def test_an_empty_file(tmp_path):
@@ -488,10 +702,6 @@ def test_two_families_mixed(originals, tmp_path):
 
 def test_unknown_and_missing_parts(originals, tmp_path):
     path, _ = originals("sd15")
-    refused(
-        edited(path, tmp_path / "a.safetensors", {"mystery.weight": ONE}),
-        r"(?s)1 tensors that belong to no part.*mystery",
-    )
     alone = edited(path, tmp_path / "b.safetensors", drop=lambda n: not n.startswith(UNET))
     refused(alone, r"has the U-Net of Stable Diffusion 1.x, but no text_encoder \(cond_stage_model.\*\)")
     name = f"{UNET}input_blocks.1.0.in_layers.2.bias"
@@ -536,6 +746,44 @@ def test_a_fused_projection_of_the_wrong_shape(originals, tmp_path):
 def test_pickles_are_never_opened(tmp_path, name, start):
     (tmp_path / name).write_bytes(start)
     refused(tmp_path / name, "is a pickle. .* never is; look for its .safetensors")
+
+
+@pytest.mark.parametrize(
+    "content,what",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4265146304\n",
+         "is a Git LFS pointer, which stands for a file of 4,265,146,304 bytes: run `git lfs pull`"),
+        (b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head>", r"is a web page \('Sign in'\)"),
+        (b"\n<HTML><BODY>403 Forbidden", "is a web page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', r"is an XML document \('AccessDenied'\)"),
+        (b'{"error":"Invalid username or password."}', "is JSON text that begins '{\"error\":\"Invalid username"),
+        (b"Access to model x is restricted. You must log in.", "is a text file that begins 'Access to model"),
+        (b"GGUF\x03\0\0\0" + bytes(20), "is a GGUF file"),
+        (b"PK\x03\x04" + bytes(22) + b"\x0b\0\0\0model/a.txt", "is a zip archive that begins with 'model/a.txt'"),
+        (b"PK\x03\x04" + bytes(22) + b"\x10\0\0\0archive/data.pkl", "is a pickle"),
+        (b"\x1f\x8b\x08" + bytes(20), "is a gzip archive: unpack it"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(20), r"is a picture \(PNG\)"),
+        (bytes(5000), "is filled with zeros"),
+        (b"", r"\(0 bytes\) is truncated or corrupt: it is empty; download it again"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("door", [open_single_file, open_vae])
+def test_what_is_no_safetensors_file_is_called_what_it_is(tmp_path, door, content, what):
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"x\.safetensors {what}"):
+        door(tmp_path / "x.safetensors")
+
+
+def test_a_header_is_read_only_where_its_size_is_a_checkpoint_s(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes((1 << 26).to_bytes(8, "little") + b"{" + b" " * 100)
+    refused(tmp_path / "a.safetensors", "header too large: 67,108,864 bytes")
+    safetensors.numpy.save_file({f"input_blocks.{'9' * 20_000}.0.weight": ONE}, tmp_path / "b.safetensors")
+    refused(tmp_path / "b.safetensors", "a tensor whose name has 20,022 characters")
+
+
+def test_a_block_number_of_five_thousand_digits(originals, tmp_path):
+    extra = {f"{UNET}input_blocks.{'9' * 5000}.0.op.bias": ONE}
+    refused(edited(originals("sd15")[0], tmp_path / "a.safetensors", extra), "1 blocks, as input_blocks.999")
 
 
 def test_truncated_and_missing(originals, tmp_path):

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from sdjax.config import VaeConfig
+from sdjax.programs import expected_params
+from sdjax.text.folder import FILES
 from sdjax.weights import (
     CheckpointError,
     default_layout,
@@ -26,7 +29,10 @@ from sdjax.weights import (
     save_folder,
     side_files,
 )
+from sdjax.weights.index import TOKENIZER_FILES
+from sdjax.weights.load import SIXTY_FOUR_BITS
 from sdjax.weights.write import Draft, write_tensors
+from tests.checkpoints import make_checkpoint
 
 UNET = "diffusion_pytorch_model.safetensors"
 BF16 = np.dtype(jnp.bfloat16)
@@ -151,11 +157,117 @@ def test_a_lone_variant_is_taken_with_a_warning_and_two_are_an_error(tmp_path):
 
 
 def test_a_symlinked_file_is_read_as_the_hub_s_cache_has_it(tmp_path):
-    write(tmp_path / "blobs")
-    (tmp_path / "snapshot").mkdir()
+    repository = tmp_path / "models--me--tiny"
+    write(repository / "blobs")
+    snapshot = repository / "snapshots" / "0123" / "unet"
+    snapshot.mkdir(parents=True)
     for name in (UNET, "config.json"):
-        (tmp_path / "snapshot" / name).symlink_to(tmp_path / "blobs" / name)
-    read(tmp_path / "snapshot")
+        (snapshot / name).symlink_to(f"../../../blobs/{name}")
+    read(snapshot)
+    (tmp_path / "mine").symlink_to(snapshot)  # a link that the user gives is the user's own
+    read(tmp_path / "mine")
+    (repository / "blobs" / UNET).rename(tmp_path / UNET)
+    (repository / "blobs" / UNET).symlink_to(tmp_path / UNET)
+    refused(
+        snapshot,
+        f"unet/{UNET} is a link, or lies behind one, that leads out of the checkpoint, to .*put the file itself there",
+    )
+
+
+def linked(path: Path, target: Path) -> None:
+    """The file moved away and a link to it in its place."""
+    path.rename(target)
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/vocab.json",
+        "unet/config.json",
+        f"vae/{UNET}",
+        "text_encoder",
+        "tokenizer",
+    ],
+)
+def test_links_out_of_a_checkpoint_are_refused(tmp_path, name):
+    """Files and folders; nothing of what they lead to is read, so that no message shows it and no copy holds it."""
+    make_checkpoint(tmp_path / "m")
+    open_folder(tmp_path / "m")
+    linked(tmp_path / "m" / name, tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=rf"m/{name}.*leads out of the checkpoint, to .*elsewhere.*cp -L"):
+        open_folder(tmp_path / "m")
+
+
+def test_links_within_a_checkpoint_are_followed(tmp_path):
+    make_checkpoint(tmp_path / "m")
+    linked(tmp_path / "m" / "unet" / UNET, tmp_path / "m" / "shared.safetensors")
+    open_folder(tmp_path / "m")
+
+
+def test_what_is_not_a_checkpoint_s_is_neither_read_nor_copied(tmp_path):
+    """Not a link to a secret, nor notes, nor a pipe that would be waited for."""
+    make_checkpoint(tmp_path / "m")
+    known = set(open_folder(tmp_path / "m").files)
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "m" / "tokenizer" / "notes.txt").symlink_to(tmp_path / "secret")
+    (tmp_path / "m" / "tokenizer" / ".env").write_text("TOKEN=1")
+    (tmp_path / "m" / "scheduler" / "diary.md").write_text("mine")
+    os.mkfifo(tmp_path / "m" / "tokenizer" / "pipe.json")
+    assert set(open_folder(tmp_path / "m").files) == known
+
+
+def test_the_tokenizer_s_files_are_those_that_it_reads():
+    assert set(TOKENIZER_FILES) == set(FILES)
+
+
+# Git LFS's own specification, a storage server's answer and a web page, where a file of a checkpoint should be.
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4265146304\n"
+PAGE = "<!DOCTYPE html>\n<html><head><title>Log in</title></head>"
+
+
+@pytest.mark.parametrize("name", [f"unet/{UNET}", "unet/config.json", "tokenizer/merges.txt", "model_index.json"])
+@pytest.mark.parametrize(
+    "text,match", [(POINTER, "a Git LFS pointer.*git lfs pull"), (PAGE, r"a web page \('Log in'\)")]
+)
+def test_what_stands_in_a_file_s_place_is_called_what_it_is(tmp_path, name, text, match):
+    make_checkpoint(tmp_path / "m")
+    (tmp_path / "m" / name).write_text(text)
+    with pytest.raises(CheckpointError, match=f"{name} is {match}"):
+        open_folder(tmp_path / "m")
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "state_dict.model.", "_orig_mod."])
+@pytest.mark.parametrize("make", [write, write_shards])
+def test_a_wrapper_before_all_names_is_read_through_and_goes_back(tmp_path, wrapper, make):
+    make(tmp_path / "in", {f"{wrapper}{name}": tensor for name, tensor in TENSORS.items()})
+    params, layout = read(tmp_path / "in")
+    jax.tree.map(np.testing.assert_array_equal, params, read(write(tmp_path / "plain"))[0])
+    save_component(tmp_path / "out", params, layout)
+    assert same_folder(tmp_path / "in", tmp_path / "out")
+    half = {f"{wrapper}{name}" if name < "d" else name: tensor for name, tensor in TENSORS.items()}
+    refused(write(tmp_path / "half", half), r"(?s)2 missing.*2 unexpected")
+
+
+def test_sixty_four_bits_in_a_folder(tmp_path):
+    make_checkpoint(tmp_path / "m", dtype=np.float32)
+    path = tmp_path / "m" / "vae" / UNET
+    tensors = safetensors.numpy.load_file(path)
+    wide = tensors["encoder.conv_in.bias"].astype(np.float64) / 3
+    safetensors.numpy.save_file(tensors | {"encoder.conv_in.bias": wide}, path)
+    opened = open_folder(tmp_path / "m")
+    assert opened.notes == (f"vae is {SIXTY_FOUR_BITS}",)
+    config = {"vae": VaeConfig.from_dict(opened.configs["vae"])}
+    found, _ = opened.read("vae", expected_params(config)["vae"])
+    np.testing.assert_array_equal(found["encoder"]["conv_in"]["bias"], wide.astype(np.float32), strict=True)
+
+
+def test_a_folder_with_a_single_file_says_to_give_the_file(tmp_path):
+    write(tmp_path, name="v1-5-pruned.safetensors")
+    with pytest.raises(CheckpointError, match=r"(?s)model_index.json is missing.*v1-5-pruned.*give its own path"):
+        open_folder(tmp_path)
 
 
 OLD_VAE = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

@@ -6,9 +6,9 @@ widths. A preset's config says its own, a file's header shows its; the family is
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from sdjax.config import UNetConfig
+from sdjax.config import Config, UNetConfig, read_networks
 from sdjax.presets import Preset
 from sdjax.weights.files import Header
 from sdjax.weights.ldm import UNET_PREFIX
@@ -16,6 +16,10 @@ from sdjax.weights.names import CheckpointError
 
 _BLOCK = re.compile(r"(input_blocks\.\d+\.\d+|middle_block\.\d+|output_blocks\.\d+\.\d+)\.(.*)")
 _LAYER = re.compile(r"transformer_blocks\.(\d{1,4})\..*")
+# Of configs what a file's tensors say as well, and what changes no picture.
+_TOLD = {"in_channels", "time_cond_proj_dim", "use_linear_projection"} | {
+    "sample_size", "eos_token_id", "force_upcast", "upcast_attention"
+}  # fmt: skip
 _CONV_IN, _ADDED = "input_blocks.0.0.weight", "label_emb.0.0.weight"
 
 
@@ -26,15 +30,16 @@ class Shape:
     Attributes:
       blocks: transformer layers by block, 0 for a resnet, a halving or a doubling.
       width: channels of the first level. text: width of what it attends to.
-      added: width of what SDXL adds to the time, None where nothing is. linear: whether transformers begin with a
-        linear layer (SD 2.x, SDXL) and not a convolution. in_channels: 4; with a mask or a picture 8 or 9, depth 5.
+      added: width of what SDXL adds to the time, None where nothing is.
+      in_channels: 4; with a mask or a picture 8 or 9, depth 5.
+
+    Whether transformers begin with a linear layer (SD 2.x, SDXL) or a 1x1 convolution tells nothing: tools write both.
     """
 
     blocks: Mapping[str, int]
     width: int
     text: int | None
     added: int | None
-    linear: bool
     in_channels: int
 
     def differences(self, other: "Shape") -> list[str]:
@@ -45,7 +50,6 @@ class Shape:
                 ("width", self.width, other.width),
                 ("text width", self.text, other.text),
                 ("added conditioning", self.added, other.added),
-                ("linear projections", self.linear, other.linear),
             )
             if mine != theirs
         ]
@@ -74,9 +78,8 @@ def shape_of_file(header: Header) -> Shape:
             layer = _LAYER.fullmatch(block[2])
             blocks[block[1]] = max(blocks.get(block[1], 0), int(layer[1]) + 1 if layer else 0)
     text = next((shape[-1] for name, shape in own.items() if name.endswith("attn2.to_k.weight") and shape), None)
-    linear = any(name.endswith(".proj_in.weight") and len(shape) == 2 for name, shape in own.items())
     added = own[_ADDED][-1] if own.get(_ADDED) else None
-    return Shape(blocks, first[0], text, added, linear, first[1])
+    return Shape(blocks, first[0], text, added, first[1])
 
 
 def shape_of_config(config: UNetConfig) -> Shape:
@@ -87,7 +90,6 @@ def shape_of_config(config: UNetConfig) -> Shape:
         config.block_out_channels[0],
         config.cross_attention_dim,
         config.projection_class_embeddings_input_dim if added else None,
-        config.use_linear_projection,
         config.in_channels,
     )
 
@@ -110,12 +112,26 @@ def candidates(shape: Shape, presets: Mapping[str, Preset], where: str) -> dict[
     return {name: presets[name] for name in exact or fitting}
 
 
-def is_known(config: UNetConfig, presets: Mapping[str, Preset]) -> bool:
-    """Whether a U-Net would be recognised in a single file; one that is not can be opened from a folder only."""
-    shape = shape_of_config(config)
-    return any(
-        not shape.differences(shape_of_config(UNetConfig.from_dict(p.configs["unet"]))) for p in presets.values()
-    )
+def unsaid(configs: Mapping[str, Config], presets: Mapping[str, Preset]) -> list[str]:
+    """What a single file of these networks could not say, since it has no configs and is read by those of its family.
+
+    That is every value by which they differ from the nearest family's, as "vae.scaling_factor 0.5 (there 0.18215)";
+    none where the file would be opened as what it is. Such networks can be opened from a folder only.
+    """
+    return min((_differences(configs, preset) for preset in presets.values()), key=len)
+
+
+def _differences(configs: Mapping[str, Config], preset: Preset) -> list[str]:
+    theirs, found = read_networks(preset.configs), []
+    for name in sorted({*configs, *theirs}):
+        if name not in configs or name not in theirs:
+            found.append(f"{name} ({preset.title} has {'none' if name in configs else 'one'})")
+            continue
+        for field in sorted(field.name for field in fields(configs[name])):
+            mine, usual = getattr(configs[name], field), getattr(theirs[name], field, None)
+            if field not in _TOLD and mine != usual:
+                found.append(f"{name}.{field} {mine} (there {usual})")
+    return found
 
 
 def _blocks(config: UNetConfig) -> Iterator[tuple[str, int]]:
@@ -152,4 +168,4 @@ def _layers(count: int | None) -> str:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(word), "") if word.isdigit() else (-1, word) for word in name.split(".")]
+    return [(len(word), word) if word.isdigit() else (-1, word) for word in name.split(".")]

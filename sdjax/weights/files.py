@@ -27,6 +27,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from sdjax.weights.impostor import START, impostor, is_pickle, pointer_or_page
+from sdjax.weights.links import within
 from sdjax.weights.names import CheckpointError, listing, nearest, shown
 
 _STEM = r"(?:diffusion_pytorch_model|model)"
@@ -35,7 +37,8 @@ _INDEX = re.compile(_STEM + r"\.safetensors\.index(?:\.(?P<variant>[\w-]+))?\.js
 _SHARD = re.compile(_STEM + r"(?:\.(?P<variant>[\w-]+))?-\d+-of-\d+\.safetensors")
 LARGEST_TEXT = 1 << 26  # bytes; a tokenizer.json has 4 MB, an index of shards 0.2
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack")
-_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip; pickles
+LONGEST_HEADER = 1 << 25  # bytes; that of SDXL has 0.4 MB
+LONGEST_NAME = 10_000  # characters of a tensor's name; the longest in use have 120
 
 CONVERT = (
     "Such files can run any code when they are opened, so they never are; convert once with "
@@ -49,8 +52,9 @@ CONVERT_FILE = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a header: dtype as safetensors spells it, and its bytes' place in the file."""
+    """One tensor of a header: its name there, its dtype as safetensors spells it, and its bytes' place in the file."""
 
+    name: str
     dtype: str
     shape: tuple[int, ...]
     start: int
@@ -59,7 +63,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """What one safetensors file says it holds."""
+    """What one safetensors file says it holds, by the names of the file or by those that it should have."""
 
     path: Path
     tensors: Mapping[str, Entry]
@@ -79,13 +83,16 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
             raise CheckpointError(f"{path} is no file")
         if (size := path.stat().st_size) > LARGEST_TEXT:
             raise CheckpointError(f"{path} has {size:,} bytes, far too many for what it should hold")
-        return path.read_bytes()
+        found = path.read_bytes()
     except FileNotFoundError:
         beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        found = f"; the folder holds: {', '.join(map(shown, beside[:8]))}" if beside else ""
-        raise CheckpointError(f"{path} is missing{found}") from None
+        held = f"; the folder holds: {', '.join(map(shown, beside[:8]))}" if beside else ""
+        raise CheckpointError(f"{path} is missing{held}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if what := pointer_or_page(found[:START]):
+        raise CheckpointError(f"{path} is {what}")
+    return found
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -151,20 +158,23 @@ def _no_weights(names: list[str], where: str) -> str:
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
         return f"{where} holds its weights as pickles only ({', '.join(pickles[:4])}). {CONVERT}"
-    held = f"; it holds: {', '.join(names[:8])}" if names else "; it is empty"
+    held = f"; it holds: {', '.join(map(shown, names[:8]))}" if names else "; it is empty"
     return f"{where} holds no diffusion_pytorch_model.safetensors or model.safetensors{held}"
 
 
-def component_headers(folder: Path, variant: str | None) -> tuple[list[Header], tuple[str, str] | None]:
-    """The headers of a component's weight files, and the (name, text) of the index where it is sharded."""
-    if not folder.is_dir():
+def component_headers(folder: Path, variant: str | None, home: Path) -> tuple[list[Header], tuple[str, str] | None]:
+    """The headers of a component's weight files, and the (name, text) of the index where it is sharded.
+
+    Links may not leave `home`. Raises CheckpointError.
+    """
+    if not within(folder, home).is_dir():
         raise CheckpointError(f"{folder} is missing: a checkpoint has one folder for each of its components")
     chosen = choose_weights((entry.name for entry in folder.iterdir()), variant, str(folder))
     if _SINGLE.fullmatch(chosen):
-        return [read_header(folder / chosen)], None
-    text = read_text(folder / chosen)
+        return [read_header(within(folder / chosen, home))], None
+    text = read_text(within(folder / chosen, home))
     weight_map = _weight_map(parse_json(text, folder / chosen), folder / chosen)
-    headers = [read_header(folder / name) for name in sorted(set(weight_map.values()))]
+    headers = [read_header(within(folder / name, home)) for name in sorted(set(weight_map.values()))]
     _check_index(weight_map, headers, folder / chosen)
     return headers, (chosen, text)
 
@@ -199,14 +209,29 @@ def _check_index(weight_map: Mapping[str, str], headers: list[Header], path: Pat
 
 def refuse_pickle(path: Path) -> None:
     """Raises CheckpointError where a file is a pickle by its name or its first bytes; nothing more is read."""
-    start = b""
-    with contextlib.suppress(OSError):  # what cannot be read is told by `read_header`
+    if path.suffix in PICKLES or is_pickle(_start(path)):
+        raise CheckpointError(f"{path} is a pickle. {CONVERT_FILE}")
+
+
+def _start(path: Path) -> bytes:
+    """A file's first bytes, or none: what cannot be read is told by `read_header`."""
+    with contextlib.suppress(OSError):
         if path.is_file():  # a pipe would be waited for
             with open(path, "rb") as file:
-                start = file.read(10)
-    # A safetensors file begins with a length, whose upper bytes are zero, and a brace.
-    if path.suffix in PICKLES or (start.startswith(_MAGIC) and start[8:9] != b"{"):
-        raise CheckpointError(f"{path} is a pickle. {CONVERT_FILE}")
+                return file.read(START)
+    return b""
+
+
+def read_single_header(path: Path) -> Header:
+    """What a file holds that is a checkpoint or a network by itself, and is told by its tensors' names.
+
+    Raises CheckpointError, also for a pickle and for a name too long to be looked through.
+    """
+    refuse_pickle(path)
+    header = read_header(path)
+    if long := next((name for name in header.tensors if len(name) > LONGEST_NAME), None):
+        raise CheckpointError(f"{path} has a tensor whose name has {len(long):,} characters: {shown(long, 60)}")
+    return header
 
 
 def read_header(path: Path) -> Header:
@@ -215,23 +240,30 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(f"{path} is missing; the download may be incomplete")
     try:
         if path.stat().st_size < 8:
-            raise ValueError("it has no header")
+            raise ValueError("it has no header" if path.stat().st_size else "it is empty")
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > LONGEST_HEADER:
+            raise ValueError(f"header too large: {length:,} bytes")
         with safe_open(path, framework="np"):
             pass  # opening checks that dtypes, shapes and byte ranges agree and tile the file
         with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+            file.seek(8)
             found = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
     except (SafetensorError, OSError, ValueError) as error:
+        refuse_pickle(path)
+        if what := impostor(_start(path)):
+            raise CheckpointError(f"{path} is {what}") from None
         size, reason = path.stat().st_size, shown(str(error), 400)
         raise CheckpointError(f"{path} ({size:,} bytes) is truncated or corrupt: {reason}; download it again") from None
     metadata = found.pop("__metadata__", None) or {}
-    tensors = {name: _entry(entry, 8 + length) for name, entry in found.items()}
+    tensors = {name: _entry(name, entry, 8 + length) for name, entry in found.items()}
     return Header(path, tensors, metadata)
 
 
-def _entry(entry: Mapping[str, Any], data: int) -> Entry:
+def _entry(name: str, entry: Mapping[str, Any], data: int) -> Entry:
     start, stop = entry["data_offsets"]
-    return Entry(entry["dtype"], tuple(entry["shape"]), data + start, data + stop)
+    return Entry(name, entry["dtype"], tuple(entry["shape"]), data + start, data + stop)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,21 +3,27 @@
 Of a repository only what will be opened is fetched: JSON, tokenizer files and one set of safetensors; never
 the pickles beside them, nor a float16 copy that nobody asked for. HF_ENDPOINT (another Hub) is read at each
 call; HF_HOME, HF_TOKEN and HF_HUB_OFFLINE mean what they mean to huggingface_hub. Without a network the
-cached copy is taken.
+cached copy is taken if it is whole.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from sdjax.weights.checkpoint import Checkpoint
 from sdjax.weights.files import choose_weights, refuse_pickle, shards_of
-from sdjax.weights.index import NETWORKS, PAIRS
-from sdjax.weights.names import CheckpointError
+from sdjax.weights.index import NETWORKS, PAIRS, VOCABULARIES
+from sdjax.weights.links import home_of, within
+from sdjax.weights.load import open_folder
+from sdjax.weights.names import CheckpointError, shown
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _SMALL = ("scheduler", "low_res_scheduler", "feature_extractor", *PAIRS.values(), *NETWORKS)
 
 
@@ -79,7 +85,7 @@ def _fetch(repository: str, variant: str | None, revision: str) -> Path:
         folder = huggingface_hub.snapshot_download(
             repository, revision=revision, allow_patterns=files, endpoint=endpoint
         )
-        return Path(folder)
+        return _checked(Path(folder), files)
     except CheckpointError:
         raise
     except errors.GatedRepoError:
@@ -91,9 +97,46 @@ def _fetch(repository: str, variant: str | None, revision: str) -> Path:
     except errors.HFValidationError as error:
         reason = f"is no Hub id: {error}"
     except Exception as error:  # the HTTP library under huggingface_hub differs by version, and so do its exceptions
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise CheckpointError(f"{repository} cannot be kept in the cache: {error}; HF_HOME chooses it") from None
+        first = shown(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__, 400)
         cached = huggingface_hub.try_to_load_from_cache(repository, "model_index.json", revision=revision)
         if isinstance(cached, str):
-            return Path(cached).parent
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            return _whole(Path(cached).parent, variant, f"{repository}: {where} cannot be reached ({first})")
         reason = f"is no folder here, not in the cache, and {where} cannot be reached ({first})"
     raise CheckpointError(f"{repository} {reason}")
+
+
+def _checked(folder: Path, files: Iterable[str]) -> Path:
+    """A snapshot none of whose files lies outside its repository's part of the cache.
+
+    huggingface_hub names a file after the ETag that the server sends, which could hold `../`. Raises CheckpointError.
+    """
+    for name in files:
+        try:
+            within(folder / name, home_of(folder))
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}. Do not trust this server; delete {folder}") from None
+    return folder
+
+
+def _whole(folder: Path, variant: str | None, why: str) -> Path:
+    """A cached snapshot that can be opened, which a broken download cannot. Raises CheckpointError, with `why`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever opens it warns
+            _check_tokenizers(open_folder(folder, variant))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{why}, and the copy in the cache is not whole, as after a download that broke off: {error}. Load it "
+            "again when the network is there: only what is missing is fetched"
+        ) from None
+    return folder
+
+
+def _check_tokenizers(opened: Checkpoint) -> None:
+    """Raises CheckpointError where a tokenizer that the index names has no vocabulary."""
+    for part in PAIRS.values():
+        held = opened.tokenizer(part).keys()
+        if (opened.index.get(part) or [None])[-1] and not any(files <= held for files in VOCABULARIES):
+            raise CheckpointError(f"{part} holds neither vocab.json and merges.txt nor tokenizer.json")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdjax.weights.files import parse_json, read_bytes, read_text
-from sdjax.weights.names import CheckpointError, nearest, shown
+from sdjax.weights.links import home_of, within
+from sdjax.weights.names import CheckpointError, listing, nearest, shown
 
 # The pipelines whose networks are all here. One of them differs from another in what it does with the networks,
 # which the U-Net's own config tells as well.
@@ -55,7 +56,20 @@ IGNORED = (
     "safety_checker", "feature_extractor", "image_encoder", "depth_estimator", "low_res_scheduler", "watermark",
     "watermarker",
 )  # fmt: skip
-_KEPT = ("tokenizer", "tokenizer_2", "scheduler", "low_res_scheduler")
+# A tokenizer's vocabulary is in one of these sets of files.
+VOCABULARIES = ({"vocab.json", "merges.txt"}, {"tokenizer.json"})
+TOKENIZER_FILES = (
+    "added_tokens.json", "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json",
+    "vocab.json",
+)  # fmt: skip
+# What a picture needs of the other folders; whatever else lies there is neither read nor copied.
+_SIDE = {
+    "tokenizer": TOKENIZER_FILES,
+    "tokenizer_2": TOKENIZER_FILES,
+    "scheduler": ("scheduler_config.json",),
+    "low_res_scheduler": ("scheduler_config.json",),
+    "feature_extractor": ("preprocessor_config.json",),
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,13 @@ def read_index(folder: str | os.PathLike[str]) -> ModelIndex:
     path = Path(folder) / "model_index.json"
     if not path.parent.is_dir():
         raise CheckpointError(f"{folder} is no folder")
-    text = read_text(path)
+    files = sorted(file.name for file in path.parent.glob("*.safetensors"))
+    if files and not os.path.lexists(path):
+        raise CheckpointError(
+            f"{path} is missing: the folder is no checkpoint in the diffusers layout, but holds {listing(files, 4)}\n  "
+            "If one of these is a whole checkpoint, give its own path"
+        )
+    text = read_text(within(path, home_of(path.parent)))
     found = parse_json(text, path)
     pipeline = found.get("_class_name")
     if pipeline not in PIPELINES:
@@ -114,15 +134,15 @@ def side_files(index: ModelIndex) -> dict[str, bytes]:
 
     That is the tokenizers, the schedulers and `model_index.json`, the latter as it stands unless it names
     components that are left alone: those become `[null, null]`, since their folders are not written and
-    diffusers would look for them.
+    diffusers would look for them. Raises CheckpointError, also for a link that leads out of the checkpoint.
     """
     found: dict[str, bytes] = {}
-    extractor = ("feature_extractor",) if "feature_extractor" not in index.ignored else ()
-    for part in (*_KEPT, *extractor):
-        for path in sorted((index.folder / part).glob("*")):
-            if path.is_file():
-                found[f"{part}/{path.name}"] = read_bytes(path)
-    text, gone = index.text, [name for name in index.ignored if name not in _KEPT]
+    home, extractor = home_of(index.folder), "feature_extractor"
+    for part, known in _SIDE.items():
+        if part != extractor or extractor not in index.ignored:
+            paths = [index.folder / part / name for name in known]
+            found |= {f"{part}/{path.name}": read_bytes(within(path, home)) for path in paths if os.path.lexists(path)}
+    text, gone = index.text, [name for name in index.ignored if name not in _SIDE or name == extractor]
     if gone:
         text = json.dumps(json.loads(text) | {name: [None, None] for name in gone}, indent=2) + "\n"
     return {"model_index.json": text.encode(), **found}

@@ -26,7 +26,7 @@ _FOREIGN = (
         "a LoRA (or LyCORIS) file: it changes a model and is none; load the model it was made for",
     ),
     (
-        r"(control_model|controlnet_cond_embedding|input_hint_block|controlnet_.*_blocks?)\..*",
+        r"(.*\.)?(control_model|controlnet_cond_embedding|input_hint_block|controlnet_.*_blocks?)\..*",
         f"a ControlNet: {_STEERS}",
     ),
     (r"adapter\.(body|conv_in|unshuffle)\..*|body\.\d+\.block1\..*", f"a T2I-Adapter: {_STEERS}"),
@@ -49,14 +49,25 @@ _FOREIGN = (
     (r"edm_(mean|std)", "Playground 2.5, whose latents are scaled by channel, which is not supported yet"),
     (r"edm_vpred\.sigma_max", "an EDM model (CosXL), whose noise levels are not supported yet"),
 )
+_THEIR_UNET = r"unet\.(down_blocks|mid_block|up_blocks)\..*"
+_VAE = r"(.*\.)?(encoder|decoder)\.(conv_in|mid|mid_block)\..*"
+_TEXT = (
+    r"((text_model\.)?(encoder\.layers\.\d+|embeddings\.token_embedding)|(.*\.)?transformer\.resblocks"
+    r"|.*\.text_model\.encoder|encoder\.block\.\d+)\..*"
+)
 # What a checkpoint holds among other things, here without the rest.
 _ALONE = (
     (
-        r"(first_stage_model\.|vae\.)?(encoder|decoder)\.(conv_in|mid|mid_block)\..*",
+        _THEIR_UNET,
+        "a whole pipeline or its U-Net by diffusers' names, in one file, which is not read: take the folder that "
+        "`save_pretrained` writes, or the file in the original layout",
+    ),
+    (
+        _VAE,
         "an autoencoder (VAE) alone: give it as vae= beside a checkpoint",
     ),
     (
-        r"(model\.diffusion_model\.|diffusion_model\.|unet\.)?input_blocks\..*",
+        r"(.*\.)?input_blocks\..*",
         "a U-Net alone: it needs the text encoder and the VAE of a whole checkpoint",
     ),
     (
@@ -65,9 +76,12 @@ _ALONE = (
         "unet/diffusion_pytorch_model.safetensors",
     ),
     (
-        r"((text_model\.)?(encoder\.layers\.\d+|embeddings\.token_embedding)|(.*\.)?transformer\.resblocks"
-        r"|.*\.text_model\.encoder|encoder\.block\.\d+)\..*",
+        _TEXT,
         "a text encoder alone: it belongs in a folder in the diffusers layout as text_encoder/model.safetensors",
+    ),
+    (
+        r"(.*\.)?(model_ema|ema|ema_model|params_ema|averaged_model)\..*",
+        "averaged weights alone, as a training run keeps them beside the plain ones: take the file that has both",
     ),
     (r"conv_first\..*|body\.\d+\.rdb1\..*|model\.1\.sub\..*", "a picture upscaler (ESRGAN), no diffusion model"),
 )
@@ -82,7 +96,7 @@ def foreign(header: Header) -> str | None:
 
 def refuse(header: Header) -> NoReturn:
     """Raises CheckpointError for a file that is not what was asked for, saying what it is."""
-    if found := foreign(header) or _embedding(header) or _first(_ALONE, header.tensors):
+    if found := foreign(header) or _embedding(header) or _without_u_net(header) or _first(_ALONE, header.tensors):
         raise CheckpointError(f"{header.path} is {found}")
     if not header.tensors:
         raise CheckpointError(f"{header.path} holds no tensors")
@@ -100,6 +114,17 @@ def _embedding(header: Header) -> str | None:
     )
     if header.tensors and (named or small):
         return "a textual-inversion embedding: it adds a word to a model's text encoder and is no model"
+    return None
+
+
+def _without_u_net(header: Header) -> str | None:
+    """A checkpoint that has lost its U-Net; one with a U-Net by diffusers' names is for others to tell."""
+    held = [any(re.fullmatch(pattern, name) for name in header.tensors) for pattern in (_VAE, _TEXT, _THEIR_UNET)]
+    if held == [True, True, False]:
+        return (
+            "a checkpoint without its U-Net (model.diffusion_model.*): it holds a VAE and a text encoder. Take the "
+            "whole file; its VAE alone can be given as vae= beside another checkpoint"
+        )
     return None
 
 

@@ -45,7 +45,13 @@ _UNET = {
     "conv_out": "out.2",
 }
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_OTHER_WORDS = {"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out", "to_out": "proj_out"}
 _VAE_PROJECTION = re.compile(r".*\.attn_1\.(q|k|v|proj_out)\.weight")
+# An autoencoder's tensors, by the names inside it; those of the authors and those of diffusers.
+_VAE = re.compile(
+    r"(?:.*\.)?((?:(?:encoder|decoder)\.(?:(?:down|up|mid|down_blocks|up_blocks|mid_block)\.[\w.]+"
+    r"|(?:conv_in|conv_out|norm_out|conv_norm_out)\.(?:weight|bias))|(?:post_)?quant_conv\.(?:weight|bias)))"
+)
 
 
 def unet_modules(config: UNetConfig) -> Modules:
@@ -90,15 +96,39 @@ def vae_modules(config: VaeConfig) -> Modules:
     return found
 
 
+def vae_words(config: VaeConfig) -> Modules:
+    """The original name of every module by any that is found in files.
+
+    Those are diffusers' names, and the original ones with words of diffusers' in them: people rename a module and not
+    what it holds, and what it holds and not the module.
+    """
+    found = vae_modules(config)
+    for ours, theirs in list(found.items()):
+        above = {ours.rpartition(".")[0], theirs.rpartition(".")[0]}
+        if theirs.endswith(".nin_shortcut"):
+            found |= {f"{top}.conv_shortcut": theirs for top in above}
+    for side in ("encoder", "decoder"):
+        attention = f"{side}.mid.attn_1"
+        for top in (f"{side}.mid_block.attentions.0", attention):
+            words = _VAE_ATTENTION | _OTHER_WORDS | {word: word for word in _VAE_ATTENTION.values()}
+            found |= {f"{top}.{word}": f"{attention}.{theirs}" for word, theirs in words.items()}
+    return found
+
+
+def vae_name(name: str, words: Modules) -> str | None:
+    """The original name of a tensor of an autoencoder, whatever it is called and stands behind; None for others."""
+    found = _VAE.fullmatch(name)
+    return found and VAE_PREFIX + renamed(found[1], words)
+
+
 def place(path: names.Path, shape: names.Shape, modules: Modules, prefix: str) -> Place:
     """Where the parameter at `path` of a network with these modules lies in the original layout."""
-    name = f"{prefix}{_renamed(names.tensor_name(path), modules)}"
+    name = f"{prefix}{renamed(names.tensor_name(path), modules)}"
     shapes = names.file_shapes(path, shape)
-    # Some tools write the autoencoder's projections as linear layers.
     return Place(name, tuple(reversed(shapes) if _VAE_PROJECTION.fullmatch(name) else shapes))
 
 
-def _renamed(name: str, modules: Modules) -> str:
+def renamed(name: str, modules: Modules) -> str:
     """`name` with the longest of its beginnings that is a known module translated."""
     words = name.split(".")
     for cut in range(len(words) - 1, 0, -1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ from safetensors import safe_open
 
 from sdjax.weights import names
 from sdjax.weights.checkpoint import Checkpoint
-from sdjax.weights.files import Header, component_headers, read_json, read_text
+from sdjax.weights.files import Entry, Header, component_headers, read_json, read_text
 from sdjax.weights.index import NETWORKS, read_index, side_files
-from sdjax.weights.names import NARROW, Layout, Stored
+from sdjax.weights.links import home_of, within
+from sdjax.weights.names import NARROW, WIDE, Layout, Stored
+from sdjax.weights.spelling import without_prefix
 from sdjax.weights.tensors import Blame, Found, on_device, read_tensors
 
 EIGHT_BITS = "stored in 8 bits: each number is read as the float16 that equals it, and would be saved as one"
+SIXTY_FOUR_BITS = "stored in 64 bits, if only in part: each number is read as the nearest float32, and saved as one"
 
 
 def open_folder(folder: str | os.PathLike[str], variant: str | None = None) -> Checkpoint:
@@ -28,24 +31,27 @@ def open_folder(folder: str | os.PathLike[str], variant: str | None = None) -> C
     """
     index = read_index(folder)
     folder, used = index.folder, [name for name in NETWORKS if name in index.components]
-    configs = {name: read_json(folder / name / "config.json") for name in used}
-    read_json(folder / "scheduler" / "scheduler_config.json")
-    opened = {name: component_headers(folder / name, variant) for name in used}
+    home = home_of(folder)
+    configs = {name: read_json(within(folder / name / "config.json", home)) for name in used}
+    read_json(within(folder / "scheduler" / "scheduler_config.json", home))
+    opened = {name: component_headers(folder / name, variant, home) for name in used}
 
     def read(
         component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
     ) -> tuple[dict[str, Any], Layout]:
         return _read_component(folder / component, *opened[component], expected, dtype)
 
-    notes = [f"{name} is {EIGHT_BITS}" for name in used if eight_bits(opened[name][0])]
+    held = {name: [entry for header in opened[name][0] for entry in header.tensors.values()] for name in used}
+    notes = [f"{name} is {what}" for name in used for what in read_otherwise(held[name])]
     if index.ignored:
         notes.append(f"{folder}: left alone, since no picture needs it: {', '.join(index.ignored)}")
     return Checkpoint(configs, side_files(index), read, tuple(notes))
 
 
-def eight_bits(headers: list[Header]) -> bool:
-    """Whether any tensor is stored in 8 bits."""
-    return any(entry.dtype in NARROW for header in headers for entry in header.tensors.values())
+def read_otherwise(entries: Iterable[Entry]) -> list[str]:
+    """What is to be said of tensors that are read in another dtype than they are stored in."""
+    dtypes = {entry.dtype for entry in entries}
+    return [what for kind, what in ((NARROW, EIGHT_BITS), (WIDE, SIXTY_FOUR_BITS)) if dtypes & kind.keys()]
 
 
 def read_component(
@@ -64,7 +70,9 @@ def read_component(
     CheckpointError.
     """
     folder = Path(folder)
-    return _read_component(folder, *component_headers(folder, variant), expected, dtype, place)
+    home = home_of(folder)
+    within(folder / "config.json", home)
+    return _read_component(folder, *component_headers(folder, variant, home), expected, dtype, place)
 
 
 def _read_component(
@@ -76,15 +84,17 @@ def _read_component(
     place: Callable[[np.ndarray], Any] = on_device,
 ) -> tuple[dict[str, Any], Layout]:
     config = read_text(folder / "config.json")
-    params, found = read_tensors(headers, expected, names.places, _blame(folder, headers), dtype, place)
-    kept = {(h.path.name, name): _buffer(h, name) for h in headers for name in h.tensors if names.is_buffer(name)}
+    plain = [without_prefix(header, expected) for header in headers]
+    params, found = read_tensors(plain, expected, names.places, _blame(folder, headers), dtype, place)
+    buffers = [(h, entry.name) for h in plain for name, entry in h.tensors.items() if names.is_buffer(name)]
+    kept = {(header.path.name, name): _buffer(header, name) for header, name in buffers}
     metadata = {header.path.name: header.metadata for header in headers}
     stored = {path: _stored(one) for path, one in found.items()}
     return params, Layout(stored, metadata, config, kept, index)
 
 
 def _stored(found: Found) -> Stored:
-    return Stored(found.place.name, found.entry.shape, found.dtype, found.header.path.name)
+    return Stored(found.entry.name, found.entry.shape, found.dtype, found.header.path.name)
 
 
 def _blame(folder: Path, headers: list[Header]) -> Blame:

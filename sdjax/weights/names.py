@@ -39,13 +39,20 @@ Shape = tuple[int, ...]
 
 DTYPES = {"F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16), "F32": np.dtype(np.float32)}
 # Eight bits are for storage: every such number is one of float16's, which is what they are read as and saved in.
-NARROW = {"F8_E4M3": np.dtype(jnp.float8_e4m3fn), "F8_E5M2": np.dtype(jnp.float8_e5m2)}
-READABLE = DTYPES | NARROW
+NARROW = {
+    "F8_E4M3": np.dtype(jnp.float8_e4m3fn), "F8_E5M2": np.dtype(jnp.float8_e5m2),
+    "F8_E4M3FNUZ": np.dtype(jnp.float8_e4m3fnuz), "F8_E5M2FNUZ": np.dtype(jnp.float8_e5m2fnuz),
+}  # fmt: skip
+WIDE = {"F64": np.dtype(np.float64)}  # of tools that forgot to cast; nothing is computed in it, so float32 is read
+READABLE = DTYPES | NARROW | WIDE
+READ_AS = dict.fromkeys(NARROW, "F16") | dict.fromkeys(WIDE, "F32")  # the dtype for those not in DTYPES
 _STRIP = 32  # columns of a matrix that are turned together
 WEIGHT_LEAVES = ("kernel", "scale", "embedding")
 
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 _VAE_ATTENTION = re.compile(r"((?:encoder|decoder)\.mid_block\.attentions\.\d+)\.(to_q|to_k|to_v|to_out\.0)\.(\w+)")
+# In a 1x1 convolution's place there may be a linear layer and the other way round: the numbers are the same.
+_POINTWISE = re.compile(r"(.*\.)?attentions\.\d+\.(proj_in|proj_out|to_q|to_k|to_v|to_out\.0)\.weight")
 _BUFFERS = re.compile(r"((text|vision)_model\.)?embeddings\.position_ids")
 
 
@@ -119,14 +126,15 @@ def is_buffer(name: str) -> bool:
 def file_shapes(path: Path, shape: Shape) -> list[Shape]:
     """The shapes that a parameter of `shape` may have in a file, equations (2) and (3), the usual one first.
 
-    The VAE's attention was a 1x1 convolution before it was linear, so [o, i, 1, 1] stands for [o, i] there.
+    The VAE's attention and the U-Net's transformers begin and end with 1x1 convolutions in some models and with linear
+    layers in others, and tools write either for either: [o, i, 1, 1] stands for [o, i] there, and [o, i] for it.
     """
     if path[-1] != "kernel":
         return [shape]
-    if len(shape) == 4:
-        return [(shape[3], shape[2], shape[0], shape[1])]
-    linear = shape[::-1]
-    return [linear, (*linear, 1, 1)] if len(spellings(path)) > 1 and path[0] != "text_model" else [linear]
+    usual: Shape = (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
+    if not _POINTWISE.fullmatch(tensor_name(path)) or usual[2:] not in ((), (1, 1)):
+        return [usual]
+    return [usual, usual[:2] if len(usual) == 4 else (*usual, 1, 1)]
 
 
 def places(path: Path, shape: Shape) -> list[Place]:

@@ -35,6 +35,31 @@ _OUTSIDE = {
 }
 
 
+# All that a text encoder has, as transformers calls it and as OpenCLIP does.
+_HUGGING_INSIDE = r"embeddings\.(?:token|position)_embedding\.weight|encoder\.layers\.\d+\..+|final_layer_norm\..+"
+_OPEN_INSIDE = r"(?:token_embedding|ln_final)\..+|positional_embedding|transformer\.resblocks\.\d+\..+|text_projection"
+_NAME = re.compile(
+    rf"((?:.*?\.)??)(?:(?:(?:transformer|model)\.)?(?:text_model\.)?(?:({_HUGGING_INSIDE})|(text_projection\.weight))"
+    rf"|(?:model\.)?({_OPEN_INSIDE}))"
+)
+
+
+def spelled(name: str) -> tuple[str, str] | None:
+    """A text encoder's tensor as (what stands before the encoder's names, its own name); None for others.
+
+    The own name is the usual one of its dialect: `transformer.text_model.` or `model.` before what both dialects add to
+    or leave out. A projection is told by its name and not by its shape, since it is square: `text_projection.weight`
+    is a linear layer's, meant for W @ x, and `text_projection` for x @ W.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    above, hugging, projection, own = found.groups()
+    if hugging is not None:
+        return above, f"{HUGGING}text_model.{hugging}"
+    return above, f"{HUGGING}{projection}" if projection is not None else f"{OPEN}{own}"
+
+
 def places(path: names.Path, shape: names.Shape, prefix: str, hidden_act: str) -> list[Place]:
     """Where the parameter at `path` may lie, under an encoder's prefix; the usual place first.
 
@@ -60,14 +85,13 @@ def _open(path: names.Path, shape: names.Shape, prefix: str) -> Place:
     return Place(f"{block}.attn.in_proj_{leaf}", fused, third=third)
 
 
-def unused(tensors: Iterable[str], prefix: str, layers: int, projects: bool) -> list[str]:
+def unused(tensors: Iterable[str], prefix: str, layers: int, projects: bool, hidden_act: str) -> list[str]:
     """An encoder's tensors that its network does not need: a last layer more, a projection that is not used."""
-    last = f"{prefix}{OPEN}transformer.resblocks.{layers}."
+    last = [f"{prefix}{OPEN}transformer.resblocks.{layers}."]
+    if hidden_act != "quick_gelu":
+        last.append(f"{prefix}{HUGGING}text_model.encoder.layers.{layers}.")
     # OpenAI's projection comes with the whole CLIP model, from which some tools save.
-    projections = (
-        f"{prefix}{OPEN}text_projection",
-        f"{prefix}{HUGGING}text_projection.weight",
-        f"{prefix}text_projection",
-    )
-    dropped = [name for name in tensors if name.startswith(last)]
-    return [*dropped, *(name for name in tensors if name in projections)] if not projects else []
+    projections = (f"{prefix}{OPEN}text_projection", f"{prefix}{HUGGING}text_projection.weight")
+    if projects:
+        return []
+    return [name for name in tensors if name.startswith(tuple(last)) or name in projections]

@@ -19,17 +19,19 @@ from sdjax.vocabulary import clip_tokenizer_files
 from sdjax.weights import kinds
 from sdjax.weights.checkpoint import Checkpoint, Json
 from sdjax.weights.families import Shape, candidates, shape_of_file
-from sdjax.weights.files import Header, read_header, refuse_pickle
+from sdjax.weights.files import Header, read_single_header
 from sdjax.weights.index import PAIRS
 from sdjax.weights.ldm import UNET_PREFIX
-from sdjax.weights.load import EIGHT_BITS, eight_bits
+from sdjax.weights.load import read_otherwise
 from sdjax.weights.names import CheckpointError, Layout, listing
-from sdjax.weights.original import TEXT, Original, Sorted
+from sdjax.weights.original import TEXT, TWICE, Original, Sorted
 from sdjax.weights.prediction import Prediction, check_type, decide
 from sdjax.weights.save import default_layout
+from sdjax.weights.spelling import without_wrappers
 from sdjax.weights.tensors import Blame, read_tensors
 
 _DISTILLED = f"{UNET_PREFIX}time_embed.cond_proj.weight"  # latent consistency models know the guidance scale
+_MOST_LEFT = 20  # kinds that a note names
 # What a pipeline could have beside its networks, for which diffusers looks in model_index.json.
 _ABSENT = {
     "XL": ("feature_extractor", "image_encoder", *PAIRS, *PAIRS.values()),
@@ -51,18 +53,29 @@ def open_single_file(
     """
     check_type(prediction_type)
     path = Path(path)
-    refuse_pickle(path)
-    header = read_header(path)
-    if kinds.foreign(header) or not any(name.startswith(f"{UNET_PREFIX}input_blocks.") for name in header.tensors):
-        kinds.refuse(header)
+    header, twice = _whole(read_single_header(path))
     shape = shape_of_file(header)
     families = candidates(shape, presets, str(path))
     prediction = decide(header, families, prediction_type)
     preset = _choose(families, prediction)
     configs = _configs(preset, shape, header)
-    reader = _Reader(header, preset.title, configs, Original(configs).sort(header.tensors))
+    tensors = Original(configs).sort(header)
+    tensors = replace(tensors, leftovers={**dict.fromkeys(twice, TWICE), **tensors.leftovers})
+    reader = _Reader(header, preset.title, configs, tensors)
     reader.check()
     return Checkpoint(configs, _files(preset, prediction), reader, tuple(_notes(reader, preset, shape, prediction)))
+
+
+def _whole(header: Header) -> tuple[Header, list[str]]:
+    """The header by the authors' names, and tensors that are there once more; CheckpointError for no checkpoint."""
+    if kinds.foreign(header):
+        kinds.refuse(header)
+    named, twice = without_wrappers(header)
+    unet = [name for name in named.tensors if name.startswith(UNET_PREFIX)]
+    alone = len(unet) == len(named.tensors) and not any(name.startswith(UNET_PREFIX) for name in header.tensors)
+    if kinds.foreign(named) or alone or not any(name.startswith(f"{UNET_PREFIX}input_blocks.") for name in unet):
+        kinds.refuse(named if kinds.foreign(named) else header)
+    return named, twice
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +88,12 @@ class _Reader:
     tensors: Sorted
 
     def check(self) -> None:
-        """Raises CheckpointError for tensors that are not known and for a network that is missing."""
-        path, unknown = self.header.path, self.tensors.unknown
-        if unknown:
-            others = any(name.startswith(("cond_stage_model.", "conditioner.")) for name in unknown)
-            mixed = "; those of a text encoder are another family's: two were mixed" if others else ""
+        """Raises CheckpointError for a text encoder of another family's and for one that is missing."""
+        path, strangers = self.header.path, self.tensors.strangers
+        if strangers:
             raise CheckpointError(
-                f"{path} has the U-Net of {self.title}, but {len(unknown)} tensors that belong to no part of it"
-                f"{mixed}:{listing(sorted(unknown))}"
+                f"{path} has the U-Net of {self.title}, but {len(strangers)} tensors of a text encoder that is another "
+                f"family's: two were mixed:{listing(sorted(strangers))}"
             )
         missing = [name for name, held in self.tensors.components.items() if name in TEXT and not held]
         if missing:
@@ -95,12 +106,13 @@ class _Reader:
     def __call__(
         self, component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
     ) -> tuple[dict[str, Any], Layout]:
-        own = {name: self.header.tensors[name] for name in self.tensors.components[component]}
+        own = self.tensors.components[component]
         if not own:
             raise CheckpointError(f"{self.header.path} holds no {component}; give one with {component}=")
         blame = Blame(
             f"{self.header.path} does not hold the {component} of {self.title}",
-            "the file is damaged or of a family that is not known: download it again, or convert it to a folder",
+            "the file is damaged or of a family that is not known: download it again, or convert it to a folder"
+            + (f". Left aside in it: {_left(self.tensors.leftovers)}" if self.tensors.leftovers else ""),
         )
         places = Original(self.configs).places(component)
         params, found = read_tensors([replace(self.header, tensors=own)], expected, places, blame, dtype)
@@ -154,12 +166,18 @@ def _notes(reader: _Reader, preset: Preset, shape: Shape, prediction: Prediction
         notes.append(f"{path} ({preset.title}) predicts {prediction.note}")
     if shape.in_channels != preset.configs["unet"]["in_channels"]:
         notes.append(f"{path} ({preset.title}): its U-Net has {shape.in_channels} input channels, as no published one")
-    if eight_bits([reader.header]):
-        notes.append(f"{path} is {EIGHT_BITS}")
+    used = [entry for own in reader.tensors.components.values() for entry in own.values()]
+    notes += [f"{path} is {what}" for what in read_otherwise(used)]
     if not reader.tensors.components["vae"]:
         notes.append(f"{path} holds no VAE: give one with vae=")
     if reader.tensors.leftovers:
-        counts = Counter(reader.tensors.leftovers.values())
-        listed = ", ".join(f"{what} ({count} tensors)" for what, count in counts.items())
-        notes.append(f"{path}: left alone, since no picture needs it: {listed}")
+        notes.append(f"{path}: left alone, since no picture needs it: {_left(reader.tensors.leftovers)}")
     return notes
+
+
+def _left(leftovers: Mapping[str, str]) -> str:
+    """What was left aside, by kind, with how many tensors there are."""
+    counts = Counter(leftovers.values())
+    listed = [f"{what} ({count} tensors)" for what, count in list(counts.items())[:_MOST_LEFT]]
+    more = [f"and {len(counts) - _MOST_LEFT} kinds more"] if len(counts) > _MOST_LEFT else []
+    return ", ".join([*listed, *more])

@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 
 from sdjax.weights import names
 from sdjax.weights.files import Entry, Header
-from sdjax.weights.names import DTYPES, NARROW, READABLE, CheckpointError, Place, listing, nearest
+from sdjax.weights.names import DTYPES, READ_AS, READABLE, CheckpointError, Place, listing, nearest
 
 _CHUNK = 1 << 20  # elements looked at in one go for NaN: the mask stays in cache
 
@@ -37,7 +37,7 @@ class Found:
     @property
     def dtype(self) -> str:
         """What it is read as and would be saved in, as safetensors spells it."""
-        return "F16" if self.entry.dtype in NARROW else self.entry.dtype
+        return READ_AS.get(self.entry.dtype, self.entry.dtype)
 
 
 @dataclass(frozen=True)
@@ -91,20 +91,22 @@ def _find(
     unused = dict.fromkeys(held)
     for path, shape in wanted.items():
         known = places(path, shape)
-        there = [one for one in known if one.name in held]
+        there = [Found(one, held[one.name], held[one.name].tensors[one.name]) for one in known if one.name in held]
         for one in there:
-            unused.pop(one.name, None)
-        if len(there) != 1:
-            faults["duplicate" if there else "missing"].append(", ".join(o.name for o in there) or known[0].name)
+            unused.pop(one.place.name, None)
+        if not there:
+            faults["missing"].append(known[0].name)
             continue
-        chosen, header = there[0], held[there[0].name]
-        found[path] = Found(chosen, header, entry := header.tensors[chosen.name])
-        if entry.shape not in chosen.shapes:
-            shapes = " or ".join(str(list(one)) for one in chosen.shapes)
-            faults["of the wrong shape"].append(f"{chosen.name}: expected {shapes}, found {list(entry.shape)}")
+        if len(there) > 1 and not _agree(there, path, shape):
+            faults["duplicate"].append(", ".join(one.entry.name for one in there))
+            continue
+        found[path], entry = there[0], there[0].entry
+        if entry.shape not in there[0].place.shapes:
+            shapes = " or ".join(str(list(one)) for one in there[0].place.shapes)
+            faults["of the wrong shape"].append(f"{entry.name}: expected {shapes}, found {list(entry.shape)}")
         if entry.dtype not in READABLE:
             dtypes = " or ".join(READABLE)
-            faults["of the wrong dtype"].append(f"{chosen.name}: expected {dtypes}, found {entry.dtype}")
+            faults["of the wrong dtype"].append(f"{entry.name}: expected {dtypes}, found {entry.dtype}")
     faults = {what: list(dict.fromkeys(lines)) for what, lines in faults.items()}  # three parameters may share a tensor
     faults["missing"][:8] = [name + nearest(name, unused) for name in faults["missing"][:8]]
     faults["unexpected"] = list(unused)
@@ -136,21 +138,29 @@ def _read(
             yield path, array
 
 
+def _agree(twice: Sequence[Found], path: names.Path, shape: names.Shape) -> bool:
+    """Whether tensors that are one parameter by two names hold the same numbers; then either does."""
+    if any(one.entry.shape not in one.place.shapes or one.entry.dtype not in READABLE for one in twice):
+        return False
+    arrays = [array for one in twice for _, array in _read({path: one}, {path: shape}, [one.header], np.float32)]
+    return all(np.array_equal(arrays[0], array) for array in arrays[1:])
+
+
 def _tensor(
     pages: mmap.mmap, found: Found, path: names.Path, shape: names.Shape, dtype: DTypeLike | None
 ) -> np.ndarray:
     """One parameter, checked and copied out of the map."""
     stored, own = READABLE[found.entry.dtype], DTYPES[found.dtype]
-    what = f"{found.header.path}: {found.place.name}"
+    what = f"{found.header.path}: {found.entry.name}"
     view = _view(pages, found, stored)
     flat = view.reshape(-1)
     _check_finite(flat, what)
     array = _aligned(shape, np.dtype(dtype or own))
-    if len(shape) == 2 and view.ndim == 4:
-        view = view.reshape(view.shape[:2])  # the VAE's [o, i, 1, 1]
+    if {len(shape), view.ndim} == {2, 4}:  # a 1x1 convolution for a linear layer, or the other way round
+        view = view.reshape(view.shape[:2] if view.ndim == 4 else (*view.shape, 1, 1))
     with np.errstate(over="ignore"):  # told as an error below
         names.copy(array, view if found.place.as_ours else names.from_file(path, view))
-    if array.dtype != own:
+    if array.dtype != stored:
         _check_finite(array.reshape(-1), f"{what}, cast to {array.dtype}")
     return array
 
@@ -176,6 +186,8 @@ def _check_finite(flat: np.ndarray, what: str) -> None:
 
     Compared as integers, since NumPy looks at 16-bit floats one by one: 20 GB/s in place of 1.
     """
+    if flat.dtype.name.endswith("fnuz"):  # no infinity, and their one NaN is where others have -0
+        flat = flat.astype(np.float16)
     integers = np.dtype(f"u{flat.itemsize}")
     mask = integers.type(np.iinfo(integers).max >> 1)
     limit = int(np.array(np.inf).astype(flat.dtype).view(integers) & mask)  # NaN's where there is no infinity

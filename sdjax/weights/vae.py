@@ -1,7 +1,7 @@
 """An autoencoder of its own, to be put in the place of a checkpoint's: better colours, no overflow in float16.
 
-It comes as a folder in the diffusers layout, or as a single file by diffusers' names or the original ones, with or
-without `first_stage_model.` before them; a whole checkpoint in one file will do.
+It comes as a folder in the diffusers layout, or as a single file by diffusers' names or the original ones, whatever
+stands before them; a whole checkpoint in one file will do.
 """
 
 import os
@@ -15,16 +15,16 @@ from jax.typing import DTypeLike
 from sdjax.config import VaeConfig
 from sdjax.weights import kinds, ldm, names
 from sdjax.weights.checkpoint import Checkpoint, Json
-from sdjax.weights.files import Header, read_header, read_json, refuse_pickle
+from sdjax.weights.files import Header, read_json, read_single_header
 from sdjax.weights.ldm import VAE_PREFIX
+from sdjax.weights.links import home_of, within
 from sdjax.weights.load import read_component
 from sdjax.weights.names import Layout
 from sdjax.weights.save import default_layout
+from sdjax.weights.spelling import collect, is_averaged
 from sdjax.weights.tensors import Blame, read_tensors
 
-_PREFIXES = (VAE_PREFIX, "vae.", "")
-_FIRST = "encoder.conv_in.weight"
-_NOT_READ = ("loss.", "logvar", "model_ema.")
+_FIRST = f"{VAE_PREFIX}encoder.conv_in.weight"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,6 @@ class OpenVae:
     path: Path
     config: Json | None = None
     header: Header | None = None
-    prefix: str = ""
     variant: str | None = None
 
     def into(self, checkpoint: Checkpoint) -> Checkpoint:
@@ -59,24 +58,18 @@ class OpenVae:
         """The weights, for a network with this config. Raises CheckpointError."""
         if self.header is None:
             return read_component(self.path, expected, variant=self.variant, dtype=dtype)
-        modules = ldm.vae_modules(VaeConfig.from_dict(config))
-        prefix = self.prefix
-        own = {
-            name: entry
-            for name, entry in self.header.tensors.items()
-            if name.startswith(prefix) and not name.removeprefix(prefix).startswith(_NOT_READ)
-        }
+        read = VaeConfig.from_dict(config)
+        modules = ldm.vae_modules(read)
+        tensors, _ = collect(self.header, _names(self.header, ldm.vae_words(read)))
 
         def places(path: names.Path, shape: names.Shape) -> list[names.Place]:
-            theirs = [replace(one, name=prefix + one.name) for one in names.places(path, shape)]
-            original = ldm.place(path, shape, modules, prefix)
-            return [original, *(one for one in theirs if one.name != original.name)]
+            return [ldm.place(path, shape, modules, VAE_PREFIX)]
 
         blame = Blame(
             f"{self.path} does not hold the VAE of this checkpoint's config",
             "choose a VAE made for this family of models",
         )
-        params, found = read_tensors([replace(self.header, tensors=own)], expected, places, blame, dtype)
+        params, found = read_tensors([replace(self.header, tensors=tensors)], expected, places, blame, dtype)
         return params, default_layout(params, config, {path: one.dtype for path, one in found.items()})
 
 
@@ -88,10 +81,14 @@ def open_vae(path: str | os.PathLike[str], variant: str | None = None) -> OpenVa
     path = Path(path).expanduser()
     if path.is_dir():
         folder = path / "vae" if (path / "vae").is_dir() else path
-        return OpenVae(folder, config=read_json(folder / "config.json"), variant=variant)
-    refuse_pickle(path)
-    header = read_header(path)
-    prefix = next((prefix for prefix in _PREFIXES if prefix + _FIRST in header.tensors), None)
-    if prefix is None:
+        return OpenVae(folder, config=read_json(within(folder / "config.json", home_of(path))), variant=variant)
+    header = read_single_header(path)
+    if _FIRST not in _names(header, {}).values():
         kinds.refuse(header)
-    return OpenVae(path, header=header, prefix=prefix)
+    return OpenVae(path, header=header)
+
+
+def _names(header: Header, words: ldm.Modules) -> dict[str, str]:
+    """The original names of the autoencoder's tensors in a file, by those that they have there."""
+    found = {name: ldm.vae_name(name, words) for name in header.tensors if not is_averaged(name)}
+    return {name: new for name, new in found.items() if new is not None}
