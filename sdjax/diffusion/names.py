@@ -1,8 +1,8 @@
 """Samplers and schedules by the names that other programs give them.
 
-    translated("DPM++ 2M Karras")               Choice("dpmpp_2m", "karras")                    AUTOMATIC1111's web UI, Forge
-    translated("dpmpp_2m_sde_gpu")              Choice("dpmpp_2m_sde")                          ComfyUI
-    translated("DPMSolverMultistepScheduler")   Choice("dpmpp_2m")                              diffusers
+    translated("DPM++ 2M Karras")               Choice("dpmpp_2m", "karras")      AUTOMATIC1111's web UI, Forge
+    translated("dpmpp_2m_sde_gpu")              Choice("dpmpp_2m_sde")            ComfyUI
+    translated("DPMSolverMultistepScheduler")   Choice("dpmpp_2m")                diffusers
 
 Only what is the same sampler here is in the tables. Some of their names are ours as well, "heun" for one: so ask for a
 translation of what is no name of ours.
@@ -80,7 +80,7 @@ ALSO = {"Uniform": "normal", "Turbo": "trailing"}
 SDE_HEUN = "DPM++ 2M SDE Heun"
 HEUN = {"solver_type": "heun"}
 
-# ComfyUI's word (and SwarmUI's and Fooocus's): ours. A name that ends in _gpu is that sampler with its noise from there.
+# ComfyUI's word, SwarmUI's and Fooocus's: ours. One that ends in _gpu is the same with noise drawn there.
 COMFY_SAMPLERS = {
     **{name: name for name in ("euler", "euler_ancestral", "heun", "lms", "dpm_fast", "dpm_adaptive", "ddpm", "lcm")},
     **{name: name for name in ("dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", "ddim")},

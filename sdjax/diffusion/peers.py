@@ -17,8 +17,9 @@ config, and end clean. For `dpm2` and its like they take one step more and leave
 Sources: A1111 modules/sd_schedulers.py, sd_samplers_kdiffusion.py, sd_models.py, with the default options;
 k_diffusion/external.py; ComfyUI comfy/samplers.py, model_sampling.py, comfy_extras/nodes_custom_sampler.py,
 nodes_align_your_steps.py, nodes_model_advanced.py; image-to-image: A1111 modules/sd_samplers_common.py
-(setup_img2img_steps) and sample_img2img, ComfyUI KSampler.set_steps, BasicScheduler and SplitSigmasDenoise. A1111's DDIM, PLMS, UniPC and LCM have timesteps of their own
-(sd_samplers_timesteps.py, sd_samplers_lcm.py), which are not here.
+(setup_img2img_steps) and sample_img2img, ComfyUI KSampler.set_steps, BasicScheduler and SplitSigmasDenoise. A1111's
+DDIM, PLMS, UniPC and LCM have timesteps of their own (sd_samplers_timesteps.py, sd_samplers_lcm.py), which are not
+here.
 """
 
 import difflib
@@ -88,7 +89,7 @@ def peer_name(preset: str, sampler: str, schedule: str | None) -> str:
 
 
 def family_schedule(preset: str | None, schedule: str | None, xl: bool) -> str | None:
-    """`schedule`, but A1111's one "Align Your Steps" is SDXL's where the model is an SDXL (get_align_your_steps_sigmas).
+    """`schedule`, but A1111's one "Align Your Steps" is SDXL's where the model is (get_align_your_steps_sigmas).
 
     ComfyUI's node is told which model's it is to take, and so are the callers of all other presets.
     """
@@ -116,8 +117,8 @@ def begun(settings: Settings, steps: int, strength: float) -> tuple[int, int]:
         return steps, steps if strength else 0
     if steps / strength > MOST_LEVELS:
         raise ValueError(
-            f"strength {strength:g} is too small for {steps} steps: ComfyUI would make the last of {steps / strength:.3g}, "
-            f"and the most is {MOST_LEVELS:,}; take a strength from {steps / MOST_LEVELS:.2g}"
+            f"strength {strength:g} is too small for {steps} steps: ComfyUI would run the last of "
+            f"{steps / strength:.3g}, and the most is {MOST_LEVELS:,}; take a strength from {steps / MOST_LEVELS:.2g}"
         )
     return int(steps / strength), steps
 

@@ -233,7 +233,8 @@ def plan(
         being round(T - f T). With a start, x_T is not noise but the latents to go on from, x = alpha x0 + sigma e at
         the level `Plan.start`, and with an end the result is such latents, whatever the sampler's own scale.
       strength: run only the last int(steps * strength) steps, or as many as the preset's program does (see
-        `peers.begun`), from latents x = alpha x0 + sigma e at `Plan.start`; where that is no step, the plan asks the network nothing and gives back what it was given.
+        `peers.begun`), from latents x = alpha x0 + sigma e at `Plan.start`; where that is no step, the plan asks the
+        network nothing and gives back what it was given.
       options: what the sampler's function takes by keyword (eta, solver_order, s_churn, ..); None is its default, or
         what the config says.
 
