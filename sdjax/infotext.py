@@ -31,12 +31,9 @@ from typing import Any
 import numpy as np
 
 import sdjax
-from sdjax.diffusion import names
-from sdjax.diffusion.names import A1111_SAMPLERS as SAMPLERS
-from sdjax.diffusion.names import A1111_SCHEDULES as SCHEDULES
-from sdjax.diffusion.names import SDE_HEUN
+from sdjax.diffusion.names import SAMPLERS, SCHEDULES, SDE_HEUN, schedule_here
 from sdjax.diffusion.peers import A1111, AUTOMATIC, NAMES, OWN_TIMESTEPS
-from sdjax.foreign import fooocus, swarmui
+from sdjax.foreign import fooocus, names, swarmui
 from sdjax.foreign.fields import Found, not_done
 
 RNG = {"torch_cpu": "CPU", "torch_cuda": "NV"}  # "GPU" is its default, and what "NV" computes on any machine
@@ -254,7 +251,7 @@ def _rng(text: str) -> dict[str, Any]:
 
 def _sampler(text: str) -> dict[str, Any]:
     """By A1111's name, or by that of a tool that borrows its form; what is not known keeps its name."""
-    choice = names.translated(text) or _with_schedule(text)
+    choice = names.comfy(text) or names.other(text) or _with_schedule(text)
     return {"sampler": text} if choice is None else choice.settings()
 
 
@@ -271,7 +268,7 @@ def _schedule(text: str) -> dict[str, Any]:
     """Automatic is whatever their sampler likes best, and no schedule of ours."""
     if text.casefold() == "automatic":
         return {}
-    return {"schedule": names.a1111_schedule(text) or names.COMFY_SCHEDULES.get(text, text)}
+    return {"schedule": schedule_here(text) or names.COMFY_SCHEDULES.get(text, text)}
 
 
 def _first_pass(text: str, second: Mapping[str, int]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from PIL import Image
 from sdjax import picture
 from sdjax.diffusion.samplers import SAMPLERS
 from sdjax.diffusion.spacing import SCHEDULES
+from sdjax.foreign import names
 
 COMFY = {"noise_source": "torch_cpu", "prompt_style": "comfy", "preset": "comfy"}
 CAT = {"prompt": "a cat", "negative_prompt": "dog", "steps": 20, "seed": 1, "guidance_scale": 7.0}
@@ -347,3 +348,16 @@ def test_whatever_a_field_holds(program, data):
             return
     assert isinstance(found["prompt"], str) and found["sampler"] in {*SAMPLERS, "dpm_adaptive"}
     assert found.get("schedule") in (None, *SCHEDULES) and 0 <= found["seed"] < 2**64
+
+
+def test_names_are_samplers_and_schedules_here():
+    known = {*SAMPLERS, "dpm_adaptive"}
+    assert {*names.COMFY_SAMPLERS.values(), *names.INVOKE.values()} <= known
+    assert {one.sampler for one in names.COMFY_OPTIONS.values()} <= known
+    assert set(names.COMFY_SCHEDULES.values()) <= set(SCHEDULES)
+    assert names.comfy("uni_pc", "karras").settings() == {
+        "sampler": "unipc", "schedule": "karras", "sampler_options": {"solver_order": 3, "solver_type": "bh1"},
+    }  # fmt: skip
+    assert names.comfy("dpmpp_2m_sde_heun_gpu").settings()["sampler_options"] == {"solver_type": "heun"}
+    assert names.invoke("kdpm_2_a_k").settings() == {"sampler": "dpm2_ancestral", "schedule": "karras"}
+    assert names.comfy("euler", "gits") is names.comfy("seeds_2") is names.invoke("nobody") is names.other("") is None

@@ -18,7 +18,7 @@ A graph is a stranger's: it may be in circles, or wide. Each node is looked at o
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from sdjax.diffusion import names
+from sdjax.foreign import names
 from sdjax.foreign.fields import Fields, Found, as_number, as_object, not_done, sampler
 from sdjax.foreign.swarmui import COMFY, DRAWING, OTHERS_NOISE
 

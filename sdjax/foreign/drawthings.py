@@ -5,7 +5,7 @@ Its noise is of its own or, by a switch, torch's ("seed_mode"), which is not fol
 [1] https://github.com/drawthingsai/draw-things-community; the samplers' names are A1111's
 """
 
-from sdjax.diffusion import names
+from sdjax.foreign import names
 from sdjax.foreign.fields import Fields, Found, not_done, sampler
 
 NOISE = "Draw Things' seeds mean noise of its own, so the picture will differ"
@@ -22,7 +22,7 @@ def read(fields: Fields) -> Found:
     if fields.number("strength", default=1) != 1:
         raise ValueError("the picture is made from another (strength below 1)")
     theirs = fields.text("sampler")
-    choice = names.Choice(_ALSO[theirs]) if theirs in _ALSO else names.a1111(theirs.replace("DDIM Trailing", "DDIM"))
+    choice = names.Choice(_ALSO[theirs]) if theirs in _ALSO else names.other(theirs.replace("DDIM Trailing", "DDIM"))
     width, _, height = fields.text("size").partition("x")
     size = Fields({"width": width, "height": height})
     settings = {

@@ -4,7 +4,7 @@
     sdkit/generate/sampler/
 """
 
-from sdjax.diffusion import names
+from sdjax.foreign import names
 from sdjax.foreign.fields import Fields, Found, not_done, sampler
 
 NOISE = "how Easy Diffusion's seeds make noise depends on its machine, so the picture may differ"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sdjax.diffusion.names import Choice
+from sdjax.foreign.names import Choice
 
 MOST_BITS = 128  # of a whole number; a seed has 64
 _OBJECT = re.compile(r'\s*\{\s*"')

@@ -9,7 +9,7 @@ styles, a sharpening filter and a guidance of its own [1], which are not done he
 import re
 from typing import Any
 
-from sdjax.diffusion import names
+from sdjax.foreign import names
 from sdjax.foreign.fields import Fields, Found, not_done, sampler
 from sdjax.foreign.swarmui import COMFY
 

@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from sdjax.diffusion import names
+from sdjax.foreign import names
 from sdjax.foreign.fields import Fields, Found, as_number, not_done, sampler
 
 OTHERS_NOISE = "the noise that this sampler draws along the way is InvokeAI's own, so the picture will differ"

@@ -8,7 +8,7 @@ Braces and brackets weigh words by 1.05 there, which is not done here.
 
 import re
 
-from sdjax.diffusion import names
+from sdjax.foreign import names
 from sdjax.foreign.fields import Fields, Found, not_done, sampler
 
 NOISE = "NovelAI's seeds mean noise that is not known, so the picture will differ"

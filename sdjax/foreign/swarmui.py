@@ -9,7 +9,7 @@ normal (WorkflowGenerator.CreateKSampler).
 
 import re
 
-from sdjax.diffusion import names
+from sdjax.foreign import names
 from sdjax.foreign.fields import Fields, Found, not_done, sampler
 
 INNER = "sui_image_params"
