@@ -29,7 +29,6 @@ from sdjax import bounds, foreign, infotext, picture_texts
 from sdjax.foreign.fields import Found
 
 TEXTS = ("parameters", "sdjax")
-A1111 = "A1111's form"
 LONGEST = 100_000  # characters of a text worth parsing; the longest honest ones have a few thousand
 
 
@@ -84,10 +83,10 @@ def read_settings(source: str | os.PathLike[str] | Image.Image) -> dict[str, Any
     """
     held = picture_texts.read(source)
     try:
-        program, found = _found(held)
+        program, found = _ours(held.texts) or foreign.read(held.texts, held.size) or _a1111s(held.texts)
         settings = bounds.check(found.settings)
     except ValueError as error:
-        raise ValueError(f"{held.where}: broken settings: {error}") from None
+        raise ValueError(f"{held.where}: {error}") from None
     if found.notes:
         warnings.warn(f"{held.where}: settings of {program}: {'; '.join(found.notes)}", stacklevel=2)
     return settings
@@ -177,21 +176,27 @@ def _unwritable(folder: str | os.PathLike[str], error: OSError) -> OSError:
     return OSError(f"{folder} cannot be written ({error.strerror or error}); choose another folder for the pictures")
 
 
-def _found(held: picture_texts.Held) -> tuple[str, Found]:
-    """(The program that wrote a picture's settings, what they are). Raises ValueError."""
-    texts = held.texts
-    if "sdjax" in texts:
-        return "sdjax", Found(_from_json(_short_enough(texts["sdjax"])))
-    if (other := foreign.read(texts, held.size)) is not None:
-        return other
-    if "parameters" in texts:
-        return A1111, infotext.read(_short_enough(texts["parameters"]))
-    for name in (picture_texts.COMMENT, "comment", picture_texts.DESCRIPTION):
-        if name in texts and infotext.has_fields(_short_enough(texts[name])):
-            return A1111, infotext.read(texts[name])
+def _ours(texts: Mapping[str, str]) -> tuple[str, Found] | None:
+    """(sdjax, our own settings), or None where there are none. Raises ValueError."""
+    if "sdjax" not in texts:
+        return None
+    try:
+        return "sdjax", Found(bounds.check(_from_json(_short_enough(texts["sdjax"]))))
+    except ValueError as error:
+        raise ValueError(f"broken settings: {error}") from None
+
+
+def _a1111s(texts: Mapping[str, str]) -> tuple[str, Found]:
+    """(Whose form it is, settings in A1111's), from wherever they stand. Raises ValueError where there are none."""
+    for name in ("parameters", picture_texts.COMMENT, "comment", picture_texts.DESCRIPTION):
+        if name in texts and (name == "parameters" or infotext.has_fields(_short_enough(texts[name]))):
+            try:
+                return "A1111's form", infotext.read(_short_enough(texts[name]))
+            except ValueError as error:
+                raise ValueError(f"broken settings: {error}") from None
     others = f", and only texts that no program known here writes ({', '.join(texts)[:80]})" if texts else ""
     raise ValueError(
-        f"it holds no settings{others}: it was made or saved again by a program that keeps none; read are those of "
+        f"holds no settings{others}: it was made or saved again by a program that keeps none; read are those of "
         f"{foreign.PROGRAMS}"
     )
 

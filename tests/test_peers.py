@@ -1,14 +1,17 @@
 """A1111's and ComfyUI's levels, derived a second time from their sources, and what the presets refuse."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from sdjax import infotext
 from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.peers import NAMES, discards, peer_name, peer_schedule
 from sdjax.diffusion.plan import plan
 from sdjax.diffusion.sigmas import beta_quantile
+from sdjax.pipeline import StableDiffusion
 from tests.reference import SD, ZERO_SNR, alphas_cumprod
 from tests.test_sigmas import COMFY_AYS, COMFY_NORMAL_20
 
@@ -191,6 +194,18 @@ def test_whole_timestep_samplers_take_comfys_levels():
         visited(euler("comfy", "karras", 8)),
         rtol=1e-12,
     )
+
+
+def test_align_your_steps_are_the_familys():
+    """A1111 has one name for both; the steps of the model that is loaded. Callers of the others name the model's."""
+    text = "a\nSteps: 11, Sampler: Euler, Schedule type: Align Your Steps, Seed: 1, Version: v1.10.1"
+    asked = {name: infotext.read(text).settings[name] for name in ("sampler", "steps", "schedule", "preset")}
+    for xl, first in ((True, [14.615, 6.315, 3.771, 2.181]), (False, [14.615, 6.475, 3.861, 2.697])):
+        model = SimpleNamespace(scheduler=SD, xl=xl)
+        made = StableDiffusion.plan(model, **asked)
+        np.testing.assert_allclose(visited(made)[:4], first, rtol=1e-12)
+        own = StableDiffusion.plan(model, "euler", 10, "ays", preset="comfy")
+        np.testing.assert_allclose(visited(own)[:-1], COMFY_AYS["ays"][:-1], rtol=1e-8)
 
 
 # Image-to-image ------------------------------------------------------

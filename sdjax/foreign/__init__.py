@@ -17,7 +17,7 @@ A reader gives what `generate` can do and notes what it cannot; it raises ValueE
 
 from collections.abc import Callable, Mapping
 
-from sdjax import picture_texts
+from sdjax import bounds, picture_texts
 from sdjax.foreign import comfyui, drawthings, easydiffusion, fooocus, invokeai, novelai, swarmui
 from sdjax.foreign.fields import Fields, Found, as_object, is_object
 
@@ -75,6 +75,8 @@ def _of_object(text: str) -> tuple[str, Found] | None:
 
 def _named(program: str, reader: Callable[..., Found], *given: object) -> Found:
     try:
-        return reader(*given)
+        found = reader(*given)
+        bounds.check(found.settings)
+        return found
     except ValueError as error:
         raise ValueError(f"{program}: {error}") from None
