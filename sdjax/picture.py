@@ -83,7 +83,7 @@ def read_settings(source: str | os.PathLike[str] | Image.Image) -> dict[str, Any
     """
     held = picture_texts.read(source)
     try:
-        program, found = _ours(held.texts) or foreign.read(held.texts, held.size) or _a1111s(held.texts)
+        program, found = _found(held)
         settings = bounds.check(found.settings)
     except ValueError as error:
         raise ValueError(f"{held.where}: {error}") from None
@@ -176,6 +176,20 @@ def _unwritable(folder: str | os.PathLike[str], error: OSError) -> OSError:
     return OSError(f"{folder} cannot be written ({error.strerror or error}); choose another folder for the pictures")
 
 
+def _found(held: picture_texts.Held) -> tuple[str, Found]:
+    """(The program that wrote a picture's settings, what they are): the plainest first. Raises ValueError."""
+    texts = held.texts
+    found = _ours(texts) or foreign.read(texts, held.size) or _a1111s(texts, fields=True)
+    found = found or foreign.read_graph(texts) or _a1111s(texts, fields=False)
+    if found is None:
+        others = f", and only texts that no program known here writes ({', '.join(texts)[:80]})" if texts else ""
+        raise ValueError(
+            f"holds no settings{others}: it was made or saved again by a program that keeps none; read are those of "
+            f"{foreign.PROGRAMS}"
+        )
+    return found
+
+
 def _ours(texts: Mapping[str, str]) -> tuple[str, Found] | None:
     """(sdjax, our own settings), or None where there are none. Raises ValueError."""
     if "sdjax" not in texts:
@@ -186,19 +200,17 @@ def _ours(texts: Mapping[str, str]) -> tuple[str, Found] | None:
         raise ValueError(f"broken settings: {error}") from None
 
 
-def _a1111s(texts: Mapping[str, str]) -> tuple[str, Found]:
-    """(Whose form it is, settings in A1111's), from wherever they stand. Raises ValueError where there are none."""
-    for name in ("parameters", picture_texts.COMMENT, "comment", picture_texts.DESCRIPTION):
-        if name in texts and (name == "parameters" or infotext.has_fields(_short_enough(texts[name]))):
+def _a1111s(texts: Mapping[str, str], *, fields: bool) -> tuple[str, Found] | None:
+    """(Whose form it is, settings in A1111's), from wherever they stand; `fields`: a prompt alone will not do."""
+    places = ("parameters", picture_texts.COMMENT, "comment", picture_texts.DESCRIPTION)
+    for name in places if fields else places[:1]:
+        text = texts.get(name)
+        if text is not None and (not fields or infotext.has_fields(_short_enough(text))):
             try:
-                return "A1111's form", infotext.read(_short_enough(texts[name]))
+                return "A1111's form", infotext.read(_short_enough(text))
             except ValueError as error:
                 raise ValueError(f"broken settings: {error}") from None
-    others = f", and only texts that no program known here writes ({', '.join(texts)[:80]})" if texts else ""
-    raise ValueError(
-        f"holds no settings{others}: it was made or saved again by a program that keeps none; read are those of "
-        f"{foreign.PROGRAMS}"
-    )
+    return None
 
 
 def _short_enough(text: str) -> str:

@@ -172,6 +172,14 @@ def test_comfyuis_graphs_that_cannot_be_told(changed, message):
         read(prompt=changed)
 
 
+def test_plain_words_beside_a_graph_come_first():
+    """Some nodes write A1111's text as well: it is right even where the graph cannot be followed."""
+    line = "bird\nSteps: 9, Sampler: Euler, Seed: 3, Size: 8x8, Version: ComfyUI"
+    found, _ = read(parameters=line, prompt=graph({}, denoise=0.5), workflow={"nodes": []})
+    assert found["prompt"] == "bird" and found["preset"] == "comfy"
+    assert read(parameters="a bird", prompt=GRAPH)[0]["prompt"] == "a cat"
+
+
 def test_a_workflow_alone_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"ComfyUI: the picture holds the editor's workflow alone.*Export \(API\)"):
         read(workflow={"nodes": [], "links": []})

@@ -53,6 +53,15 @@ def read(texts: Mapping[str, str], size: tuple[int, int]) -> tuple[str, Found] |
         found = _of_object(texts.get(name, ""))
         if found is not None:
             return found
+    return None
+
+
+def read_graph(texts: Mapping[str, str]) -> tuple[str, Found] | None:
+    """(ComfyUI, what its graph says), or None where there is none: for pictures without settings in plainer words.
+
+    Raises:
+      ValueError: as `read`; or there is only the editor's workflow.
+    """
     if "prompt" in texts and is_object(texts["prompt"]):
         return "ComfyUI", _named("ComfyUI", comfyui.read, texts["prompt"])
     if "workflow" in texts and is_object(texts["workflow"]):
