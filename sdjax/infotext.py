@@ -7,71 +7,63 @@
 AUTOMATIC1111's web UI began it [1]; Forge, SD.Next, galleries and others took it over. It is data from strangers: it
 is parsed by a pattern, and nothing of it is ever run. A sampler or schedule that those tools lack goes by our name.
 
-A text of another tool also says how its prompt is meant and whose noise its seed is: A1111's, on a GPU unless it says
-`RNG: CPU`. What cannot be told from it (a Brownian tree's own seeds, `ENSD`) makes another picture.
+Extensions add lines behind the fields ("Template: ..."), so these are looked for wherever they stand; and fields of
+their own among them, which are named in a note where they change the picture. Letters may be large or small.
 
-[1] https://github.com/AUTOMATIC1111/stable-diffusion-webui, modules/infotext_utils.py; the samplers' and schedules'
-names are from modules/sd_samplers_*.py and sd_schedulers.py, and Forge's modules_forge/alter_samplers.py
+A text of another tool also says how its prompt is meant and whose noise its seed is, by its `Version`:
+
+    A1111, Forge    A1111's words and levels, noise of a GPU unless it says `RNG: CPU`. Before 1.9 a sampler had the
+                    levels that its name says, else evenly spaced ones; since then "Automatic" goes by the sampler
+    ComfyUI         (by its nodes that write this text) ComfyUI's words, levels and noise; so has Fooocus
+    SD.Next         (App: SD.Next) A1111's words, diffusers' levels
+
+What cannot be told from it (a Brownian tree's own seeds, `ENSD`) makes another picture.
+
+[1] https://github.com/AUTOMATIC1111/stable-diffusion-webui, modules/infotext_utils.py; names are in `diffusion.names`
 """
 
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import sdjax
-from sdjax.diffusion.peers import A1111, OWN_TIMESTEPS
+from sdjax.diffusion.names import SAMPLERS, SCHEDULES, SDE_HEUN, schedule_here
+from sdjax.diffusion.peers import A1111, AUTOMATIC, NAMES, OWN_TIMESTEPS
+from sdjax.foreign import fooocus, names, swarmui
+from sdjax.foreign.fields import Found, not_done
 
-# Our word: theirs. DDPM, IPNDM and DEIS are Forge's.
-SAMPLERS = {
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "pndm": "PLMS",
-    "lms": "LMS",
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "dpm2": "DPM2",
-    "dpm2_ancestral": "DPM2 a",
-    "dpm_fast": "DPM fast",
-    "dpm_adaptive": "DPM adaptive",
-    "dpmpp_2s_ancestral": "DPM++ 2S a",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "dpmpp_sde": "DPM++ SDE",
-    "unipc": "UniPC",
-    "deis": "DEIS",
-    "ipndm": "IPNDM",
-    "restart": "Restart",
-    "lcm": "LCM",
-}
-SCHEDULES = {
-    "karras": "Karras",
-    "exponential": "Exponential",
-    "polyexponential": "Polyexponential",
-    "sgm_uniform": "SGM Uniform",
-    "kl_optimal": "KL Optimal",
-    "ays": "Align Your Steps",
-    "simple": "Simple",
-    "normal": "Normal",
-    "ddim_uniform": "DDIM",
-    "beta": "Beta",
-}
-# Second names: with their defaults Uniform is what Normal is; Turbo is Forge's word for trailing timesteps.
-ALSO = {"Uniform": "normal", "Turbo": "trailing"}
-# A sampler of theirs that is an option of one of ours.
-SDE_HEUN = "DPM++ 2M SDE Heun"
 RNG = {"torch_cpu": "CPU", "torch_cuda": "NV"}  # "GPU" is its default, and what "NV" computes on any machine
 OURS = "sdjax "  # begins our Version
 SIGMAS = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
 
 # `word: value` or `word: "quoted, value"` between commas. The bound keeps the search linear in the text.
 _FIELD = re.compile(r'(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
-_FEWEST_FIELDS = 3  # a last line with less is part of the prompt
+_FEWEST_FIELDS = 3  # a line with less is part of the prompt
+_NEGATIVE = "negative prompt:"
+_VERSION = re.compile(r"(?:^|v)(\d{1,4})\.(\d{1,4})")  # Forge's is "f2.0.1v1.10.1-previous-..."
+_SCHEDULES_SINCE = (1, 9)  # A1111's version from which a schedule is a field of its own
+_LATER = ("f2", "neo", "classic")  # begin versions of Forge's kin without A1111's number
+_BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
+
+# Fields that change the picture and are not done here: whole names, and how names begin.
+_NOT_DONE = {
+    "variation seed", "variation seed strength", "seed resize from", "face restoration", "tiling", "ensd", "ngms",
+    "eta noise seed delta", "skip early cfg", "token merging ratio", "sgm noise multiplier", "noise multiplier",
+    "schedule max sigma", "schedule min sigma", "discard penultimate sigma", "noise schedule", "distilled cfg scale",
+    "shift", "beta schedule alpha", "beta schedule beta", "old prompt editing timelines", "hypernet", "upscaler",
+    "use old emphasis implementation", "downcast alphas_cumprod", "styles", "lora hashes", "ti hashes", "lora weights",
+    "conditional mask weight", "image cfg scale", "unipc order", "unipc variant", "unipc skip type", "sharpness",
+}  # fmt: skip
+_NOT_DONE_BEGIN = (
+    "controlnet", "adetailer", "freeu", "tiled diffusion", "rp ", "soft inpainting", "dynamic thresholding", "dynthres",
+    "hypertile", "kohya", "addnet", "postprocess", "mimic", "self-attention guidance", "sag ", "pag ", "perturbed",
+    "stylealign", "layerdiffusion", "latent modifier", "latent couple", "cutoff", "cfg rescale phi", "ultimate sd",
+)  # fmt: skip
+_OFF = ("", "false", "none", "0", "0.0", "0x0")
 
 
 def write(settings: Mapping[str, Any], model: str) -> str:
@@ -107,45 +99,150 @@ def write(settings: Mapping[str, Any], model: str) -> str:
     return text.encode("utf-8", "replace").decode()  # a shell hands on bytes that are no UTF-8 as lone surrogates
 
 
-def read(text: str) -> dict[str, Any]:
-    """The arguments of `generate` that a text holds.
+def read(text: str) -> Found:
+    """The arguments of `generate` that a text holds, and what of it makes another picture.
 
-    Fields we have no word for are left out, and so is the denoising strength, which belongs to a picture that no text
-    holds and may be of a second pass of theirs. A sampler or schedule we do not know keeps its name for
-    `generate` to judge. Raises ValueError.
+    The denoising strength is left out, since it belongs to a picture that no text holds, or to a second pass of
+    theirs. A sampler or schedule we do not know keeps its name for `generate` to judge. Raises ValueError.
     """
-    *lines, last = text.strip().split("\n")
-    fields = {name: _unquoted(value.strip()) for name, value in _FIELD.findall(last)}
-    if len(fields) < _FEWEST_FIELDS:
-        lines, fields = [*lines, last], {}
-    starts = [i for i, line in enumerate(lines) if line.startswith("Negative prompt:")]
-    cut = starts[0] if starts else len(lines)
-    settings: dict[str, Any] = {"prompt": "\n".join(lines[:cut]).strip()}
-    if negative := "\n".join(lines[cut:]).removeprefix("Negative prompt:").strip():
+    lines = text.replace("\r\n", "\n").strip().split("\n")
+    at = _settings_line(lines)
+    fields = {} if at is None else _fields(_unbroken(lines[at:]))
+    told = lines[:at]
+    starts = [i for i, line in enumerate(told) if line.casefold().startswith(_NEGATIVE)]
+    cut = starts[0] if starts else len(told)
+    settings: dict[str, Any] = {"prompt": "\n".join(told[:cut]).strip()}
+    if negative := "\n".join(told[cut:])[len(_NEGATIVE) :].strip():
         settings["negative_prompt"] = negative
+    settings |= _read_fields(fields)
+    if not fields or fields.get("version", "").startswith(OURS):
+        return Found(settings)
+    return _as_theirs(settings, fields)
+
+
+def has_fields(text: str) -> bool:
+    """Whether a text is settings at all, with the steps among its fields."""
+    lines = text.strip().split("\n")
+    at = _settings_line(lines)
+    return at is not None and "steps" in _fields(lines[at])
+
+
+def _settings_line(lines: Sequence[str]) -> int | None:
+    """Which line holds the fields: the last that begins with the steps, else that has them, else the last of all."""
+    steps = [i for i, line in enumerate(lines) if "steps:" in line.casefold() and _is_fields(line, "steps")]
+    begun = [i for i in steps if lines[i].lstrip().casefold().startswith("steps:")]
+    if begun or steps:
+        return (begun or steps)[-1]
+    return len(lines) - 1 if _is_fields(lines[-1]) else None
+
+
+def _is_fields(line: str, wanted: str | None = None) -> bool:
+    found = _FIELD.findall(line)
+    named = wanted is None or any(name.strip().casefold() == wanted for name, _ in found)
+    return len(found) >= _FEWEST_FIELDS and named and not line.casefold().startswith(_NEGATIVE)
+
+
+def _unbroken(lines: Sequence[str]) -> str:
+    """The first line, with those after it that are within quotes which it opens."""
+    quotes, stop = 0, 0
+    for stop, line in enumerate(lines, start=1):
+        quotes += line.replace('\\"', "").count('"')
+        if quotes % 2 == 0:
+            return "\n".join(lines[:stop])
+    return lines[0]
+
+
+def _fields(line: str) -> dict[str, str]:
+    """By name in small letters."""
+    return {" ".join(name.split()).casefold(): _unquoted(value.strip()) for name, value in _FIELD.findall(line)}
+
+
+def _read_fields(fields: Mapping[str, str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
     for name, read_field in _READERS.items():
-        if name in fields:
-            try:
-                found = read_field(fields[name])
-            except ValueError:
-                raise ValueError(f"{name}: {fields[name][:40]!r} cannot be understood") from None
-            if "sampler_options" in found:
-                found["sampler_options"] = {**settings.get("sampler_options", {}), **found["sampler_options"]}
-            settings |= found
-    return settings if not fields or fields.get("Version", "").startswith(OURS) else _as_theirs(settings)
+        value = fields.get(name.casefold())
+        if value is None:
+            continue
+        try:
+            found = read_field(value)
+            if name == "Size" and "first pass size" in fields:
+                found = _first_pass(fields["first pass size"], found)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{name}: {value[:40]!r} cannot be understood") from None
+        if "sampler_options" in found:
+            found["sampler_options"] = {**settings.get("sampler_options", {}), **found["sampler_options"]}
+        settings |= found
+    return settings
 
 
-def _as_theirs(settings: dict[str, Any]) -> dict[str, Any]:
-    """With A1111's conventions for prompts, noise and, where its samplers walk k-diffusion's sigmas, levels."""
+def _as_theirs(settings: dict[str, Any], fields: Mapping[str, str]) -> Found:
+    """With the conventions of the program that wrote it, and what it did that is not done here."""
+    version = fields.get("version", "")
+    notes = _notes(settings, fields)
+    if version == "ComfyUI" or version.startswith("Fooocus"):
+        return _as_comfys(settings, fields, notes)
     usual: dict[str, Any] = {"prompt_style": "a1111", "noise_source": "torch_cuda"}
     sampler, schedule = settings.get("sampler"), settings.get("schedule")
-    if sampler in SAMPLERS and sampler not in OWN_TIMESTEPS and schedule in (None, *A1111):
+    diffusers = fields.get("app") == "SD.Next" or fields.get("backend", "").casefold() == "diffusers"
+    if sampler in SAMPLERS and sampler not in OWN_TIMESTEPS and schedule in (None, *A1111) and not diffusers:
         usual["preset"] = "a1111"
-    return usual | settings
+        if sampler in AUTOMATIC and sampler != "restart" and "schedule type" not in fields and _is_old(version):
+            settings = settings | {"schedule": schedule or "normal"}
+    if sampler in _BROWNIAN:
+        notes.append("the noise that this sampler draws along the way is the program's own, so the picture will differ")
+    return Found(usual | settings, notes)
+
+
+def _as_comfys(settings: dict[str, Any], fields: Mapping[str, str], notes: list[str]) -> Found:
+    """ComfyUI's conventions: a schedule that is not named is "normal", and layers count from -1."""
+    made = {**settings, **swarmui.COMFY}
+    if "clip_skip" in made:
+        made["clip_skip"] = made["clip_skip"].replace("a1111:", "comfy:-")
+    if fields.get("version", "").startswith("Fooocus"):
+        raw = {"prompt": fields.get("raw prompt"), "negative_prompt": fields.get("raw negative prompt")}
+        made |= {name: text for name, text in raw.items() if text}
+        notes = [fooocus.NEVER, *notes]
+    if made.get("schedule") not in (None, *NAMES["comfy"]):
+        del made["preset"]
+    if made.get("sampler") in _BROWNIAN or "ancestral" in str(made.get("sampler")):
+        notes = [*notes, swarmui.OTHERS_NOISE]
+    return Found(made, notes)
+
+
+def _is_old(version: str) -> bool:
+    """Whether the schedule was part of a sampler's name: before 1.9, and where no version is told."""
+    if version.casefold().startswith(_LATER) and not _VERSION.search(version):
+        return False
+    found = _VERSION.findall(version)
+    return not found or (int(found[-1][0]), int(found[-1][1])) < _SCHEDULES_SINCE
+
+
+def _notes(settings: Mapping[str, Any], fields: Mapping[str, str]) -> list[str]:
+    """What changes the picture and is not done here."""
+    on = {name: value for name, value in fields.items() if value.casefold() not in _OFF}
+    notes = []
+    second = [name for name in on if name.startswith("hires")]
+    if second or "first pass size" in fields:
+        notes += not_done(second or ["a second pass"], "is not done here: these settings make the first, smaller pass")
+    elif on.get("denoising strength", "1") not in ("1", "1.0"):
+        notes.append(
+            f"the picture was made from another, which it does not hold: give image= and "
+            f"strength={on['denoising strength'][:20]}"
+        )
+    if "refiner" in on:
+        at = on.get("refiner switch at", "?")[:20]
+        notes.append(f"{on['refiner'][:60]} took over at {at}: load it and give refiner= and refiner_start=")
+    others = [name for name in on if name in _NOT_DONE or name.startswith(_NOT_DONE_BEGIN)]
+    if on.get("emphasis", "Original") != "Original":
+        others.append(f"emphasis {on['emphasis'][:20]!r}")
+    notes += not_done(others)
+    if re.search(r"<(?:lora|lyco|hypernet):", settings["prompt"]):
+        notes.append("<lora:...> in the prompt is read as words")
+    return notes
 
 
 def _clip_skip(text: str) -> dict[str, Any]:
-    return {"clip_skip": text if ":" in text else f"a1111:{int(text)}"}
+    return {"clip_skip": text if ":" in text else f"a1111:{int(float(text))}"}
 
 
 def _rng(text: str) -> dict[str, Any]:
@@ -153,23 +250,42 @@ def _rng(text: str) -> dict[str, Any]:
 
 
 def _sampler(text: str) -> dict[str, Any]:
-    """Before version 1.9 the schedule was part of the sampler's name: "DPM++ 2M Karras"."""
-    for ours, theirs in SCHEDULES.items():
-        rest = text.removesuffix(f" {theirs}")
-        if rest != text and rest in (*SAMPLERS.values(), SDE_HEUN):
-            return {**_sampler(rest), "schedule": ours}
-    if text == SDE_HEUN:
-        return {"sampler": "dpmpp_2m_sde", "sampler_options": {"solver_type": "heun"}}
-    return {"sampler": _ours(SAMPLERS, text)}
+    """By A1111's name, or by that of a tool that borrows its form; what is not known keeps its name."""
+    choice = names.comfy(text) or names.other(text) or _with_schedule(text)
+    return {"sampler": text} if choice is None else choice.settings()
+
+
+def _with_schedule(text: str) -> names.Choice | None:
+    """ComfyUI's names of a sampler and a schedule in one, as its nodes that write A1111's text have them."""
+    for theirs in names.COMFY_SCHEDULES:
+        for between in ("_", " "):
+            if text.endswith(between + theirs):
+                return names.comfy(text.removesuffix(between + theirs), theirs)
+    return None
 
 
 def _schedule(text: str) -> dict[str, Any]:
     """Automatic is whatever their sampler likes best, and no schedule of ours."""
-    return {} if text == "Automatic" else {"schedule": ALSO.get(text) or _ours(SCHEDULES, text)}
+    if text.casefold() == "automatic":
+        return {}
+    return {"schedule": schedule_here(text) or names.COMFY_SCHEDULES.get(text, text)}
+
+
+def _first_pass(text: str, second: Mapping[str, int]) -> dict[str, Any]:
+    """The size of the first pass, where `Size` was the `second`'s: so in A1111 before 1.0.
+
+    0x0 is as many pixels as 512 x 512 in the shape of the second (old_hires_fix_first_pass_dimensions).
+    """
+    size = _size(text)
+    if all(size.values()):
+        return size
+    width, height = (max(1, second.get(name, 512)) for name in ("width", "height"))
+    scale = math.sqrt(512 * 512 / (width * height))
+    return {"width": math.ceil(scale * width / 64) * 64, "height": math.ceil(scale * height / 64) * 64}
 
 
 def _size(text: str) -> dict[str, Any]:
-    width, height = text.split("x")
+    width, height = re.split(r"\s*[xX×]\s*", text)
     return {"width": int(width), "height": int(height)}
 
 
@@ -193,8 +309,10 @@ _READERS: dict[str, Callable[[str], dict[str, Any]]] = {
     "Schedule type": _schedule,
     "CFG scale": _number("guidance_scale"),
     "CFG rescale": _number("guidance_rescale"),
+    "Schedule rho": lambda text: {"sampler_options": {"rho": float(text)}} if float(text) else {},
     "Guidance schedule": lambda text: {"guidance_schedule": text},
     "Seed": lambda text: {"seed": int(text)},
+    "Scheduler": _schedule,
     "Size": _size,
     "Prompt style": lambda text: {"prompt_style": text},
     "Clip skip": _clip_skip,
@@ -205,21 +323,17 @@ _READERS: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 
-def _ours(words: Mapping[str, str], theirs: str) -> str:
-    return next((ours for ours, other in words.items() if other == theirs), theirs)
-
-
 def _quoted(value: str) -> str:
     """A1111's rule: as JSON where the value would be taken for more than one field."""
     return json.dumps(value, ensure_ascii=False) if any(sign in value for sign in ",:\n") else value
 
 
 def _unquoted(value: str) -> str:
-    if not value.startswith('"'):
+    if not (value.startswith('"') and value.endswith('"')):
         return value
     try:
-        return str(json.loads(value))
-    except ValueError:
+        return str(json.loads(value, strict=False))
+    except (ValueError, RecursionError):
         return value
 
 

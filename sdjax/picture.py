@@ -13,11 +13,11 @@ pattern, and checked by type; nothing of them is ever run.
 import contextlib
 import io
 import json
-import math
 import os
 import re
 import tempfile
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from sdjax import infotext
+from sdjax import bounds, foreign, infotext, picture_texts
+from sdjax.foreign.fields import Found
 
 TEXTS = ("parameters", "sdjax")
 LONGEST = 100_000  # characters of a text worth parsing; the longest honest ones have a few thousand
@@ -70,25 +71,25 @@ def read_settings(source: str | os.PathLike[str] | Image.Image) -> dict[str, Any
     """The arguments that make a picture again: `sd.generate(**read_settings("x.png"))`.
 
     From our own text where there is one: what is missing there is left to `generate`'s default; what this
-    version does not know is an error, since the picture would come out another. Else from the `parameters` of
-    another tool: fields we have no word for are left out, and a sampler or schedule we do not know keeps its
-    name for `generate` to judge. The model is not among them: load it first. Starting noise that was given
-    (`latents`) is in no picture.
+    version does not know is an error, since the picture would come out another. Else from what another program wrote:
+    `foreign` and `infotext` say which, and where its words differ. Fields we have no word for are left out; where they
+    change the picture one warning names them. A sampler or schedule of A1111's text that we do not know keeps its name
+    for `generate` to judge. The model is not among the settings: load it first. Starting noise that was given
+    (`latents`) is in no picture, and neither are a picture or a mask: a file says that there was one, never where.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no picture, holds no settings, or holds broken ones.
+      ValueError: it is no picture, holds no settings, or holds broken ones; or numbers beyond `config.limits`.
     """
-    info, where = _info(source)
-    texts = {name: info[name] for name in TEXTS if isinstance(info.get(name), str)}
-    if not texts:
-        raise ValueError(f"{where} holds no settings: it was made or saved again by a program that keeps none")
-    if max(map(len, texts.values())) > LONGEST:
-        raise ValueError(f"{where}: a text of over {LONGEST:,} characters cannot be a picture's settings")
+    held = picture_texts.read(source)
     try:
-        return _from_json(texts["sdjax"]) if "sdjax" in texts else infotext.read(texts["parameters"])
+        program, found = _found(held)
+        settings = bounds.check(found.settings)
     except ValueError as error:
-        raise ValueError(f"{where}: broken settings: {error}") from None
+        raise ValueError(f"{held.where}: {error}") from None
+    if found.notes:
+        warnings.warn(f"{held.where}: settings of {program}: {'; '.join(found.notes)}", stacklevel=2)
+    return settings
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
@@ -175,39 +176,47 @@ def _unwritable(folder: str | os.PathLike[str], error: OSError) -> OSError:
     return OSError(f"{folder} cannot be written ({error.strerror or error}); choose another folder for the pictures")
 
 
-def _info(source: str | os.PathLike[str] | Image.Image) -> tuple[Mapping[Any, Any], str]:
-    """A picture's `info` and its name for messages. Only what stands before the pixels is read."""
-    if isinstance(source, Image.Image):
-        return source.info, "the image"
+def _found(held: picture_texts.Held) -> tuple[str, Found]:
+    """(The program that wrote a picture's settings, what they are): the plainest first. Raises ValueError."""
+    texts = held.texts
+    found = _ours(texts) or foreign.read(texts, held.size) or _a1111s(texts, fields=True)
+    found = found or foreign.read_graph(texts) or _a1111s(texts, fields=False)
+    if found is None:
+        others = f", and only texts that no program known here writes ({', '.join(texts)[:80]})" if texts else ""
+        raise ValueError(
+            f"holds no settings{others}: it was made or saved again by a program that keeps none; read are those of "
+            f"{foreign.PROGRAMS}"
+        )
+    return found
+
+
+def _ours(texts: Mapping[str, str]) -> tuple[str, Found] | None:
+    """(sdjax, our own settings), or None where there are none. Raises ValueError."""
+    if "sdjax" not in texts:
+        return None
     try:
-        with Image.open(source) as image:
-            return image.info, str(source)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{source}: there is no such picture") from None
-    except (OSError, ValueError, SyntaxError, OverflowError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{source} cannot be read as a picture: {error}") from None
+        return "sdjax", Found(bounds.check(_from_json(_short_enough(texts["sdjax"]))))
+    except ValueError as error:
+        raise ValueError(f"broken settings: {error}") from None
 
 
-# The arguments that a picture may set, and the types that they may have. A whole number will do for a float.
-_TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("prompt", "sampler", "prompt_2", "negative_prompt_2"), (str,)),
-    **dict.fromkeys(("noise_source", "prompt_style", "clip_skip"), (str,)),
-    "negative_prompt": (str, type(None)),
-    **dict.fromkeys(("steps", "seed", "num_images", "first_image", "height", "width"), (int,)),
-    **dict.fromkeys(("guidance_scale", "guidance_rescale"), (float, int)),
-    "eta": (float, int, type(None)),
-    **dict.fromkeys(("refiner_start", "denoising_start", "denoising_end"), (float, int)),
-    **dict.fromkeys(("aesthetic_score", "negative_aesthetic_score"), (float, int)),
-    **dict.fromkeys(("original_size", "crop", "target_size"), (list,)),
-    **dict.fromkeys(("negative_original_size", "negative_crop", "negative_target_size"), (list,)),
-    **dict.fromkeys(("schedule", "preset", "guidance_schedule"), (str, type(None))),
-    "sampler_options": (dict, type(None)),
-    **dict.fromkeys(("strength", "image_guidance_scale", "mask_blur"), (float, int)),
-    **dict.fromkeys(("noise_level", "mask_crop", "stop_after"), (int,)),
-    # only ever "given", which `generate` refuses with the remedy
-    **dict.fromkeys(("latents", "image", "mask", "depth", "regions"), (str,)),
-    "refiner": (str,),  # its name, the same
-}
+def _a1111s(texts: Mapping[str, str], *, fields: bool) -> tuple[str, Found] | None:
+    """(Whose form it is, settings in A1111's), from wherever they stand; `fields`: a prompt alone will not do."""
+    places = ("parameters", picture_texts.COMMENT, "comment", picture_texts.DESCRIPTION)
+    for name in places if fields else places[:1]:
+        text = texts.get(name)
+        if text is not None and (not fields or infotext.has_fields(_short_enough(text))):
+            try:
+                return "A1111's form", infotext.read(_short_enough(text))
+            except ValueError as error:
+                raise ValueError(f"broken settings: {error}") from None
+    return None
+
+
+def _short_enough(text: str) -> str:
+    if len(text) > LONGEST:
+        raise ValueError(f"a text of over {LONGEST:,} characters cannot be a picture's settings")
+    return text
 
 
 def _from_json(text: str) -> dict[str, Any]:
@@ -219,16 +228,6 @@ def _from_json(text: str) -> dict[str, Any]:
     settings = found.get("settings") if isinstance(found, dict) else None
     if not isinstance(settings, dict) or "prompt" not in settings:
         raise ValueError('no {"settings": {"prompt": ...}} in the text `sdjax`')
-    for name, value in settings.items():
-        if name not in _TYPES:
-            raise ValueError(f"unknown setting {name[:40]!r}; was it made by a newer sdjax?")
-        if type(value) not in _TYPES[name] or (isinstance(value, float) and not math.isfinite(value)):
-            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in _TYPES[name])
-            raise ValueError(f"{name} must be {wanted}, not {str(value)[:40]!r}")
-    for name, value in (settings.get("sampler_options") or {}).items():
-        listed = value if isinstance(value, list) else [value]
-        if not all(isinstance(one, str | int | float | None) for one in listed):
-            raise ValueError(f"sampler_options: {name[:40]!r} must be a number, a string or a list of them")
     return settings
 
 

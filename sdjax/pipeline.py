@@ -24,6 +24,7 @@ from sdjax.conditions import ClipSkip, Encoding, TextEncoder
 from sdjax.config import UNetConfig, VaeConfig
 from sdjax.diffusion import scan
 from sdjax.diffusion.noise import NoiseSchedule, Settings, noise_schedule
+from sdjax.diffusion.peers import family_schedule
 from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.plan import plan as make_plan
 from sdjax.diffusion.samplers import Sampler
@@ -201,8 +202,9 @@ class StableDiffusion:
         """The sampler's plan under this checkpoint's scheduler config, as diffusers' pipelines would run it.
 
         They overrule a config in two places: latents are never clipped, and steps_offset is 1, but not for SDXL.
-        options: see `sdjax.plan`.
+        A1111's Align Your Steps are this model's family's. options: see `sdjax.plan`.
         """
+        schedule = family_schedule(options.get("preset"), schedule, self.xl)
         config = {**self.scheduler, "clip_sample": False} | ({} if self.xl else {"steps_offset": 1})
         return make_plan(sampler, steps, config, schedule, **options)
 
@@ -301,8 +303,9 @@ class StableDiffusion:
           image: what to begin from, to change, to enlarge or to vary, by the kind of model (see `canvas`): a PIL image,
             a path, an array uint8 `H W 3`, or latents as an array of floats `b h w c`; one, or one per picture.
           mask: a picture that is white where `image` is to be made anew; what is black stays as it is to the last bit.
-          strength: 0 to 1, how much of the run is made from `image`: int(steps * strength) steps. At 1 it is the
-            start from noise alone, at 0 the picture, encoded and decoded. Default 0.8, with a mask 1.
+          strength: 0 to 1, how much of the run is made from `image`: int(steps * strength) steps, or as many as the
+            preset's program makes (see `peers.begun`). At 1 it is the start from noise alone, at 0 the picture, encoded
+            and decoded (A1111 still makes one step). Default 0.8, with a mask 1.
           mask_blur: radius in pixels. mask_crop: work on the masked region alone, with so many pixels around it, at
             height x width, and paste it back.
           depth: of a depth model, a map of what is near (light), in place of an estimate from `image`.

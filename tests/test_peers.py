@@ -1,14 +1,17 @@
 """A1111's and ComfyUI's levels, derived a second time from their sources, and what the presets refuse."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from sdjax import infotext
 from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.peers import NAMES, discards, peer_name, peer_schedule
 from sdjax.diffusion.plan import plan
 from sdjax.diffusion.sigmas import beta_quantile
+from sdjax.pipeline import StableDiffusion
 from tests.reference import SD, ZERO_SNR, alphas_cumprod
 from tests.test_sigmas import COMFY_AYS, COMFY_NORMAL_20
 
@@ -191,3 +194,77 @@ def test_whole_timestep_samplers_take_comfys_levels():
         visited(euler("comfy", "karras", 8)),
         rtol=1e-12,
     )
+
+
+def test_align_your_steps_are_the_familys():
+    """A1111 has one name for both; the steps of the model that is loaded. Callers of the others name the model's."""
+    text = "a\nSteps: 11, Sampler: Euler, Schedule type: Align Your Steps, Seed: 1, Version: v1.10.1"
+    asked = {name: infotext.read(text).settings[name] for name in ("sampler", "steps", "schedule", "preset")}
+    for xl, first in ((True, [14.615, 6.315, 3.771, 2.181]), (False, [14.615, 6.475, 3.861, 2.697])):
+        model = SimpleNamespace(scheduler=SD, xl=xl)
+        made = StableDiffusion.plan(model, **asked)
+        np.testing.assert_allclose(visited(made)[:4], first, rtol=1e-12)
+        own = StableDiffusion.plan(model, "euler", 10, "ays", preset="comfy")
+        np.testing.assert_allclose(visited(own)[:-1], COMFY_AYS["ays"][:-1], rtol=1e-8)
+
+
+# Image-to-image ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "run", "first"), [(100, 0.3, 31, 0.3628), (20, 0.5, 11, 1.4832), (10, 0.05, 1, LOW)]
+)
+def test_a1111_begins_a_step_earlier(steps, strength, run, first):
+    """int(min(s, 0.999) N) + 1 of N steps: setup_img2img_steps and sample_img2img."""
+    for name in ("dpmpp_2m", "euler", "lms"):
+        p = plan(name, steps, SD, "karras", preset="a1111", strength=strength)
+        assert p.evaluations == run and p.start.ve == pytest.approx(first, abs=5e-5)
+        assert p.steps == steps
+
+
+@pytest.mark.parametrize("strength", [0.07, 0.3, 0.5, 0.95, 0.9995])
+def test_comfyui_runs_as_many_steps_as_were_asked_for(strength):
+    """The last N of int(N / s): KSampler.set_steps. Above 0.9999 it is a whole run."""
+    total = int(20 / strength) if strength <= 0.9999 else 20
+    p = euler("comfy", "karras", 20, strength=strength)
+    np.testing.assert_allclose(visited(p), [*KARRAS(total)[-20:], 0], rtol=1e-9)
+    two = plan("dpm2", 20, SD, "karras", preset="comfy", strength=strength)  # one level more, and the last but one out
+    assert two.start.ve == pytest.approx(KARRAS(total + 1)[-21], rel=1e-9)
+
+
+def test_comfyuis_nodes_run_the_end_of_their_own_levels():
+    """round(N s) of N: AlignYourStepsScheduler, and SplitSigmasDenoise for the others."""
+    whole = visited(euler("comfy", "ays", 10))
+    np.testing.assert_allclose(visited(euler("comfy", "ays", 10, strength=0.36)), whole[-5:], rtol=1e-12)
+    p = euler("comfy", None, None, sigmas=[8.0, 4.0, 2.0, 1.0, 0.0], strength=0.5)
+    np.testing.assert_allclose(visited(p), [2.0, 1.0, 0.0])
+
+
+def test_no_noise_at_all():
+    """At 0 ComfyUI samples nothing; A1111 makes its one step from the smallest level."""
+    assert euler("comfy", "karras", 20, strength=0.0).evaluations == 0
+    assert euler("a1111", "karras", 20, strength=0.0).start.ve == pytest.approx(LOW)
+
+
+@pytest.mark.parametrize("preset", ["a1111", "comfy"])
+@pytest.mark.parametrize("name", ["heun", "dpm2", "dpmpp_2s_ancestral", "dpmpp_3m_sde", "restart", "deis", "euler"])
+def test_a_sampler_knows_no_steps_but_those_of_the_part(preset, name):
+    """Both hand a sampler the levels that are left and nothing more: as if they were given by hand."""
+    part = plan(name, 12, SD, "karras", preset=preset, strength=0.5)
+    levels = KARRAS(12 if preset == "a1111" else 24)[-7 if preset == "a1111" else -12 :]
+    if name in ("dpm2", "dpmpp_3m_sde") and discards(preset, name, "karras"):
+        levels = KARRAS(13 if preset == "a1111" else 25)[-8 if preset == "a1111" else -13 : -1]
+    fresh = plan(name, None, SD, preset=preset, sigmas=[*levels, 0.0])
+    scale = np.append(fresh.weights[0, 0], np.ones(fresh.weights.shape[1] - 1))
+    np.testing.assert_allclose(part.weights, fresh.weights / scale, rtol=1e-9, atol=1e-9)
+
+
+def test_churn_of_a_part_is_its_own():
+    part = plan("euler", 12, SD, "karras", preset="a1111", strength=0.5, s_churn=2.0)
+    fresh = plan("euler", None, SD, preset="a1111", sigmas=[*KARRAS(12)[-7:], 0.0], s_churn=2.0)
+    np.testing.assert_allclose(part.sigma, fresh.sigma, rtol=1e-9)
+
+
+def test_a_strength_too_small_for_comfyui():
+    with pytest.raises(ValueError, match="strength 1e-06 is too small for 20 steps.*take a strength from 0.001"):
+        euler("comfy", "karras", 20, strength=1e-6)

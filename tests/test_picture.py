@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin
 
 import sdjax
 from sdjax import infotext, picture
+from sdjax.config.limits import RANGES
 from sdjax.diffusion import spacing
 from sdjax.diffusion.samplers import SAMPLERS
 
@@ -181,7 +182,7 @@ def test_the_text_of_another_tool(tmp_path):
         ("Sampler: DPM++ SDE, Schedule type: Turbo", {"sampler": "dpmpp_sde", "schedule": "trailing"}),
         ("Sampler: DDIM", {"sampler": "ddim"}),
         ("Sampler: DDIM, Eta DDIM: 0.5", {"sampler": "ddim", "eta": 0.5}),
-        ("Sampler: DPM2 a, Eta: 0.5", {"sampler": "dpm2_ancestral", "eta": 0.5}),
+        ("Sampler: DPM2 a, Eta: 0.5", {"sampler": "dpm2_ancestral", "schedule": "normal", "eta": 0.5}),
         ("Sampler: Mine Karras, Schedule type: Theirs", {"sampler": "Mine Karras", "schedule": "Theirs"}),
         (
             "Sampler: Heun, Sigma churn: 20, Sigma tmax: 5.5",
@@ -312,6 +313,59 @@ def test_broken_settings_are_one_error(tmp_path, texts, message):
     assert str(path) in str(caught.value) and len(str(caught.value)) < 300 + len(str(path))
 
 
+@pytest.mark.parametrize("name", ["image", "mask", "depth", "latents", "regions"])
+def test_a_picture_names_no_file(tmp_path, name):
+    """It says that there was one, and `generate` then asks for it."""
+    assert picture.read_settings(png(tmp_path / "x.png", sdjax=ours(**{name: "given"})))[name] == "given"
+    for value in ("/etc/passwd", "x.png", "", "Given", "given ", ["given"], None):
+        with pytest.raises(ValueError, match=f"{name} (can only be .given.|must be str)"):
+            picture.read_settings(png(tmp_path / "x.png", sdjax=ours(**{name: value})))
+
+
+LEAST_AND_MOST = {
+    "steps": (0, 10_001), "seed": (-1, 2**64), "num_images": (0, 10**9), "first_image": (-1, 2**32),
+    "height": (0, 8 * 10**9), "width": (-8, 16_385), "guidance_scale": (-0.1, 1e38),
+    "image_guidance_scale": (-1, 10**400), "guidance_rescale": (-0.1, 10**400), "strength": (-0.1, 1.1),
+    "eta": (-(10**400), 10**400), "stop_after": (0, 10**9), "refiner_start": (-1, 2), "denoising_start": (-1, 2),
+    "denoising_end": (-1, 2), "aesthetic_score": (-1e9, 10**400), "negative_aesthetic_score": (-1e9, 1e9),
+    "mask_blur": (-1, 10**400), "mask_crop": (-1, 10**9), "noise_level": (-1, 10**9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEAST_AND_MOST)
+def test_every_number_has_its_limits(tmp_path, name):
+    """Before anything is allocated; a whole number of any length is a ValueError."""
+    assert set(LEAST_AND_MOST) == set(RANGES)
+    for value in LEAST_AND_MOST[name]:
+        with pytest.raises(ValueError, match=f"{name} must be from "):
+            picture.read_settings(png(tmp_path / "x.png", sdjax=ours(**{name: value})))
+
+
+@pytest.mark.parametrize(
+    "changed,message",
+    [
+        ({"sampler_options": {"sigmas": [1e308, 1, 0]}}, "sampler_options: 'sigmas' must be from"),
+        ({"sampler_options": {"s_churn": 10**400}}, "sampler_options: 's_churn' must be from"),
+        ({"sampler_options": {"s_noise": float("inf")}}, "sampler_options: 's_noise' must be from"),
+        ({"sampler_options": {"rho": float("nan")}}, "sampler_options: 'rho' must be from"),
+        ({"sampler_options": {"sigmas": [1] * 10_001}}, "has 10,001 entries"),
+        ({"sampler_options": {str(i): 1 for i in range(101)}}, "sampler_options has 101 entries"),
+        ({"crop": [0, 10**400]}, "crop must be from"),
+        ({"original_size": [1, 2, 3]}, "original_size must be two numbers"),
+        ({"target_size": [1, "2"]}, "target_size must be two numbers"),
+        ({"target_size": [1, float("nan")]}, "target_size must be from"),
+    ],
+)
+def test_numbers_in_lists_have_limits(tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
+        picture.read_settings(png(tmp_path / "x.png", sdjax=ours(**changed)))
+
+
+def test_what_is_infinite_by_default_may_be_so(tmp_path):
+    path = png(tmp_path / "x.png", sdjax=ours(sampler_options={"s_tmax": float("inf")}, crop=[0, -4]))
+    assert picture.read_settings(path)["sampler_options"] == {"s_tmax": float("inf")}
+
+
 @pytest.mark.parametrize("line", ["a" * 99_000, "aa:" * 33_000, 'aa:"' * 24_000, " " * 99_000 + "x", "\\" * 99_000])
 def test_a_hostile_text_takes_no_time(line):
     image = Image.fromarray(PIXELS)
@@ -325,7 +379,9 @@ def test_no_picture_is_one_error(tmp_path):
     (tmp_path / "words.png").write_text("no picture")
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
     (tmp_path / "folder.png").mkdir()
-    for name in ("words", "cut", "folder"):
+    with pytest.raises(ValueError, match="folder.png is a folder; name one picture in it"):
+        picture.read_settings(tmp_path / "folder.png")
+    for name in ("words", "cut"):
         with pytest.raises(ValueError, match=f"{name}.png cannot be read as a picture"):
             picture.read_settings(tmp_path / f"{name}.png")
     with pytest.raises(FileNotFoundError, match="missing.png: there is no such picture"):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdjax.config.limits import MOST_PROMPTS_JOINED
 from sdjax.text import Tokenizer, emphasis
 from sdjax.text.prompts import MAX_CHUNKS, STYLES, Chunk, chunks, parts, timeline, weigh
 from tests.golden.make_prompts import EVALUATIONS, KINDS
@@ -233,6 +234,57 @@ def test_bad_input(tokenizer):
         weigh(np.ones((3, 4)), (1.0, 2.0), np.ones((3, 4)), "comfy")
 
 
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("“a cat”", '"a cat"'),
+        ("it’s", "it's"),
+        ("a，b", "a,b"),
+        ("\N{LATIN SMALL LIGATURE FI}ne", "fine"),
+        ("a &amp; b", "a & b"),
+        ("ＡＢＣ", "ABC"),
+        ("schÃ¶n", "schön"),
+        ("(“red”:1.3) circle", '("red":1.3) circle'),
+    ],
+)
+def test_a1111_cleans_a_text_first(tokenizers, text, same):
+    """ftfy, as its tokenizers do; ComfyUI's and diffusers' do not."""
+    for tokenizer in tokenizers.values():
+        assert chunks(text, tokenizer, "a1111") == chunks(same, tokenizer, "a1111")
+        assert all(chunks(text, tokenizer, style) != chunks(same, tokenizer, style) for style in ("plain", "comfy"))
+
+
+def test_a1111_cleans_behind_the_brackets(tokenizer):
+    """Full-width brackets are no emphasis: the prompt is cut at its signs before it is cleaned."""
+    assert chunks("（red：1.3）", tokenizer, "a1111") == chunks(r"\(red:1.3\)", tokenizer, "a1111")
+
+
+def test_only_openclip_takes_a_second_look_at_entities(tokenizers):
+    text, once, twice = "&amp;lt; <", "&lt; <", "< <"
+    assert chunks(text, tokenizers["sd2"], "a1111") == chunks(twice, tokenizers["sd2"], "a1111")
+    assert chunks(text, tokenizers["words"], "a1111") != chunks(once, tokenizers["words"], "a1111")
+
+
+def test_and_has_a_limit():
+    assert len(parts(" AND ".join("a" * MOST_PROMPTS_JOINED), "a1111")) == MOST_PROMPTS_JOINED
+    with pytest.raises(ValueError, match="joins 2,000 prompts by AND, and the limit is 16: write some"):
+        parts(" AND ".join("a" * 2000), "a1111")
+
+
+def test_a_long_text_that_changes_has_a_limit():
+    """Each evaluation reads it once. One that does not change may be as long as it likes."""
+    with pytest.raises(ValueError, match="has 160,000 signs and texts; with so many evaluations the limit is 2,500"):
+        timeline("[a|b]" * 32_000, 2000, "a1111")
+    assert len(timeline("[a|b]" * 20, 2000, "a1111")) == 2000
+    assert len(timeline("(a:1.2)" * 10_000, 2000, "a1111")) == 2000
+
+
+def test_comfyui_s_long_word_is_cut_into_rows_once(tokenizer):
+    """Of 70 tokens in one text each row takes the next 30."""
+    rows = chunks("square " * 70, tokenizer, "comfy")
+    assert lengths(rows, tokenizer) == [30, 30, 10]
+
+
 @pytest.mark.parametrize("style", ["a1111", "comfy"])
 def test_the_limit(tokenizer, style):
     assert len(chunks("red " * 30 * MAX_CHUNKS, tokenizer, style)) == MAX_CHUNKS
@@ -268,6 +320,7 @@ def test_a_text_without_square_brackets_stays_as_it_is(text):
         "[a|" * 25_000 + "b" + "]" * 25_000,
         "(:" + "(" * 30_000 + "a" + ")b" * 30_000,
         "( " * 50_000,
+        "\u0301" * 100_000,
         " " * 100_000 + "x",
         "(a:" + "1" * 100_000,
     ],

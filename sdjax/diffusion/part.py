@@ -11,7 +11,8 @@ pipeline_stable_diffusion_xl_img2img.py; Podell et al. 2023, arXiv:2307.01952, s
 Image-to-image runs a share of the steps, counted and not measured (Meng et al. 2021, arXiv:2108.01073; `get_timesteps`
 of pipeline_stable_diffusion_img2img.py): of N steps at strength s the last
     int(N s),                                                                                          (2)
-and none at all where that is 0.
+and none at all where that is 0. Other programs count otherwise: `peers.begun`. There a sampler knows no steps but those
+of the part.
 
 Between parts the latents are x = alpha x0 + sigma e, what a network sees, whatever scale the sampler thinks in; so one
 sampler may go on from another. A part that starts within a run takes such latents in place of noise, adds none, and
@@ -47,7 +48,8 @@ SHOWN = 8  # timesteps that a message shows
 class Part:
     """From the share `start` of a run to `end`, both between 0 and 1; None is where the run itself starts or ends.
 
-    strength: 0 to 1, the share of the steps that is run, in place of `start`.
+    strength: 0 to 1, the share of the steps that is run, in place of `start`. last: how many these are; None is what
+    equation 2 says. alone: whether the sampler knows no steps but these.
 
     Raises:
       ValueError: a share out of range, or an end that is not behind the start.
@@ -56,6 +58,8 @@ class Part:
     start: float | None = None
     end: float | None = None
     strength: float | None = None
+    last: int | None = None
+    alone: bool = False
 
     def __post_init__(self) -> None:
         if self.strength is not None:
@@ -85,8 +89,10 @@ class Part:
         return schedule if self == Part() else schedule.changed(lambda plain: self._cut(plain, total))
 
     def skipped(self, steps: int) -> int:
-        """How many of a run's steps lie before equation 2's; 0 without a strength."""
-        return 0 if self.strength is None else steps - int(steps * self.strength)
+        """How many of a run's steps lie before those that a strength leaves; 0 without one."""
+        if self.strength is None:
+            return 0
+        return max(0, steps - (int(steps * self.strength) if self.last is None else self.last))
 
     def _cut(self, whole: Schedule, total: int) -> Schedule:
         steps = whole.steps
@@ -100,7 +106,8 @@ class Part:
         if self.end is not None:
             end = steps[stop - 1][1] if stop < len(steps) else Level.from_ve(end.ve, end.t)
         init = whole.init if self.start is None and self.strength is None else 1.0
-        return replace(whole, steps=steps[first:stop], init=init, end=end, before=first, after=len(steps) - stop)
+        before = 0 if self.alone else first
+        return replace(whole, steps=steps[first:stop], init=init, end=end, before=before, after=len(steps) - stop)
 
     def _nothing_left(self, told: np.ndarray, high: float, low: float, total: int) -> str:
         """What the timesteps are and which shares would leave a step: the nearest to those asked for."""
@@ -115,7 +122,7 @@ class Part:
             if share is not None
         ]
         if self.strength is not None:
-            given.insert(0, f"strength {self.strength:g} (the last {int(len(told) * self.strength)} steps)")
+            given.insert(0, f"strength {self.strength:g} (the last {len(told) - self.skipped(len(told))} steps)")
             remedies.insert(0, "a larger strength")
         asked = " and ".join(given)
         return (

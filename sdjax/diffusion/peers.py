@@ -12,11 +12,14 @@ config, and end clean. For `dpm2` and its like they take one step more and leave
   ays               N levels of 11, to three decimals         N of N + 1 levels, to full precision
   zero terminal SNR alpha_bar 4.9e-8 at the end, both
   schedule=None     "Automatic", by sampler                   "normal", of its first workflow
+  image-to-image    int(N s) + 1 of N steps, s below 0.999    N of int(N / s) steps; its nodes: round(N s) of N
 
 Sources: A1111 modules/sd_schedulers.py, sd_samplers_kdiffusion.py, sd_models.py, with the default options;
 k_diffusion/external.py; ComfyUI comfy/samplers.py, model_sampling.py, comfy_extras/nodes_custom_sampler.py,
-nodes_align_your_steps.py, nodes_model_advanced.py. A1111's DDIM, PLMS, UniPC and LCM have timesteps of their own
-(sd_samplers_timesteps.py, sd_samplers_lcm.py), which are not here.
+nodes_align_your_steps.py, nodes_model_advanced.py; image-to-image: A1111 modules/sd_samplers_common.py
+(setup_img2img_steps) and sample_img2img, ComfyUI KSampler.set_steps, BasicScheduler and SplitSigmasDenoise. A1111's
+DDIM, PLMS, UniPC and LCM have timesteps of their own (sd_samplers_timesteps.py, sd_samplers_lcm.py), which are not
+here.
 """
 
 import difflib
@@ -28,6 +31,7 @@ from sdjax.diffusion.noise import Level, NoiseSchedule, Settings, noise_schedule
 from sdjax.diffusion.schedule import Schedule, chain, check_decreasing, levels_of
 
 PRESETS = ("diffusers", "a1111", "comfy")
+MOST_LEVELS = 20_000  # of a schedule of which image-to-image runs the end
 TERMINAL_ALPHA_BAR = 4.8973451890853435e-08
 # What a peer's own names mean here; KSampler's names of ComfyUI first, then those of its nodes.
 COMFY_NODES = {"polyexponential": "polyexponential", "laplace": "laplace", "ays": "ays", "ays_sdxl": "ays_sdxl"}
@@ -84,9 +88,39 @@ def peer_name(preset: str, sampler: str, schedule: str | None) -> str:
     return known[schedule]
 
 
+def family_schedule(preset: str | None, schedule: str | None, xl: bool) -> str | None:
+    """`schedule`, but A1111's one "Align Your Steps" is SDXL's where the model is (get_align_your_steps_sigmas).
+
+    ComfyUI's node is told which model's it is to take, and so are the callers of all other presets.
+    """
+    return "ays_sdxl" if preset == "a1111" and schedule == "ays" and xl else schedule
+
+
 def discards(preset: str, sampler: str, schedule: str) -> bool:
     """Whether that peer leaves out the smallest noise above 0. ComfyUI's scheduler nodes never do."""
     return sampler in DISCARDS.get(preset, ()) and not (preset == "comfy" and schedule in COMFY_NODES)
+
+
+def begun(settings: Settings, steps: int, strength: float) -> tuple[int, int]:
+    """Image-to-image of that preset: (steps of the schedule, how many of its last are run).
+
+    settings: of A1111 or ComfyUI. strength: 0 to 1.
+
+    Raises:
+      ValueError: ComfyUI would make a schedule of more than `MOST_LEVELS` steps.
+    """
+    if settings.preset == "a1111":
+        return steps, int(min(strength, 0.999) * steps) + 1
+    if settings.schedule is None or settings.schedule in COMFY_NODES:  # levels of the caller's own are no KSampler's
+        return steps, round(steps * strength)
+    if strength > 0.9999 or strength == 0:
+        return steps, steps if strength else 0
+    if steps / strength > MOST_LEVELS:
+        raise ValueError(
+            f"strength {strength:g} is too small for {steps} steps: ComfyUI would run the last of "
+            f"{steps / strength:.3g}, and the most is {MOST_LEVELS:,}; take a strength from {steps / MOST_LEVELS:.2g}"
+        )
+    return int(steps / strength), steps
 
 
 def peer_schedule(settings: Settings, steps: int) -> Schedule:

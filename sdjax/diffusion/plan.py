@@ -12,7 +12,7 @@ convention of diffusers breaks (1), `inexact` says why.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from sdjax.diffusion import plot
 from sdjax.diffusion.choice import choose, count_steps, keys_in_force
 from sdjax.diffusion.noise import Level, Settings
 from sdjax.diffusion.part import Part
+from sdjax.diffusion.peers import begun
 from sdjax.diffusion.prediction import check_prediction
 from sdjax.diffusion.samplers import Sampler
 from sdjax.diffusion.samplers import sampler as find_sampler
@@ -231,8 +232,9 @@ def plan(
         `steps` those that start at timesteps t with cutoff(denoising_end) <= t < cutoff(denoising_start), cutoff(f)
         being round(T - f T). With a start, x_T is not noise but the latents to go on from, x = alpha x0 + sigma e at
         the level `Plan.start`, and with an end the result is such latents, whatever the sampler's own scale.
-      strength: run only the last int(steps * strength) steps, from latents x = alpha x0 + sigma e at `Plan.start`;
-        where that is no step, the plan asks the network nothing and gives back what it was given.
+      strength: run only the last int(steps * strength) steps, or as many as the preset's program does (see
+        `peers.begun`), from latents x = alpha x0 + sigma e at `Plan.start`; where that is no step, the plan asks the
+        network nothing and gives back what it was given.
       options: what the sampler's function takes by keyword (eta, solver_order, s_churn, ..); None is its default, or
         what the config says.
 
@@ -244,8 +246,12 @@ def plan(
     chosen = {"rho": rho, "sigmas": sigmas, "timesteps": timesteps}
     settings = _settings(name, record, scheduler, schedule, preset or "diffusers", **chosen)
     count = count_steps(settings, steps)
-    part, whole = Part(denoising_start, denoising_end, strength), record.schedule(settings, count)
-    if strength is not None and denoising_end is None and part.skipped(count) == count:
+    part, total = Part(denoising_start, denoising_end, strength), count
+    if strength is not None and settings.preset != "diffusers":
+        total, last = begun(settings, count, float(strength))
+        part = replace(part, last=last, alone=True)
+    whole = record.schedule(settings, total)
+    if strength is not None and denoising_end is None and part.skipped(total) == total:
         return _idle(sampler=name, schedule=schedule_name(settings), steps=count)
     levels = part.of(whole, settings.num_train_timesteps)
     tape = Tape(settings.prediction_type, levels.init, inexact=levels.gap, bound=_bound(settings))

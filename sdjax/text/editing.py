@@ -27,9 +27,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Union
 
+from sdjax.config.limits import MOST_PROMPTS_JOINED
+
 TOKENS = re.compile(r"[\[\]():|]|(?:[^\\\[\]():|]|\\.)++")
 WHEN = re.compile(r"\s*([+-]?(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?[0-9]+)?)\s*")
 WEIGHT = re.compile(r"\s*([-+]?(?:\d++\.?|\d*+\.\d+))\s*")
+
+MOST_READ = 5_000_000  # signs and texts of a prompt times evaluations
 
 Node = Union[str, "Edit", "Turns", Sequence["Node"]]
 
@@ -58,8 +62,18 @@ class Turns:
 
 
 def timeline(text: str, evaluations: int) -> list[str]:
-    """The text in force at each of the evaluations."""
+    """The text in force at each of the evaluations.
+
+    Raises:
+      ValueError: a text that changes is too long for so many evaluations, each of which reads it once.
+    """
     nodes = read(text)
+    changes = nodes != [text]
+    if changes and (signs := len(TOKENS.findall(text))) * evaluations > MOST_READ:
+        raise ValueError(
+            f"the prompt changes along {evaluations} evaluations and has {signs:,} signs and texts; with so many "
+            f"evaluations the limit is {MOST_READ // evaluations:,}: shorten it"
+        )
     return [text_at(nodes, max(number, 1), evaluations) for number in range(evaluations)]
 
 
@@ -146,8 +160,17 @@ def parts(text: str) -> list[tuple[str, float]]:
     """The prompts that AND joins, each with its weight: a number after its last colon, else 1.
 
     A prompt without AND is one part, and may have a weight too.
+
+    Raises:
+      ValueError: more than `MOST_PROMPTS_JOINED` parts; the U-Net looks at each of them in every step.
     """
-    return [_part(part) for part in re.split(r"\bAND\b", text)]
+    found = re.split(r"\bAND\b", text)
+    if len(found) > MOST_PROMPTS_JOINED:
+        raise ValueError(
+            f"the prompt joins {len(found):,} prompts by AND, and the limit is {MOST_PROMPTS_JOINED}: write some of "
+            "them as one, or with a comma"
+        )
+    return [_part(part) for part in found]
 
 
 def _part(text: str) -> tuple[str, float]:

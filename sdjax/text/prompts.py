@@ -1,7 +1,8 @@
 """Prompts: from a text to what a text encoder is asked, and what its states are weighed with, in three styles.
 
     "plain"   the text as it stands in one row of l = 77 ids, what does not fit cut off: diffusers
-    "a1111"   emphasis, BREAK, rows as many as it takes, editing, alternation, AND: AUTOMATIC1111's web UI and Forge
+    "a1111"   emphasis, BREAK, rows as many as it takes, editing, alternation, AND: AUTOMATIC1111's web UI and Forge;
+              each piece of text is cleaned as their tokenizers do (`cleaning`)
     "comfy"   emphasis, rows as many as it takes: ComfyUI
 
 A long prompt becomes several rows of its own BOS, EOS and padding. Each is encoded by itself and their states are laid
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdjax.text import editing, emphasis
+from sdjax.text import cleaning, editing, emphasis
 from sdjax.text.tokens import Tokenizer
 
 STYLES = ("plain", "a1111", "comfy")
@@ -89,8 +90,8 @@ def timeline(text: str, evaluations: int, style: str) -> list[str]:
 
     A1111 reckons with 2 evaluations a step for its second-order samplers (Heun, DPM2, DPM2 a, DPM++ 2S a, DPM++ SDE,
     Restart) though the last step often makes one, and both counts and fractions in a prompt are of that number: for
-    the same edits take the start of `timeline(text, 2 * steps, "a1111")`. Raises ValueError for an unknown style and
-    a negative number.
+    the same edits take the start of `timeline(text, 2 * steps, "a1111")`. Raises ValueError for an unknown style, a
+    negative number and a text of too many changes.
     """
     check_style(style)
     if evaluations < 0:
@@ -103,7 +104,7 @@ def parts(text: str, style: str) -> list[tuple[str, float]]:
 
     In A1111's style "a cat AND a dog :1.2" is [("a cat", 1.0), (" a dog", 1.2)]; a weight may also stand without AND.
     Negative prompts are not cut there: do not ask for their parts. In other styles: `text` with the weight 1. Raises
-    ValueError for an unknown style.
+    ValueError for an unknown style, and for more than `MOST_PROMPTS_JOINED` parts.
     """
     check_style(style)
     return editing.parts(text) if style == "a1111" else [(text, 1.0)]
@@ -126,7 +127,7 @@ def _a1111_rows(text: str, tokenizer: Tokenizer) -> list[list[Token]]:
             rows.append([])
             last_comma = -1
             continue
-        for token in tokenizer.pieces(segment[0]):
+        for token in tokenizer.pieces(cleaning.a1111(segment[0], open_clip(tokenizer))):
             if len(rows[-1]) == room:
                 near = [token] != comma and last_comma >= 0 and room - last_comma <= COMMA_BACKTRACK
                 keep = last_comma + 1 if near else room
@@ -146,22 +147,28 @@ def _comfy_rows(text: str, tokenizer: Tokenizer) -> list[list[Token]]:
         for words in re.split(r"(?<=\s)(?=embedding:)", segment):
             tokens = [(token, weight) for token in tokenizer.pieces(words)]
             whole = len(tokens) < min(WORD, room + 1)
-            while len(rows[-1]) + len(tokens) > room:
+            start = 0
+            while len(rows[-1]) + len(tokens) - start > room:
                 free = 0 if whole else room - len(rows[-1])
-                rows[-1] += tokens[:free]
-                tokens = tokens[free:]
+                rows[-1] += tokens[start : start + free]
+                start += free
                 rows.append([])
-            rows[-1] += tokens
+            rows[-1] += tokens[start:]
     return rows
 
 
 ROWS: dict[str, Callable[[str, Tokenizer], list[list[Token]]]] = {"a1111": _a1111_rows, "comfy": _comfy_rows}
 
 
+def open_clip(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer is OpenCLIP's, which pads with something else than its EOS."""
+    return tokenizer.pad != tokenizer.eos
+
+
 def _chunk(row: list[Token], tokenizer: Tokenizer, style: str) -> Chunk:
     """BOS, the row, EOS and padding. A1111 pads from the first EOS on, even one that was typed."""
     ids = [tokenizer.bos, *(token for token, _ in row), tokenizer.eos]
-    if style == "a1111" and tokenizer.pad != tokenizer.eos:
+    if style == "a1111" and open_clip(tokenizer):
         ids = ids[: ids.index(tokenizer.eos) + 1]
     weights = [1.0, *(weight for _, weight in row)]
     length = tokenizer.max_length

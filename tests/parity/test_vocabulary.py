@@ -11,22 +11,26 @@ open_clip's tokenizer is OpenAI's own code. It differs in what it does before it
     (6)   contractions are looked for without regard to case, to which the long s is an s: "'ſ" is one
 
 so a string is compared with it where (1) to (3) leave what the canonical form here leaves, (4) and (6) do not occur and
-each sign is of the same kind to both. transformers' CLIPTokenizer, which every Stable Diffusion was published with, has
-none of these: it is compared on all strings.
+each sign is of the same kind to both. transformers' CLIPTokenizer of version 5, the Rust one, has none of these: it is
+compared on all strings. Its slow one, of version 4 and before, did (1) and (3) where ftfy was installed, and A1111 has
+it installed: prompts in that style are cleaned first, and compared with OpenAI's code behind either cleaning.
 """
 
 import functools
 import importlib.util
 import random
+import re
 import sys
 from pathlib import Path
 
+import ftfy
 import pytest
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdjax.text import Tokenizer
+from sdjax.text import Tokenizer, cleaning
+from sdjax.text.prompts import chunks
 from sdjax.vocabulary import BOS, EOS, clip_tokenizer_files
 
 CASES = 10_000
@@ -159,3 +163,40 @@ CLEANED = ["&lt;b&gt;", "&amp;amp;", "“quoted”", "\N{LATIN SMALL LIGATURE FI
 def test_what_open_clip_cleans_and_stable_diffusion_does_not(ours, theirs, open_clip, text):
     """Points (1) and (2), so that the difference is known, not guessed."""
     assert ours[EOS].pieces(text) == theirs[EOS](text, add_special_tokens=False)["input_ids"] != open_clip.encode(text)
+
+
+# A1111's texts ------------------------------------------------------
+
+BRACES = ("<|", "<start_of_text>", "<end_of_text>")  # names of special tokens, which are no text to the slow one
+
+
+def slow_clean(text: str) -> str:
+    """transformers 4's tokenization_clip.py, _tokenize with ftfy: whitespace_clean(fix_text(text)).lower()."""
+    return re.sub(r"\s+", " ", ftfy.fix_text(text)).strip().lower()
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_a1111s_texts_are_cleaned(ours, open_clip, monkeypatch, second):
+    """The first text encoder has transformers' slow tokenizer, OpenCLIP its own; 5,000 strings, no exception."""
+    texts = [text for text in captions(6000) if not any(brace in text.lower() for brace in BRACES)]
+    cleaned = [cleaning.a1111(text, second) for text in texts]
+    with monkeypatch.context() as patched:
+        if not second:
+            patched.setattr(open_clip, "clean_fn", slow_clean)
+        theirs = [open_clip.encode(text) for text in texts]
+        signs = {sign for text in texts for sign in open_clip.clean_fn(text)}
+    unlike = {sign for sign in signs if not sign_alike(ours[EOS], open_clip, sign)}
+    assert len(unlike) < len(signs) / 20 and not unlike & set(map(chr, range(0x2000)))
+    differ = [text for text, found, ids in zip(texts, cleaned, theirs, strict=True) if ours[EOS].pieces(found) != ids]
+    assert all(unlike & set(text.lower()) for text in differ) and len(texts) > 4000
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [("“a cat”", '"a cat"'), ("a，b", "a,b"), ("\N{LATIN SMALL LIGATURE FI}", "fi"), ("&amp;", "&"), ("ＡＢＣ", "ABC")],
+)
+def test_what_a1111_reads_as_one(ours, text, same):
+    """And the other styles, whose tokenizers clean nothing, do not."""
+    for tokenizer in ours.values():
+        assert chunks(text, tokenizer, "a1111") == chunks(same, tokenizer, "a1111")
+        assert all(chunks(text, tokenizer, style) != chunks(same, tokenizer, style) for style in ("plain", "comfy"))
