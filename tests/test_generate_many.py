@@ -95,6 +95,7 @@ def check_folder(folder: Path, expected: list[np.ndarray]) -> None:
     assert {path.name for path in folder.iterdir()} == {"begun.json", "manifest.jsonl", *there(folder)}
 
 
+@pytest.mark.ci
 def test_killed_and_gone_on_with(start, tmp_path, expected):
     out, before = tmp_path / "out", {}
     for last in ("00001.png", "00004.png"):
@@ -111,6 +112,7 @@ def test_killed_and_gone_on_with(start, tmp_path, expected):
     check_folder(out, expected)
 
 
+@pytest.mark.ci
 def test_two_processes_one_of_them_killed_and_a_stranger(start, tmp_path, expected):
     """The same command twice is one run, whose rest the second makes; another run has no business there."""
     out = tmp_path / "out"
@@ -126,6 +128,7 @@ def test_two_processes_one_of_them_killed_and_a_stranger(start, tmp_path, expect
     check_folder(out, expected)
 
 
+@pytest.mark.ci
 def test_ctrl_c_gives_its_claims_back(start, tmp_path):
     run = start()
     while not (tmp_path / "out/00001.png").exists() and run.poll() is None:
@@ -161,7 +164,7 @@ def test_lines_with_arguments_of_their_own(sd, monkeypatch, tmp_path):
     lines = [{"prompt": "a red circle", "steps": 2}, {"prompt": "a", "guidance_scale": 2}, {"prompt": "below"}]
     out = tmp_path / "out"
     wrong = [*lines[:2], {"prompt": "below", "sampler": "oiler"}, {"prompt": "a", "schedule": "carras"}]
-    with pytest.raises(ValueError, match=r"line 3: sampler 'oiler' is unknown.*'euler'.*line 4: schedule .*karras"):
+    with pytest.raises(ValueError, match=r"line 3: sampler 'oiler' is unknown; nearest: euler.*line 4: schedule .*karras"):
         run(sd, monkeypatch, write(tmp_path / "p.jsonl", *wrong), out)
     assert {path.name for path in out.iterdir()} == {"begun.json"}  # before the first picture
     run(sd, monkeypatch, write(tmp_path / "p.jsonl", *lines), out)
@@ -188,6 +191,7 @@ def record(folder: Path, *prompts: str, **settings: object) -> Record:
 
 def draw(record: Record, number: int, **settings: object) -> Image.Image:
     told = {"prompt": record.lines[number]["prompt"], "first_image": number, "seed": 3, "steps": STEPS}
+    told |= {"sampler": "ddim", "schedule": None, "guidance_scale": 7.1, "height": 8, "width": 8, "negative_prompt": ""}
     return picture.make(np.zeros((8, 8, 3), np.uint8), told | settings, model="tiny")
 
 
