@@ -92,7 +92,11 @@ class Claims:
 
     def __enter__(self) -> "Claims":
         with writing(self.out):
-            self._appear()
+            try:
+                self._appear()
+            except OSError:
+                self._vanish()
+                raise
         threading.Thread(target=self._live, daemon=True).start()
         return self
 
@@ -102,10 +106,7 @@ class Claims:
                 self._leave()
         finally:
             self._ended.set()
-            with suppress(OSError):
-                os.unlink(self._member(self.id))
-            with suppress(OSError):  # not empty: others are at work
-                os.rmdir(self.folder)
+            self._vanish()
             with self._appearing:
                 os.close(self._file)  # and with it the lock
                 self._file = -1
@@ -193,6 +194,12 @@ class Claims:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):  # another process left and took the folder with it
                     self._file = self._made()
+
+    def _vanish(self) -> None:
+        with suppress(OSError):
+            os.unlink(self._member(self.id))
+        with suppress(OSError):  # not empty: others are at work
+            os.rmdir(self.folder)
 
     def _made(self) -> int:
         """Locked and written before it has the name that others look for."""
