@@ -2,22 +2,27 @@
 
     exit 0     done, or --helpshort
     exit 2     the user's mistake: "generate: steps must be ...", on standard error
-    exit 130   stopped by Ctrl-C
+    exit 130   stopped by Ctrl-C, wherever in JAX it strikes
 
 A mistake is a ValueError or an OSError that a check of this repository raised. The same class from inside
 JAX or NumPy is a fault of ours, and keeps its traceback.
 """
 
+import contextlib
+import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
 OURS = ("sdjax", "experiments")
+AGAIN = 0.02  # seconds until a Ctrl-C that was dropped is sent again
 
 
 def run(main: Callable[[], None]) -> NoReturn:
@@ -34,7 +39,8 @@ def run(main: Callable[[], None]) -> NoReturn:
 def guarded(main: Callable[[], None], name: str) -> None:
     """Calls `main()`; a user's mistake, or Ctrl-C, becomes one line of `name` and SystemExit."""
     try:
-        with warnings.catch_warnings():
+        _check_here()
+        with _heard(), warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"{name}: {message}", file=sys.stderr)
             main()
     except KeyboardInterrupt:
@@ -43,6 +49,37 @@ def guarded(main: Callable[[], None], name: str) -> None:
         if not _raised_by_us(error):
             raise
         fail(name, str(error), 2)
+
+
+def _check_here() -> None:
+    """Raises OSError where the folder is gone that everything relative is looked for in."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise OSError("the folder that this was started in is gone; cd into one that is there") from None
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[None]:
+    """Within it no Ctrl-C is lost.
+
+    What is raised in a callback of the garbage collector (JAX has one, which runs all the time) or in a destructor,
+    Python drops, with a traceback and nothing more. A KeyboardInterrupt is sent again then, a moment later.
+    """
+    usual = sys.unraisablehook
+
+    def again(dropped: Any) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            return usual(dropped)
+        timer = threading.Timer(AGAIN, os.kill, (os.getpid(), signal.SIGINT))
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
 
 
 def parse(argv: Sequence[str], name: str) -> list[str]:

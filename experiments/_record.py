@@ -3,23 +3,31 @@
     begun.json          what was asked: the settings of all pictures, and a line for each
     00000.png ..        the pictures, by number. A picture's file is the only record that it has been made
     manifest.jsonl      {"index", "prompt", "file", "settings"} for each picture there is, made from the files
+    .claims             while processes are at work: who makes what (see _claims.py)
 
 Everything is written under another name and then given its own, so that a file is whole or is not there, whenever the
-process was killed.
+process was killed. A picture is never written over one that is there.
 """
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from experiments import _files
+from experiments._claims import Claims
+from experiments._prompts import Line
 from sdjax import picture
+from sdjax.diffusion.samplers import SAMPLERS
+from sdjax.diffusion.spacing import SCHEDULES
 
-Line = Mapping[str, Any]  # what is asked of one picture: its prompt, and arguments of its own
+LARGEST = 1 << 30  # bytes of begun.json; the settings and a file of prompts take less
 
 
 @dataclass(frozen=True)
@@ -30,44 +38,50 @@ class Record:
     settings: Mapping[str, Any]
     lines: Sequence[Line]
 
-    def begin(self) -> None:
-        """Writes down what is asked, or compares it. Raises ValueError naming a difference, OSError."""
-        picture.check_writable(self.folder)
-        asked, path = {"settings": dict(self.settings), "lines": list(self.lines)}, self.folder / "begun.json"
-        if not any(self.folder.glob("*.png")):  # what was asked and came to nothing binds nobody
-            picture.write(json.dumps(asked, indent=1).encode(), path)
-            return
-        try:
-            begun = json.loads(path.read_bytes())
-            difference = _difference(begun["settings"], asked["settings"], begun["lines"], asked["lines"])
-        except FileNotFoundError:
-            raise ValueError(
-                f"{self.folder} holds pictures that this program did not make; choose another --out"
-            ) from None
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise ValueError(f"{path} is not what this program writes; choose another --out") from None
-        if difference:
-            raise ValueError(f"{self.folder} was begun with other settings: {difference}; choose another --out")
+    @property
+    def asked(self) -> dict[str, Any]:
+        """As begun.json holds it."""
+        return {"settings": dict(self.settings), "lines": [dict(line) for line in self.lines]}
 
-    def sweep(self) -> None:
-        """Removes what killed processes left half-written; for when no other process is at work."""
-        for path in self.folder.glob(".*.partial"):
-            path.unlink(missing_ok=True)
+    def begin(self, claims: Claims) -> None:
+        """Writes down what is asked, or compares it. Raises ValueError naming a difference, OSError.
+
+        Where nobody is at work, lines whose pictures are missing may be others than they were, and more may follow.
+        """
+        with claims.lock():
+            if not self._agrees():
+                self._check_change(self._begun(), claims)
+                self._write()
+            claims.join()
+            if not claims.others():
+                claims.tidy()
+                for _ in self._entries():  # pictures that are none of ours are named before others are made
+                    pass
 
     def path(self, number: int) -> Path:
         """Where picture `number` is, or will be."""
         return self.folder / f"{number:05d}.png"
 
-    def missing(self, numbers: Sequence[int]) -> list[int]:
-        """Those that have not been made."""
-        there = {path.name for path in self.folder.glob("*.png")}
+    def missing(self, numbers: Sequence[int] | None = None) -> list[int]:
+        """Those of `numbers`, or of all, that have not been made."""
+        there = set(os.listdir(self.folder))
+        numbers = range(len(self.lines)) if numbers is None else numbers
         return [number for number in numbers if self.path(number).name not in there]
 
-    def keep(self, number: int, image: Image.Image) -> None:
-        """Writes a picture. Raises OSError."""
+    def keep(self, numbers: Sequence[int], images: Sequence[Image.Image]) -> int:
+        """Writes pictures; how many of them were not there yet. Raises ValueError where others are asked for by now."""
+        if not self._agrees():
+            raise ValueError(
+                f"{self.folder} was begun anew with other settings while this process stood still; it ends, and what "
+                "it made last is dropped"
+            )
+        with _files.writing(self.folder):
+            return sum(self._keep(number, image) for number, image in zip(numbers, images, strict=True))
+
+    def _keep(self, number: int, image: Image.Image) -> bool:
         encoded = io.BytesIO()
         image.save(encoded, "PNG")
-        picture.write(encoded.getbuffer(), self.path(number))
+        return _files.publish(encoded.getbuffer(), self.path(number))
 
     def write_manifest(self) -> Path:
         """Makes the manifest of the pictures that are there. Raises ValueError for one that is none of ours."""
@@ -75,22 +89,122 @@ class Record:
         return picture.write(lines.encode(), self.folder / "manifest.jsonl")
 
     def _entries(self) -> Iterator[dict[str, Any]]:
-        missing = set(self.missing(range(len(self.lines))))
+        missing = set(self.missing())
         for number, line in enumerate(self.lines):
             if number not in missing:
-                path = self.path(number)
-                settings = picture.read_settings(path)
-                yield {"index": number, "prompt": line["prompt"], "file": path.name, "settings": settings}
+                settings = self._settings(number)
+                name = self.path(number).name
+                yield {"index": number, "prompt": line["prompt"], "file": name, "settings": settings}
+
+    def _settings(self, number: int) -> dict[str, Any]:
+        """What a picture says of itself. Raises ValueError where that is nothing, or not what is asked of it."""
+        path, remedy = self.path(number), "delete it, and the same command makes it anew"
+        try:
+            settings = picture.read_settings(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{error}; {remedy}") from None
+        asked = {**self.settings, **self.lines[number], "first_image": number}
+        for name in COMPARED:
+            if name in asked and not COMPARED[name](asked[name], settings.get(name)):
+                raise ValueError(
+                    f"{path} is another picture: its {name} is {_short(settings.get(name))} where "
+                    f"{_short(asked[name])} is asked for; {remedy}"
+                )
+        return settings
+
+    # ------------------------------------------------------------------ begun.json
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "begun.json"
+
+    def _begun(self) -> Any:
+        """What begun.json holds; None where there is none. Raises ValueError, OSError."""
+        try:
+            begun = json.loads(_files.read(self._path, str(self._path), LARGEST))
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            return {}
+        return begun
+
+    def _agrees(self) -> bool:
+        return self._begun() == self.asked
+
+    def _write(self) -> None:
+        """Raises ValueError where another process was first, whatever became of the lock."""
+        data = json.dumps(self.asked, indent=1).encode()
+        if self._path.exists():
+            picture.write(data, self._path)
+        elif not _files.publish(data, self._path) and not self._agrees():
+            raise ValueError(f"{self.folder} is begun by another run in this moment; choose another --out")
+
+    def _check_change(self, begun: Any, claims: Claims) -> None:
+        """Raises ValueError where this must not take the place of what was begun."""
+        if begun is None:
+            if any(self.folder.glob("*.png")):
+                raise ValueError(f"{self.folder} holds pictures that this program did not make; choose another --out")
+            return
+        if not _is_ours(begun):
+            raise ValueError(f"{self._path} is not what this program writes; choose another --out, or delete it")
+        every = range(max(len(begun["lines"]), len(self.lines)))
+        made = sorted(set(every) - set(self.missing(every)))
+        if made and (binding := _difference(begun, self.asked, made)):
+            raise ValueError(f"{self.folder} was begun with other settings: {binding}; choose another --out")
+        if (other := claims.at_work()) is not None:
+            raise ValueError(
+                f"{self.folder} is being filled by {other}, which was started with other settings: "
+                f"{_difference(begun, self.asked, every)}; choose another --out, or stop that one first"
+            )
 
 
-def _difference(before: Any, now: Any, lines_before: Any, lines_now: Any) -> str:
-    """The first difference in words; empty where there is none."""
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            return f"--{name} was {before.get(name)!r} and is {now.get(name)!r}"
-    for number, (old, new) in enumerate(zip(lines_before, lines_now, strict=False)):
-        if old != new:
-            return f"picture {number} was {json.dumps(old)[:80]} and is {json.dumps(new)[:80]}"
-    if len(lines_before) != len(lines_now):
-        return f"--prompts_file had {len(lines_before)} prompts and has {len(lines_now)}"
+def _is_ours(begun: Any) -> bool:
+    if not isinstance(begun, dict) or not isinstance(begun.get("settings"), dict):
+        return False
+    lines = begun.get("lines")
+    return isinstance(lines, list) and all(isinstance(line, dict) for line in lines)
+
+
+def _difference(before: Any, now: Any, numbers: Iterable[int]) -> str:
+    """The first difference in words, in the settings or in these pictures' lines; empty where there is none."""
+    old, new = before["settings"], now["settings"]
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            return f"--{name} was {old.get(name)!r} and is {new.get(name)!r}"
+    for number in numbers:
+        was, line = (one["lines"][number] if number < len(one["lines"]) else None for one in (before, now))
+        if was != line:
+            return f"picture {number} was {_short(was)} and is {_short(line) if line else 'no longer asked for'}"
     return ""
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value)[:80]
+
+
+def _same_text(asked: Any, found: Any) -> bool:
+    return (asked or "") == (found or "")
+
+
+def _same_number(asked: Any, found: Any) -> bool:
+    return asked is None or (isinstance(found, int | float) and math.isclose(asked, found, rel_tol=1e-6))
+
+
+def _same_name(known: Collection[str]) -> Callable[[Any, Any], bool]:
+    """Of names that settings hold as they were given; others may be words of another program for the same."""
+    return lambda asked, found: asked not in known or asked == found
+
+
+# What a picture must have in common with what is asked of it, as far as that is said.
+COMPARED: dict[str, Callable[[Any, Any], bool]] = {
+    "prompt": _same_text,
+    "first_image": _same_number,
+    "seed": _same_number,
+    "negative_prompt": _same_text,
+    "steps": _same_number,
+    "sampler": _same_name(SAMPLERS),
+    "schedule": _same_name(SCHEDULES),
+    "guidance_scale": _same_number,
+    "height": _same_number,
+    "width": _same_number,
+}

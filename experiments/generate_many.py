@@ -1,27 +1,36 @@
-r"""Thousands of prompts, over all devices and hosts.
+r"""Thousands of prompts, over all devices, by as many processes as there are.
 
     python -m experiments.generate_many --prompts_file=prompts.txt --out=pictures
 
 The file has a prompt a line; empty lines are left out. One named *.jsonl has an object a line, {"prompt": ..} and, if
-it likes, arguments of its own: negative_prompt, sampler, steps, schedule, guidance_scale. Picture i, from 0, is number
-i of the seed and lies in --out under its number, so that a run that was killed goes on when the command is given again:
-what is there is not made twice, and what it makes is what the first run would have made. --out then also holds
-manifest.jsonl, an object a picture: index, prompt, file, settings. A folder that was begun with other settings is left
-alone, and the difference named.
+it likes, arguments of its own: negative_prompt, sampler, steps, schedule, guidance_scale. Wrong lines are all named
+before the first picture. Picture i, from 0, is number i of the seed and lies in --out under its number, so that a run
+that was killed goes on when the command is given again: what is there is not made twice, and what it makes is what the
+first run would have made. --out then also holds manifest.jsonl, an object a picture: index, prompt, file, settings. A
+folder that was begun with other settings, or is being filled with others, is left alone, and the difference named; but
+lines whose pictures are missing may be mended, and more may be added, while nobody is at work.
 
-On two hosts, one command each; --process_index=1 on the second. Both write into --out, one folder or one on each host:
+Any number of processes, on one host or many, take part by the same command and an --out that all of them see. None has
+to know of the others: each claims as many lines as it makes at once by files in --out, and the lines of one that dies
+are made by the rest (see _claims.py). So it is started as everything is, and needs no flags, no address and no port:
 
-    python -m experiments.generate_many --prompts_file=prompts.txt --out=/shared/pictures \
-        --coordinator=10.0.0.1:1234 --processes=2 --process_index=0
+    srun python -m experiments.generate_many ...                 Slurm, also sbatch --array
+    an Indexed Job whose pods mount --out                        Kubernetes
+    gcloud compute tpus tpu-vm ssh NAME --worker=all --command=...       a TPU pod
 
-If a process dies, the others make their share, say whose is missing and end with status 2; the same commands make the
-rest. --devices is for each process; XLA_FLAGS=--xla_force_host_platform_device_count=8 simulates eight on a CPU.
+The number that these tell a process is what it is called in messages, and where it begins among the lines. Each uses
+all devices that it sees, of its own host; where several run on one, let each see its own (srun --gpus-per-task=1, or
+CUDA_VISIBLE_DEVICES), or name --devices. They are not one program: what spans hosts as one, with its arrays cut over
+all their devices, is for `jax.distributed.initialize()`, which finds the same clusters by itself.
+XLA_FLAGS=--xla_force_host_platform_device_count=8 simulates eight devices on a CPU.
 
 Run time: that of the pictures; the first batch compiles. Expected: a line a batch, and at the end as
 "20 pictures made in 8.1 s, 2.9 a second after the first batch; 20 of 20 are in pictures".
 """
 
+import inspect
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,7 +38,8 @@ from typing import Any
 
 from absl import flags
 
-from experiments import _cli
+from experiments import _claims, _cli, _prompts
+from experiments._prompts import OWN
 
 # Flags that say which pictures are made; the others say how.
 SETTINGS = (
@@ -37,13 +47,14 @@ SETTINGS = (
     "height", "width",
 )  # fmt: skip
 OPENING = ("model", "variant", "dtype")
-OWN = ("negative_prompt", "sampler", "steps", "schedule", "guidance_scale")  # what a line may say for itself
+AT_ONCE = 256  # lines that are planned together
+WAIT = 0.3  # seconds between two looks at what others are making
 
 
 def define_flags() -> None:
     """Called for the program only: who imports this file may name flags of their own as they like."""
     flags.DEFINE_string("prompts_file", None, "A prompt a line, or *.jsonl.", required=True)
-    flags.DEFINE_string("out", None, "Folder for the pictures, new or begun.", required=True)
+    flags.DEFINE_string("out", None, "Folder for the pictures, new or begun; one for all processes.", required=True)
     flags.DEFINE_string("model", None, "A folder, a file, a Hub id; default: the shapes model.")
     flags.DEFINE_string("variant", None, "Which weights where there are several files, as fp16.")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "What the networks compute in.")
@@ -57,105 +68,119 @@ def define_flags() -> None:
     flags.DEFINE_integer("width", None, "Pixels; default: the model's own.", lower_bound=1)
     flags.DEFINE_integer("batch", 4, "Pictures on each device at once.", lower_bound=1)
     flags.DEFINE_integer("devices", None, "Of this process; default: all.", lower_bound=1)
-    flags.DEFINE_string("coordinator", None, "host:port of process 0, where there are several processes.")
-    flags.DEFINE_integer("processes", 1, "How many there are.", lower_bound=1)
-    flags.DEFINE_integer("process_index", 0, "Which of them this is, from 0.", lower_bound=0)
-    flags.DEFINE_float("join_timeout", 300.0, "Seconds for all processes to come.", lower_bound=1.0)
     flags.DEFINE_string("compilation_cache", "on", "on (in the user's cache folder), off, or a folder.")
 
 
-def read_lines(path: str) -> list[dict[str, Any]]:
-    """What is asked of each picture. Raises ValueError naming the line, OSError."""
-    try:
-        text = Path(path).read_text("utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"--prompts_file={path} is no UTF-8 text") from None
-    except OSError as error:
-        raise OSError(f"--prompts_file={path} cannot be read ({error.strerror})") from None
-    numbered = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not numbered:
-        raise ValueError(f"--prompts_file={path} holds no prompt; write one a line")
-    if not path.endswith(".jsonl"):
-        return [{"prompt": line} for _, line in numbered]
-    return [_object(line, f"--prompts_file={path}, line {i}") for i, line in numbered]
+def arguments(record: Any, numbers: Sequence[int], scale: float | None = None) -> dict[str, Any]:
+    """What `generate` is given for these pictures: a list where any line of the file speaks for itself.
 
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not isinstance(found.get("prompt"), str):
-        raise ValueError(f'{where}: write an object with a prompt, as {{"prompt": "a red circle", "steps": 30}}')
-    unknown = sorted(found.keys() - {"prompt", *OWN})
-    if unknown:
-        raise ValueError(f"{where}: {unknown[0]!r} is no argument of its own that a line can have: {', '.join(OWN)}")
-    return found
-
-
-def batches(missing: Sequence[int], size: int) -> Iterator[range]:
-    """Neighbours among the missing numbers, up to `size` at once."""
-    begin = 0
-    for i, number in enumerate(missing):
-        if i + 1 == len(missing) or missing[i + 1] != number + 1 or i + 1 - begin == size:
-            yield range(missing[begin], number + 1)
-            begin = i + 1
-
-
-def arguments(record: Any, numbers: Sequence[int]) -> dict[str, Any]:
-    """What `generate` is given for these pictures: a list where any line of the file speaks for itself."""
+    scale: the model's own guidance scale, where neither a line nor a flag has one.
+    """
     lines = [record.lines[number] for number in numbers]
     made: dict[str, Any] = {name: record.settings[name] for name in SETTINGS if name not in OPENING}
     if any(line.keys() != {"prompt"} for line in record.lines):
         made |= {name: [line.get(name, made[name]) for line in lines] for name in OWN}
+        made["guidance_scale"] = [scale if one is None else one for one in made["guidance_scale"]]
     return made | {"prompt": [line["prompt"] for line in lines]}
 
 
-def main(values: Any) -> None:
-    """Meets the other processes, makes this one's share, writes the manifest. `values` has a flag an attribute."""
-    lines = read_lines(values.prompts_file)
-    import sdjax  # takes seconds with JAX behind it, which a wrong flag should not cost
-    from experiments._record import Record
-    from sdjax import hosts, parallel
+def check(sd: Any, record: Any, numbers: Sequence[int], places: Sequence[str]) -> None:
+    """Plans what these pictures need, and computes nothing. Raises ValueError naming every line that is wrong.
 
-    record = Record(Path(values.out), {name: getattr(values, name) for name in SETTINGS}, lines)
-    record.begin()
-    if values.process_index == 0:
-        record.sweep()
-    met = hosts.join(values.coordinator, values.processes, values.process_index, values.join_timeout)
+    places: where each picture's line is, for messages.
+    """
+    from experiments._record import Record
+
+    _plan(sd, Record(record.folder, record.settings, [{"prompt": ""}]), [0])  # a wrong flag is no line's fault
+    distinct = {json.dumps(record.lines[number], sort_keys=True): number for number in reversed(numbers)}
+    several = sorted(distinct.values())
+    wrong: dict[str, str] = {}
+    for begin in range(0, len(several), AT_ONCE):
+        some = several[begin : begin + AT_ONCE]
+        if _fault(sd, record, some):
+            wrong |= {places[number]: fault for number in some if (fault := _fault(sd, record, [number]))}
+    if wrong:
+        raise ValueError(_prompts.named(wrong))
+
+
+def _fault(sd: Any, record: Any, numbers: Sequence[int]) -> str:
+    try:
+        _plan(sd, record, numbers)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _plan(sd: Any, record: Any, numbers: Sequence[int]) -> None:
+    """Everything of `generate` that comes before the first network. Raises ValueError."""
+    from sdjax import asking
+
+    usual = {name: one.default for name, one in inspect.signature(sd.generate).parameters.items()}
+    asking.stages(sd, usual | arguments(record, numbers, sd.guidance_scale))
+
+
+def main(values: Any) -> None:
+    """Takes part until all pictures are there, and writes the manifest. `values` has a flag an attribute."""
+    lines = _prompts.read(values.prompts_file)
+    from experiments._record import Record  # takes seconds with JAX behind it, which a wrong flag should not cost
+    from sdjax import picture
+
+    record = Record(Path(values.out), {name: getattr(values, name) for name in SETTINGS}, list(lines.values()))
+    picture.check_writable(record.folder)
+    name, rank = _claims.whoami(os.environ)
+    with _claims.Claims(record.folder, name) as claims:
+        record.begin(claims)
+        if missing := record.missing():
+            sd, devices = opened(values)
+            print(f"{name}: {len(missing)} of {len(lines)} pictures are missing; {devices} devices", flush=True)
+            check(sd, record, missing, [f"--prompts_file={values.prompts_file}, line {i}" for i in lines])
+            make(sd, record, claims, values.batch * devices, rank)
+        record.write_manifest()
+    print(f"{len(lines)} of {len(lines)} are in {record.folder}", flush=True)
+
+
+def opened(values: Any) -> tuple[Any, int]:
+    """The model, over this process's devices, and how many those are."""
+    import sdjax
+    from sdjax import parallel
+
     devices = parallel.local(values.devices)
     cache = {"on": True, "off": False}.get(values.compilation_cache, values.compilation_cache)
     sd = sdjax.load(values.model, dtype=values.dtype, variant=values.variant, compilation_cache=cache)
-    sd = parallel.spread(sd, devices) if len(devices) > 1 else sd
-    make_share(sd, record, record.missing(met.share(len(lines))), values.batch * len(devices))
-    lost = met.finish()
-    record.write_manifest()
-    missing = len(record.missing(range(len(lines))))
-    print(f"{len(lines) - missing} of {len(lines)} are in {record.folder}", flush=True)
-    if lost:
-        who = ", ".join(map(str, lost))
-        raise ConnectionError(
-            f"process {who} ended before its pictures were made; give the same commands again for the {missing} missing"
-        )
+    return parallel.spread(sd, devices) if len(devices) > 1 else sd, len(devices)
 
 
-def make_share(sd: Any, record: Any, numbers: Sequence[int], size: int) -> None:
-    """Makes the pictures of these numbers, so many at once, and prints how fast."""
+def make(sd: Any, record: Any, claims: _claims.Claims, size: int, rank: int) -> None:
+    """Makes pictures, so many at once, until none is missing, and prints how fast."""
     begun = after = time.perf_counter()
     first = made = 0
-    for batch in batches(numbers, size):
+    start = _claims.first(rank, len(record.lines)) // size * size
+    for batch in batches(record, claims, size, start):
         # A smaller batch would be another program: it is filled up with its last prompt, and those pictures are left.
         full = [min(number, batch[-1]) for number in range(batch[0], batch[0] + size)]
-        out = sd.generate(**arguments(record, full), first_image=batch[0], progress=False)
-        for number, image in zip(batch, out.images, strict=False):
-            record.keep(number, image)
-        made += len(batch)
+        out = sd.generate(**arguments(record, full, sd.guidance_scale), first_image=batch[0], progress=False)
+        made += record.keep(batch, out.images[: len(batch)])
         if not first:
             first, after = made, time.perf_counter()
-        print(f"{made} of {len(numbers)}: {batch[0]:05d} to {batch[-1]:05d}", flush=True)
+        print(f"{made} made: {batch[0]:05d} to {batch[-1]:05d}", flush=True)
     now = time.perf_counter()
     rate = f", {(made - first) / (now - after):.2f} a second after the first batch" if made > first else ""
     print(f"{made} pictures made in {now - begun:.1f} s{rate}", flush=True)
+
+
+def batches(record: Any, claims: _claims.Claims, size: int, start: int) -> Iterator[range]:
+    """Neighbours that are this process's to make, up to `size` at once, from `start` on; ends when none is missing."""
+    waits = False
+    while missing := record.missing():
+        batch = claims.take(sorted(missing, key=lambda number: (number < start, number)), size)
+        if not batch and not waits:
+            print(f"waiting for {len(missing)} pictures that others are making", flush=True)
+        waits = not batch
+        if waits:
+            time.sleep(WAIT)
+        elif record.missing(batch):  # else made between the two looks
+            yield batch
+        claims.release(batch)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The command line: what it prints, and how it treats mistakes."""
 
+import gc
 import io
 import json
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -355,3 +357,37 @@ def test_our_own_faults_keep_their_traceback(monkeypatch, tmp_path, fault):
 def test_a_warning_is_one_line(monkeypatch, tmp_path, capsys):
     call(monkeypatch, Stub(lambda: warnings.warn("cut: 'red'", stacklevel=1)), tmp_path)
     assert capsys.readouterr().err == "generate: cut: 'red'\n"
+
+
+def test_a_ctrl_c_within_the_garbage_collector_is_not_lost(capfd):
+    """JAX's callback runs there, and Python drops what is raised in it."""
+    struck = []
+
+    def strike(phase: str, info: dict) -> None:
+        if len(struck) < 3:  # twice more, as who presses it again
+            struck.append(phase)
+            signal.raise_signal(signal.SIGINT)
+
+    def main() -> None:
+        gc.callbacks.append(strike)
+        try:
+            gc.collect()
+            time.sleep(10)
+        finally:
+            gc.callbacks.remove(strike)
+
+    with pytest.raises(SystemExit) as ended:
+        _cli.guarded(main, "generate")
+    assert ended.value.code == 130 and struck and capfd.readouterr().err == "generate: stopped\n"
+
+
+def test_a_folder_that_is_gone(tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    with pytest.raises(SystemExit) as ended:
+        _cli.guarded(lambda: None, "generate")
+    assert ended.value.code == 2
+    assert (
+        capsys.readouterr().err == "generate: the folder that this was started in is gone; cd into one that is there\n"
+    )

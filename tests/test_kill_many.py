@@ -1,11 +1,14 @@
 """What the killing experiment would see: a torn picture, a lost one, one that was made twice, a wrong end."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from experiments import kill_many
+from tests.checkpoints import make_checkpoint
+from tests.test_parallel import SMALL
 
 
 def save(path, colour=0):
@@ -50,11 +53,21 @@ def test_the_end(tmp_path):
     with pytest.raises(ValueError, match="1 pictures and 0 in the manifest, of 1"):
         kill_many.check(made, made, tmp_path, 1)
     end(tmp_path, ["00000.png"])
-    (tmp_path / ".0.partial").touch()
-    with pytest.raises(ValueError):
-        kill_many.check(made, made, tmp_path, 1)
+    for left in (".0.partial", ".claims"):
+        (tmp_path / left).touch()
+        with pytest.raises(ValueError, match=f"{left}, which a killed process left"):
+            kill_many.check(made, made, tmp_path, 1)
+        (tmp_path / left).unlink()
 
 
 def test_a_run_that_ends_by_itself_was_not_killed(tmp_path):
-    assert not kill_many.killed(["true"], tmp_path, 1, 20.0)
-    assert kill_many.killed(["sleep", "20"], tmp_path, 0, 0.01)
+    assert not kill_many.killed(kill_many.start(["true"]), tmp_path, 1, 20.0)
+    assert kill_many.killed(kill_many.start(["sleep", "20"]), tmp_path, 0, 0.01)
+
+
+@pytest.mark.ci
+def test_four_processes_for_real(tmp_path, capsys):
+    tiny = make_checkpoint(tmp_path / "tiny", unet=SMALL)
+    values = SimpleNamespace(kills=6, pictures=120, processes=4, batch=2, seconds=0.2, seed=0, model=str(tiny))
+    kill_many.main(values)
+    assert "120 of 120 pictures, none lost, none made twice, none torn" in capsys.readouterr().out
