@@ -102,9 +102,7 @@ def name_of(case):
 @functools.cache
 def end(solver, steps):
     """The mixture's latents after a run; on no level is a last step infinite."""
-    function = getattr(solver, "func", solver)
-    levels = functools.partial(fine_levels, exploding=function in (solvers.er_sde, solvers.res_multistep))
-    p = plan(Sampler(solver, levels), steps, SD)
+    p = plan(Sampler(solver, fine_levels), steps, SD)
     return np.asarray(solve(p.table(512, np.float64), np.linspace(-2, 2, 9))) / p.alpha[-1]
 
 

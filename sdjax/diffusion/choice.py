@@ -19,7 +19,7 @@ SPACING_KEYS = FLAG_KEYS | {"timestep_spacing", "steps_offset", "sigma_min", "si
 def keys_in_force(reads: Set[str], preset: str, own: bool) -> frozenset[str]:
     """Of the keys that a scheduler's class reads, those to read; `own`: the caller gave a schedule."""
     if check_preset(preset) != "diffusers":
-        return frozenset(reads - SPACING_KEYS | {"rescale_betas_zero_snr"})
+        return frozenset(reads - SPACING_KEYS)
     return frozenset(reads - FLAG_KEYS if own else reads)
 
 

@@ -37,7 +37,6 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.diffusion.noise import Level
 from sdjax.diffusion.schedule import Schedule
 
 SHOWN = 8  # timesteps that a message shows
@@ -96,9 +95,7 @@ class Part:
         first, stop = int((told >= high).sum()) or self.skipped(len(steps)), int((told >= low).sum())
         if first >= stop:
             raise ValueError(self._nothing_left(told, high, low, total))
-        end = whole.end
-        if self.end is not None:
-            end = steps[stop - 1][1] if stop < len(steps) else Level.from_ve(end.ve, end.t)
+        end = whole.end if self.end is None or stop == len(steps) else steps[stop - 1][1]
         init = whole.init if self.start is None and self.strength is None else 1.0
         return replace(whole, steps=steps[first:stop], init=init, end=end, before=first, after=len(steps) - stop)
 

@@ -43,7 +43,8 @@ class Plan:
         result.
       row_timesteps: [n], what the network is told; `timesteps` leaves out rows without an evaluation.
       c_skip, c_out: [n], D_i = c_skip_i x_i + c_out_i raw_i.
-      alpha, sigma: [n + 1], the level of x_i: x_i = alpha_i x0 + sigma_i e. The result's is the last.
+      alpha, sigma: [n + 1], the level of x_i: x_i = alpha_i x0 + sigma_i e. The result's is the last, and there
+        alpha^2 + sigma^2 = 1 whatever the sampler.
       start: the level of the first step. With `denoising_start` x_T is not noise but latents there: to go on from a
         picture x0, x_T = start.alpha x0 + start.sigma e. (x_0 is at a noisier level where churn comes before it.)
       clip: [n], bound on D_i, infinite where there is none. ratio: [n], the quantile of dynamic thresholding, or 0.
@@ -52,7 +53,7 @@ class Plan:
       spans: int [draws, 2], leaves of the Brownian path (see `brownian`) each draw lies between, or -1.
       sampler, schedule: their names. steps: what was asked for.
       inexact: why equation 1 of this module does not hold, or "" where it was checked.
-      unfinished: whether another plan is to go on from the result (`denoising_end`).
+      unfinished: whether another plan is to go on from the result (`denoising_end`, or `sigmas` that end above 0).
     """
 
     weights: np.ndarray
@@ -212,6 +213,10 @@ def plan(
 ) -> Plan:
     """The plan that diffusers' scheduler of that name, made from the same config, would follow.
 
+    However a run comes to end above noise 0 (its `sigmas`, `denoising_end`, a schedule's or a sampler's own last
+    level), the result is x = alpha x0 + sigma e with alpha^2 + sigma^2 = 1, for every sampler: what a network sees, at
+    the level alpha = `Plan.alpha[-1]`, sigma = `Plan.sigma[-1]`. The scale of k-diffusion, x0 + ve e, is x / alpha.
+
     Args:
       sampler: a name in `samplers.SAMPLERS`, a `Sampler`, or a function (tape, schedule) -> latents.
       steps: 1 .. num_train_timesteps, or None where `sigmas` or `timesteps` tell it. `plan(...).evaluations` tells
@@ -225,12 +230,13 @@ def plan(
         level ("beta" of "comfy"), or add some ("ddim_uniform"), so does the plan.
       rho: of the schedules karras (default 7) and polyexponential (default 1).
       sigmas: the levels themselves in place of a schedule: decreasing variance-exploding noise from the first to
-        the last of the run, which is 0 where it is to end clean. N + 1 of them make N steps.
+        the last of the run, which is 0 where it is to end clean. N + 1 of them make N steps. Between training levels
+        the network is told fractional timesteps, linear in log noise.
       timesteps: the levels as decreasing timesteps in 0 .. num_train_timesteps - 1, one for each step.
       denoising_start, denoising_end: run only a `part` of the schedule, from and to these shares of it, 0 .. 1: of
         `steps` those that start at timesteps t with cutoff(denoising_end) <= t < cutoff(denoising_start), cutoff(f)
         being round(T - f T). With a start, x_T is not noise but the latents to go on from, x = alpha x0 + sigma e at
-        the level `Plan.start`, and with an end the result is such latents, whatever the sampler's own scale.
+        the level `Plan.start`, and with an end the result is such latents.
       strength: run only the last int(steps * strength) steps, from latents x = alpha x0 + sigma e at `Plan.start`;
         where that is no step, the plan asks the network nothing and gives back what it was given.
       options: what the sampler's function takes by keyword (eta, solver_order, s_churn, ..); None is its default, or
@@ -251,7 +257,8 @@ def plan(
     tape = Tape(settings.prediction_type, levels.init, inexact=levels.gap, bound=_bound(settings))
     rows = tape.finish(record.solve(tape, levels, **_options(name, record, settings, options)), levels.end)
     known = {"sampler": name, "schedule": schedule_name(settings), "steps": count}
-    return _plan(tape, rows, start=levels.steps[0][0], unfinished=denoising_end is not None, **known)
+    unfinished = denoising_end is not None or bool(settings.sigmas and settings.sigmas[-1])
+    return _plan(tape, rows, start=levels.steps[0][0], unfinished=unfinished, **known)
 
 
 def _idle(**known: Any) -> Plan:

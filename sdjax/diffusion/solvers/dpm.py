@@ -105,7 +105,7 @@ def multistep(
         past = [(ei.predict(tape, x, here, data), here), *past][:order]
         integral = _taylor(ei.exponent(here, there, data, eta), ei.step_length(here, there), past[:now], solver_type)
         x = ei.advance(x, here, there, integral, data, eta) + ei.renewed(tape, here, there, eta)
-    return ei.finish(x, schedule)
+    return x
 
 
 def multistep_orders(schedule: Schedule, order: int, lower_order_final: bool, euler_at_final: bool) -> list[int]:

@@ -19,7 +19,7 @@ def start(tape: Tape, schedule: Schedule) -> Linear:
 
 
 def finish(x: Linear, schedule: Schedule) -> Linear:
-    """x, which is variance-exploding, on the scale that the schedule leaves its result on."""
+    """x, which is variance-exploding, at the network's own scale."""
     return schedule.end.alpha * x
 
 

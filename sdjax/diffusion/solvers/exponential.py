@@ -19,7 +19,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from sdjax.diffusion.noise import Level
-from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
 
 Past = Sequence[tuple[Linear, Level]]  # predictions and where they were made, newest first
@@ -58,11 +57,6 @@ def renewed(tape: Tape, here: Level, there: Level, eta: float) -> Linear:
 def noise(tape: Tape, here: Level, there: Level, weight: float) -> Linear:
     """The renewed noise of a step, times `weight`; nothing is drawn where that is zero."""
     return weight * tape.draw(here, there) if weight else 0.0 * tape.x_T
-
-
-def finish(x: Linear, schedule: Schedule) -> Linear:
-    """x, at the level where the run ended, on the scale that the schedule leaves its result on."""
-    return (schedule.end.alpha / schedule.steps[-1][1].alpha) * x
 
 
 def moments(z: float, count: int) -> list[float]:

@@ -51,7 +51,7 @@ def sa_solver(
         past = [new, *past][: max(p, c - 1)]
         correct = _step(tape, x, here, there, _tau(tau_func, here.t), data)
         x = correct(past[: orders[i]])
-    return ei.finish(x, schedule)
+    return x
 
 
 def _tau(tau_func: Callable[[float], float], t: float) -> float:
