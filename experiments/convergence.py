@@ -181,7 +181,7 @@ def make_plan(case: Case, kind: str, steps: int, prediction: str = "epsilon") ->
     config, ve = scheduler(prediction), noise_levels(kind, steps)
     if name in WHOLE_TIMESTEPS:
         return plan(on_levels(record, ve), steps, config, **options)
-    return plan(case.sampler, None, config, sigmas=ve, **options)
+    return plan(case.sampler, None, config, sigmas=ve.tolist(), **options)
 
 
 @functools.partial(jax.jit, static_argnames="prediction")

@@ -19,6 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from sdjax.diffusion.bounds import (
+    LEAST_NOISE,
+    MOST_NOISE,
+    MOST_TIMESTEPS,
+    as_float,
+    check_number,
+    check_whole,
+    shown,
+)
+
 # diffusers replaces the zero of a zero-terminal-SNR schedule by this, in the schedulers that divide by alpha.
 TERMINAL_ALPHA_BAR = 2.0**-24
 
@@ -117,9 +127,9 @@ class Settings:
         return settings
 
     def _check(self) -> None:
-        total = self.num_train_timesteps
-        if not isinstance(total, int) or total < 1:
-            raise ValueError(f"scheduler config: num_train_timesteps must be a whole number >= 1, not {total!r}")
+        for field in fields(self):
+            _check_kind(field.name, getattr(self, field.name), field.default)
+        check_whole("scheduler config: num_train_timesteps", self.num_train_timesteps, 1, MOST_TIMESTEPS)
         if self.final_sigmas_type not in ("zero", "sigma_min"):
             raise ValueError(
                 f"scheduler config: final_sigmas_type is 'zero' or 'sigma_min', not {self.final_sigmas_type!r}"
@@ -132,8 +142,8 @@ class Settings:
             raise ValueError(f"scheduler config: only one of {' and '.join(flags)} can be true; pass schedule=...")
         for key in ("sigma_min", "sigma_max"):
             value = getattr(self, key)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"scheduler config: {key} must be a number > 0, not {value!r}")
+            if value is not None:
+                check_number(f"scheduler config: {key}", value, LEAST_NOISE, MOST_NOISE)
         if self.interpolation_type != "linear" or self.timestep_type != "discrete":
             raise ValueError("scheduler config: interpolation_type must be 'linear' and timestep_type 'discrete'")
 
@@ -226,10 +236,7 @@ def _betas(settings: Settings) -> np.ndarray:
     """float64 [T]. "scaled_linear" is linear in sqrt(beta), "squaredcos_cap_v2" arXiv:2102.09672, eq. 17."""
     total, start, end = settings.num_train_timesteps, settings.beta_start, settings.beta_end
     if settings.trained_betas is not None:
-        betas = np.asarray(settings.trained_betas, np.float64)
-        if betas.shape != (total,):
-            raise ValueError(f"scheduler config: trained_betas holds {betas.shape}, num_train_timesteps says {total}")
-        return betas
+        return _trained_betas(settings.trained_betas, total)
     if settings.beta_schedule == "linear":
         return np.linspace(start, end, total)
     if settings.beta_schedule == "scaled_linear":
@@ -238,6 +245,32 @@ def _betas(settings: Settings) -> np.ndarray:
         alpha_bar = np.cos((np.arange(total + 1) / total + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
     raise ValueError(
-        f"scheduler config: beta_schedule {settings.beta_schedule!r} is unknown; "
+        f"scheduler config: beta_schedule {shown(settings.beta_schedule)} is unknown; "
         "known: linear, scaled_linear, squaredcos_cap_v2"
     )
+
+
+def _trained_betas(given: Any, total: int) -> np.ndarray:
+    if not isinstance(given, list | tuple | np.ndarray):
+        raise ValueError(f"scheduler config: trained_betas must be a list of numbers, not {shown(given)}")
+    betas = np.array([as_float(beta) for beta in given], np.float64)
+    if betas.shape != (total,):
+        raise ValueError(f"scheduler config: trained_betas holds {len(betas)}, num_train_timesteps says {total}")
+    return betas
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """Raises ValueError where a config's `value` is of another kind than the key's default."""
+    if isinstance(default, bool):
+        kind, right = "true or false", isinstance(value, bool)
+    elif isinstance(default, str):
+        kind, right = "a string", isinstance(value, str)
+    elif isinstance(default, int):
+        kind, right = "a whole number", math.isfinite(as_float(value)) and as_float(value) == int(value)
+    elif isinstance(default, float):
+        # NaN and infinity are numbers here; whoever takes them says what is wrong
+        kind, right = "a number", isinstance(value, float) or not math.isnan(as_float(value))
+    else:
+        return
+    if not right:
+        raise ValueError(f"scheduler config: {key} must be {kind}, not {shown(value)}")

@@ -37,6 +37,7 @@ from typing import Any
 
 import numpy as np
 
+from sdjax.diffusion.bounds import shown
 from sdjax.diffusion.schedule import Schedule
 
 SHOWN = 8  # timesteps that a message shows
@@ -65,7 +66,7 @@ class Part:
             if share is not None and not (_is_number(share) and 0 < share < 1):
                 raise ValueError(
                     f"{name} must be a number between 0 and 1, the share of the run that lies before it, not "
-                    f"{share!r}; None leaves that end of the run whole"
+                    f"{shown(share)}; None leaves that end of the run whole"
                 )
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise ValueError(
@@ -125,7 +126,7 @@ def check_strength(value: Any) -> float:
     """A share of the steps, 0 to 1. Raises ValueError."""
     if not _is_number(value) or not 0 <= value <= 1:
         raise ValueError(
-            f"strength must be a number from 0 (the picture stays) to 1 (nothing of it does), not {value!r}"
+            f"strength must be a number from 0 (the picture stays) to 1 (nothing of it does), not {shown(value)}"
         )
     return float(value)
 

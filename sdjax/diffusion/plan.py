@@ -11,6 +11,7 @@ that is, the weights of x_T, D and the draws must add up to alpha_i and (in squa
 convention of diffusers breaks (1), `inexact` says why.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from sdjax.diffusion import plot
+from sdjax.diffusion.bounds import as_float, check_number, shown
 from sdjax.diffusion.choice import choose, count_steps, keys_in_force
 from sdjax.diffusion.noise import Level, Settings
 from sdjax.diffusion.part import Part
@@ -28,6 +30,7 @@ from sdjax.diffusion.schedule import CLEAN
 from sdjax.diffusion.spacing import schedule_name
 from sdjax.diffusion.table import FREE, NONE, Bound, Linear, Row, Table, Tape
 
+LEAST_BOUND = 1e-6  # of predicted clean latents
 TOLERANCE = 1e-9  # of equation 1; float64 sums of up to 1000 terms stay below 1e-11
 
 
@@ -163,8 +166,11 @@ class Plan:
         if not np.array_equal(self.draw[self.draw >= 0], np.arange(draws)):
             raise ValueError(f"plan {self.sampler}: draws must come in by their number")
         for name in ("weights", "row_timesteps", "c_skip", "c_out", "alpha", "sigma"):
-            if not np.isfinite(getattr(self, name)).all():
-                raise ValueError(f"plan {self.sampler} on {self.schedule}, {self.steps} steps: {name} is not finite")
+            if not (np.abs(getattr(self, name)) <= np.finfo(np.float32).max).all():
+                raise ValueError(
+                    f"plan {self.sampler} on {self.schedule}, {self.steps} steps: {name} is not finite, or more than "
+                    "float32 holds; take more moderate levels or options"
+                )
 
     def _check_causal(self) -> None:
         n = self.rows - 1
@@ -280,14 +286,34 @@ def _options(name: str, record: Sampler, settings: Settings, given: Mapping[str,
             takes = f"it takes {', '.join(known)}" if known else "it takes no options"
             raise ValueError(f"sampler {name} has no option {key!r}; {takes}")
         options[key] = value
+    for key, value in options.items():
+        _check_kind(f"{name}: {key}", value, known[key])
     return options
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """Raises ValueError where `value` is of another kind than the option's default; solvers know the range."""
+    kinds: list[tuple[str, Callable[[Any], bool]]] = [
+        ("True or False", lambda a: isinstance(a, bool | np.bool)),
+        ("a string", lambda a: isinstance(a, str)),
+        ("a list of whole numbers", lambda a: isinstance(a, list | tuple | range)),
+        ("a function", callable),
+        ("a number", lambda a: not math.isnan(as_float(a))),
+    ]
+    for kind, holds in kinds:
+        if holds(default) and not holds(value):
+            raise ValueError(f"{name} must be {kind}, not {shown(value)}")
 
 
 def _bound(settings: Settings) -> Bound:
     """How the config bounds predicted clean latents. diffusers' classes let thresholding go before clipping."""
     if settings.thresholding:
-        return Bound(float(settings.sample_max_value), float(settings.dynamic_thresholding_ratio))
-    return Bound(float(settings.clip_sample_range)) if settings.clip_sample else FREE
+        largest = check_number("scheduler config: sample_max_value", settings.sample_max_value, LEAST_BOUND)
+        name = "scheduler config: dynamic_thresholding_ratio"
+        return Bound(largest, check_number(name, settings.dynamic_thresholding_ratio, 0.0, 1.0))
+    if not settings.clip_sample:
+        return FREE
+    return Bound(check_number("scheduler config: clip_sample_range", settings.clip_sample_range, LEAST_BOUND))
 
 
 def _settings(

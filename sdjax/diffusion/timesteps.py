@@ -32,9 +32,10 @@ class TrajectorySchedule(Schedule):
     noise: NoiseSchedule
 
     def fraction(self, level: Level, share: float) -> Level:
-        """The training level at `share`, 0 .. 1, of a level's timestep, rounded down."""
+        """The training level at `share`, 0 .. 1, of a level's timestep, rounded down; never a noisier one."""
         # float32 as in diffusers: there 0.7 x 90 is 63, in float64 it is one less when rounded down
-        return self.noise.level(math.floor(np.float32(share) * np.float32(level.t)))
+        below = self.noise.level(math.floor(np.float32(share) * np.float32(level.t)))
+        return below if below.sigma <= level.sigma else level
 
 
 @dataclass(frozen=True)
