@@ -1,7 +1,7 @@
 """What the caller of `plan` chose over a checkpoint's scheduler config, checked before anything is made of it."""
 
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 
 from sdjax.diffusion.bounds import LEAST_NOISE, MOST_NOISE, MOST_STEPS, as_float, check_whole, shown
-from sdjax.diffusion.noise import Settings
+from sdjax.diffusion.noise import Settings, said
 from sdjax.diffusion.peers import check_preset, discards, peer_name
 from sdjax.diffusion.sigmas import check_rho
 from sdjax.diffusion.spacing import FLAGS, SPACINGS, check_schedule, schedule_name
 
 # Keys of the config that a preset of another program, or a schedule of the caller's own, puts out of force.
 FLAG_KEYS = frozenset(FLAGS.values())
+# What a config may ask of the levels, and of the bound on D, that not every class reads; see `dropped`.
+LEVEL_KEYS = (*FLAGS.values(), "timestep_spacing", "final_sigmas_type", "sigma_min", "sigma_max", "interpolation_type")
+BOUND_KEYS = ("thresholding", "clip_sample", "lambda_min_clipped", "variance_type")
+UNREAD = {"timestep_spacing": "linspace"}  # what a class does that has no such key, where it is not the default
 # The least distance of two levels of one's own: of sigmas as a share of them, what float32 tells apart.
 NEAREST, NEAREST_TIMESTEPS = 1e-6, 1e-3
 SPACING_KEYS = FLAG_KEYS | {"timestep_spacing", "steps_offset", "sigma_min", "sigma_max", "final_sigmas_type"}
@@ -26,6 +30,23 @@ def keys_in_force(reads: Set[str], preset: str, own: bool) -> frozenset[str]:
     if check_preset(preset) != "diffusers":
         return frozenset(reads - SPACING_KEYS)
     return frozenset(reads - FLAG_KEYS if own else reads)
+
+
+def dropped(config: Mapping[str, Any], sampler: str, reads: Set[str], own: bool) -> str:
+    """What a config asks of the levels, or of the bound on D, that the sampler's class does not read: words, or "".
+
+    own: the caller gave a schedule or a preset, which put the config's levels out of force. Options of a solver are
+    not meant: the caller named the solver.
+    """
+    told, default = said(config), vars(Settings())
+    asked = [key for key in (BOUND_KEYS if own else (*LEVEL_KEYS, *BOUND_KEYS)) if key in told and key not in reads]
+    active = {key: told[key] for key in asked if told[key] != UNREAD.get(key, default[key])}
+    if not active:
+        return ""
+    schedule = next((name for name, flag in FLAGS.items() if flag in active), active.get("timestep_spacing"))
+    remedy = f"; schedule={shown(schedule)} chooses it" if schedule else ""
+    text = " and ".join(f"{key}={shown(value)}" for key, value in active.items())
+    return f"the scheduler config says {text}, which sampler {sampler} does not read{remedy}"
 
 
 def choose(
@@ -117,7 +138,7 @@ def check_timesteps(timesteps: Sequence[float], total: int) -> tuple[float, ...]
 def _numbers(values: Any, name: str) -> tuple[float, ...]:
     """A list, tuple or array [n] of at most `MOST_STEPS` + 1 finite numbers, as floats; otherwise ValueError."""
     if not isinstance(values, list | tuple | range) and getattr(values, "ndim", 0) != 1:
-        raise ValueError(f"{name} must be a list of numbers, not {shown(values)}")
+        raise ValueError(f"{name} must be a list of finite numbers, not {shown(values)}")
     listed = [as_float(value) for value in (values if isinstance(values, list | tuple | range) else np.asarray(values))]
     if len(listed) > MOST_STEPS + 1:
         raise ValueError(f"{name} holds {len(listed)} levels; a run takes {MOST_STEPS} steps at most")

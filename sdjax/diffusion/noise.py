@@ -91,13 +91,10 @@ class Settings:
     use_exponential_sigmas: bool = False
     use_beta_sigmas: bool = False
     use_lu_lambdas: bool = False
-    use_flow_sigmas: bool = False
-    use_dynamic_shifting: bool = False
     sigma_min: float | None = None
     sigma_max: float | None = None
     final_sigmas_type: str = "zero"
     interpolation_type: str = "linear"
-    timestep_type: str = "discrete"
     lambda_min_clipped: float = -math.inf
     solver_type: str = "midpoint"
     lower_order_final: bool = True
@@ -119,9 +116,9 @@ class Settings:
         As diffusers does, keys named in the config's `_use_default_values` count as absent, and so does an
         explicit null where the default is no null.
         """
-        absent = set(config.get("_use_default_values") or ())
+        _check_family(config)
         names = {f.name: f.default for f in fields(cls)}
-        kept = {k: v for k, v in config.items() if k in reads and k in names and k not in absent and v is not None}
+        kept = {k: v for k, v in said(config).items() if k in reads and k in names}
         settings = cls(**{**defaults, **kept})
         settings._check()
         return settings
@@ -134,9 +131,6 @@ class Settings:
             raise ValueError(
                 f"scheduler config: final_sigmas_type is 'zero' or 'sigma_min', not {self.final_sigmas_type!r}"
             )
-        for flag in ("use_flow_sigmas", "use_dynamic_shifting"):
-            if getattr(self, flag):
-                raise ValueError(f"scheduler config: {flag}=true belongs to flow-matching models, not supported")
         flags = [f for f in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if getattr(self, f)]
         if len(flags) > 1:
             raise ValueError(f"scheduler config: only one of {' and '.join(flags)} can be true; pass schedule=...")
@@ -144,8 +138,8 @@ class Settings:
             value = getattr(self, key)
             if value is not None:
                 check_number(f"scheduler config: {key}", value, LEAST_NOISE, MOST_NOISE)
-        if self.interpolation_type != "linear" or self.timestep_type != "discrete":
-            raise ValueError("scheduler config: interpolation_type must be 'linear' and timestep_type 'discrete'")
+        if self.interpolation_type != "linear":
+            raise ValueError(f"scheduler config: interpolation_type is 'linear', not {shown(self.interpolation_type)}")
 
 
 @dataclass(frozen=True)
@@ -257,6 +251,24 @@ def _trained_betas(given: Any, total: int) -> np.ndarray:
     if betas.shape != (total,):
         raise ValueError(f"scheduler config: trained_betas holds {len(betas)}, num_train_timesteps says {total}")
     return betas
+
+
+def said(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a scheduler_config.json says itself: without nulls and what it marks as defaults."""
+    absent = set(config.get("_use_default_values") or ())
+    return {key: value for key, value in config.items() if key not in absent and value is not None}
+
+
+def _check_family(config: Mapping[str, Any]) -> None:
+    """Raises ValueError where the network is of another kind than (1) and timesteps, whatever the sampler reads."""
+    told, name = said(config), str(config.get("_class_name") or "")
+    for flag in ("use_flow_sigmas", "use_dynamic_shifting"):
+        if told.get(flag):
+            raise ValueError(f"scheduler config: {flag}=true belongs to flow-matching models, not supported")
+    if name.startswith(("FlowMatch", "EDM")):
+        raise ValueError(f"scheduler config: {name} belongs to flow-matching and EDM models, not supported")
+    if told.get("timestep_type", "discrete") != "discrete":
+        raise ValueError(f"scheduler config: timestep_type is 'discrete', not {shown(told['timestep_type'])}")
 
 
 def _check_kind(key: str, value: Any, default: Any) -> None:

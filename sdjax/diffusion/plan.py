@@ -11,7 +11,9 @@ that is, the weights of x_T, D and the draws must add up to alpha_i and (in squa
 convention of diffusers breaks (1), `inexact` says why.
 """
 
+import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,7 @@ import numpy as np
 
 from sdjax.diffusion import plot
 from sdjax.diffusion.bounds import as_float, check_number, shown
-from sdjax.diffusion.choice import choose, count_steps, keys_in_force
+from sdjax.diffusion.choice import choose, count_steps, dropped, keys_in_force
 from sdjax.diffusion.noise import Level, Settings
 from sdjax.diffusion.part import Part
 from sdjax.diffusion.prediction import check_prediction
@@ -248,6 +250,9 @@ def plan(
       options: what the sampler's function takes by keyword (eta, solver_order, s_churn, ..); None is its default, or
         what the config says.
 
+    Warns where `scheduler` asks something of the levels, or of the bound on the predicted latents, that the class of
+    this sampler does not read, as diffusers logs it.
+
     Raises:
       ValueError: an unknown name (the nearest are given), a number out of range, a part without a step, or a config
         that has no such plan.
@@ -322,8 +327,18 @@ def _settings(
     """The config as that sampler's class reads it, with what the caller chose over its own."""
     own = schedule is not None or chosen["sigmas"] is not None or chosen["timesteps"] is not None
     settings = Settings.read(scheduler, keys_in_force(record.reads, preset, own), record.defaults)
+    if note := dropped(scheduler, name, record.reads, own or preset != "diffusers") if record.reads else "":
+        warnings.warn(note, stacklevel=_outside())
     check_prediction(settings.prediction_type)
     return choose(settings, name, schedule, preset, **chosen)
+
+
+def _outside() -> int:
+    """The stacklevel of a warning that names the line which called into sdjax."""
+    frame, level = inspect.currentframe(), 0
+    while frame and str(frame.f_globals.get("__name__")).startswith("sdjax."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _plan(tape: Tape, rows: list[Row], **known: Any) -> Plan:

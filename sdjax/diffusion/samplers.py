@@ -37,7 +37,7 @@ class Sampler:
       solve: (tape, schedule, **options) -> the last latents, at `schedule.end`.
       schedule: (settings, steps) -> the levels, in the convention of the solver's diffusers class.
       reads: keys of scheduler_config.json which that class has, and `rescale_betas_zero_snr`, which is the network's
-        own noise and not the solver's; the others are ignored, as diffusers ignores them (`choice.dropped` says so).
+        own noise and not the solver's; the others are ignored, as diffusers ignores them, and `choice.dropped` says so.
       defaults: that class's own defaults where they differ from `Settings`.
       order: p where the paper claims a global error of O(h^p); for samplers that renew noise, the strong order at
         their default options; 0 for those that converge to nothing.
@@ -69,19 +69,18 @@ _BETAS = _keys(
 _THRESHOLDING = _keys("thresholding dynamic_thresholding_ratio sample_max_value")
 _CLIP = _THRESHOLDING | _keys("clip_sample clip_sample_range")
 _SIGMAS = _keys("final_sigmas_type sigma_min sigma_max use_karras_sigmas use_exponential_sigmas use_beta_sigmas")
-_EULER = _BETAS | _SIGMAS | _keys("interpolation_type timestep_type")
+_EULER = _BETAS | _SIGMAS | _keys("interpolation_type")
 _EDM = _BETAS | (_SIGMAS - _keys("final_sigmas_type"))
 _DPM = (
     _BETAS
     | _SIGMAS
     | _THRESHOLDING
-    | _keys("solver_type lower_order_final euler_at_final use_lu_lambdas use_flow_sigmas lambda_min_clipped")
-    | _keys("use_dynamic_shifting")
+    | _keys("solver_type lower_order_final euler_at_final use_lu_lambdas lambda_min_clipped")
 )
-_UNIPC = _keys("solver_order solver_type predict_x0 lower_order_final disable_corrector use_flow_sigmas")
+_UNIPC = _keys("solver_order solver_type predict_x0 lower_order_final disable_corrector")
 _SA = _keys("predictor_order corrector_order algorithm_type lower_order_final lambda_min_clipped")
 # DEIS and SA-Solver have no say in where they end: at the smallest training level.
-_NOISY_END = (_SIGMAS - _keys("final_sigmas_type")) | _keys("use_flow_sigmas")
+_NOISY_END = _SIGMAS - _keys("final_sigmas_type")
 _PNDM = _BETAS | _keys("set_alpha_to_one")
 _DISTILLED = _BETAS | _keys("original_inference_steps")
 
