@@ -4,6 +4,10 @@ The network is the exact one of `mixture`, arithmetic is float64 (call this insi
 noise ve = e^2.5 to e^-3.5: no step is infinite, and last steps of lower order, which exist for the sake of that one,
 are switched off. On smooth levels the error of a method of order p is C / N^p for N steps.
 
+The plans are those that a user gets of `sdjax.plan(sampler, None, SCHEDULER, sigmas=noise_levels(..))`: which timesteps
+the network is told is measured with them. Samplers that walk whole timesteps take no levels of one's own that end
+above 0; their solvers get the same levels by `on_levels`.
+
 A sampler without noise is compared with the solution of the probability-flow ODE (`flow`). Of one that renews noise, N
 and 2N steps are compared on the same Brownian path (`noisy`): their distance falls as N^-p for strong order p, and so
 does the difference of a mean for weak order p.
@@ -12,7 +16,7 @@ does the difference of a mean for weak order p.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -23,10 +27,12 @@ import numpy as np
 
 from experiments import mixture
 from sdjax.diffusion import brownian, scan
-from sdjax.diffusion.noise import Level, Settings
+from sdjax.diffusion.noise import Level
+from sdjax.diffusion.peers import OWN_TIMESTEPS
 from sdjax.diffusion.plan import Plan, padded_length, plan
-from sdjax.diffusion.samplers import SAMPLERS, Sampler
+from sdjax.diffusion.samplers import Sampler, sampler
 from sdjax.diffusion.spacing import Schedule
+from sdjax.diffusion.table import Linear
 from sdjax.diffusion.timesteps import inverse_schedule, pndm_schedule, prk_schedule
 
 START, END = math.exp(2.5), math.exp(-3.5)
@@ -35,23 +41,25 @@ STEPS = (8, 16, 32, 64, 128, 256, 512)
 MANY = 64  # up to this many steps, all samples are run where there is noise; beyond, a quarter
 STARTS, PATHS, CHUNK = 32, 256, 1024  # images: without noise; along keys' own paths; at once where there is noise
 TOLERANCE = 0.2
+LAST_TOLD = 99.99  # the timestep at noise END
 FLOOR = 1e-11  # of an error; below it float64 sums over hundreds of rows show
 # No step here ends clean, so none needs the lower order that is published for one that does.
 WHOLE_ORDER = {"lower_order_final": False, "euler_at_final": False}
+WHOLE_TIMESTEPS = tuple(name for name in OWN_TIMESTEPS if name != "unipc")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A sampler at some options, and the order that is claimed for it there (0: none)."""
+    """A sampler (its name, or a solver of one's own) at some options, and the order that is claimed there (0: none)."""
 
-    sampler: str
+    sampler: str | Callable[..., Linear]
     options: Mapping[str, Any] = field(default_factory=dict)
     order: int = 0
 
     @property
     def name(self) -> str:
         options = ((key, getattr(value, "__name__", value)) for key, value in self.options.items())
-        return " ".join([self.sampler, *(f"{key}={value}" for key, value in options)])
+        return " ".join([sampler(self.sampler)[0], *(f"{key}={value}" for key, value in options)])
 
     def counts(self, steps: Sequence[int]) -> tuple[int, ...]:
         """`steps`, raised where the method groups its steps, so that no group is left shorter."""
@@ -117,32 +125,39 @@ def noise_levels(kind: str, steps: int) -> np.ndarray:
 
 
 def told(ve: Any) -> Any:
-    """The timestep of noise ve, linear in its logarithm, 900 .. 100.
+    """The timestep of noise ve, linear in its logarithm, 899.99 .. 99.99.
 
-    Timesteps 800 and 200, between which `sa_solver` renews noise, thus come after an eighth and seven eighths of
-    exponential levels, on a level whatever their number; rounded, so that they are met exactly.
+    Timesteps 800 and 200, between which `sa_solver` renews noise, thus come just before an eighth and seven eighths of
+    exponential levels, which are levels whatever their number.
     """
-    return np.round(100.0 + 800.0 * np.log(ve / END) / math.log(START / END), 10)
+    return LAST_TOLD + 800.0 * np.log(ve / END) / math.log(START / END)
+
+
+def noise_at(t: Any) -> Any:
+    """`told`'s inverse."""
+    return END * (START / END) ** ((t - LAST_TOLD) / 800.0)
+
+
+@functools.cache
+def scheduler(prediction: str) -> dict[str, Any]:
+    """The scheduler config of a network trained at the noise levels `noise_at(t)`, t = 0 .. 999."""
+    signal = 1.0 / (1.0 + noise_at(np.arange(1000.0)) ** 2)
+    betas = 1.0 - signal / np.append(1.0, signal[:-1])
+    return {"trained_betas": betas.tolist(), "prediction_type": prediction, "clip_sample": False}
 
 
 def network(x: jax.Array, t: jax.Array, prediction: str = "epsilon") -> jax.Array:
     """`mixture.network`, told a timestep."""
-    return mixture.network(x, END * (START / END) ** ((t - 100.0) / 800.0), prediction)
+    return mixture.network(x, noise_at(t), prediction)
 
 
-def on_levels(record: Sampler, kind: str) -> Sampler:
-    """The sampler with levels of `kind` in place of its own."""
-    own = record.schedule(Settings(final_sigmas_type="sigma_min"), 4).end
-    exploding = own.alpha == 1.0 and own.sigma > 0.0  # whether its result is x / alpha
-
-    def schedule(_: Settings, steps: int) -> Schedule:
-        levels = [Level.from_ve(float(v), float(told(v))) for v in noise_levels(kind, steps)]
-        pairs = _stages(record, list(pairwise(levels)))
-        end = pairs[-1][1]
-        init = 1.0 if record.schedule is inverse_schedule else levels[0].sigma
-        return Schedule(tuple(pairs), init, Level(1.0, end.ve, end.t) if exploding else end, told)
-
-    return dataclasses.replace(record, schedule=schedule)
+def on_levels(record: Sampler, ve: np.ndarray) -> Sampler:
+    """The sampler with the levels `ve` in place of its own."""
+    levels = [Level.from_ve(float(v), float(told(v))) for v in ve]
+    pairs = _stages(record, list(pairwise(levels)))
+    init = 1.0 if record.schedule is inverse_schedule else levels[0].sigma
+    schedule = Schedule(tuple(pairs), init, pairs[-1][1], told)
+    return dataclasses.replace(record, schedule=lambda *_: schedule)
 
 
 def _stages(record: Sampler, pairs: list[tuple[Level, Level]]) -> list[tuple[Level, Level]]:
@@ -161,10 +176,12 @@ def _stages(record: Sampler, pairs: list[tuple[Level, Level]]) -> list[tuple[Lev
 
 def make_plan(case: Case, kind: str, steps: int, prediction: str = "epsilon") -> Plan:
     """The plan of a case on levels of `kind`."""
-    record = SAMPLERS[case.sampler]
-    options = {key: value for key, value in WHOLE_ORDER.items() if key in record.options}
-    config = {"prediction_type": prediction, "clip_sample": False}
-    return plan(on_levels(record, kind), steps, config, **{**options, **case.options})
+    name, record = sampler(case.sampler)
+    options = {key: value for key, value in WHOLE_ORDER.items() if key in record.options} | dict(case.options)
+    config, ve = scheduler(prediction), noise_levels(kind, steps)
+    if name in WHOLE_TIMESTEPS:
+        return plan(on_levels(record, ve), steps, config, **options)
+    return plan(case.sampler, None, config, sigmas=ve.tolist(), **options)
 
 
 @functools.partial(jax.jit, static_argnames="prediction")
@@ -174,8 +191,10 @@ def _run(table: Any, x_T: jax.Array, keys: Any = None, noise: Any = None, predic
 
 
 def end_of(the_plan: Plan, x_T: np.ndarray, prediction: str = "epsilon", **randomness: Any) -> np.ndarray:
-    """Where a run ends, at unit signal, [b, d]."""
+    """Where a run ends that starts from `x_T` times the noise of the first level, at unit signal, [b, d]."""
     table = the_plan.table(dtype=np.float64)
+    if the_plan.start.ve > the_plan.sigma[-1] / the_plan.alpha[-1]:  # a run upwards starts from latents
+        x_T = x_T * the_plan.start.sigma / the_plan.weights[0, 0]
     return np.asarray(_run(table, x_T, prediction=prediction, **randomness)) / the_plan.alpha[-1]
 
 

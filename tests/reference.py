@@ -75,7 +75,7 @@ def ddim(config, n, model, x, noise=None, eta=0.0):
 
 
 def pndm(config, n, model, x):
-    a, r = alphas_cumprod({**config, "rescale_betas_zero_snr": False}), 1000 // n
+    a, r = 1 / (1 + clamped_sigmas(config) ** 2), 1000 // n
 
     def move(x, raw, t, to):
         a_to = a[to] if to >= 0 else (1.0 if config["set_alpha_to_one"] else a[0])

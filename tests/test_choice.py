@@ -1,9 +1,12 @@
 """What a caller may choose over a config: levels of their own, rho, and every mistake in them."""
 
+import warnings
+
 import numpy as np
 import pytest
 
 from sdjax.diffusion.plan import plan
+from sdjax.diffusion.samplers import SAMPLERS
 from tests.reference import SD
 
 LEVELS = [14.6, 5.0, 1.3, 0.2]
@@ -70,7 +73,7 @@ def test_rho():
         ({"timesteps": 5}, "list of finite numbers"),
         ({"schedule": "exponential", "rho": 3.0, "steps": 5}, "'exponential' has no rho; karras and polyexponential"),
         ({"rho": 3.0, "steps": 5}, "'leading' has no rho"),
-        ({"schedule": "karras", "rho": 0.0, "steps": 5}, "rho must be a finite number > 0"),
+        ({"schedule": "karras", "rho": 0.0, "steps": 5}, "rho must be a number from 0.1 to 1000, not 0.0"),
         ({"preset": "automatic1111", "steps": 5}, "nearest: 'a1111'"),
         ({}, "whole number in 1 .. 1000, not None"),
         ({"steps": True}, "not True"),
@@ -82,3 +85,63 @@ def test_mistakes(chosen, message):
     arguments = {"sampler": "euler", "steps": None, "scheduler": SD, **chosen}
     with pytest.raises(ValueError, match=message):
         plan(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "said"),
+    [
+        (
+            "ddim",
+            {"use_karras_sigmas": True},
+            "use_karras_sigmas=True, which sampler ddim .*schedule='karras' chooses it",
+        ),
+        (
+            "pndm",
+            {"use_beta_sigmas": True, "sigma_min": 0.1},
+            "use_beta_sigmas=True and sigma_min=0.1, .*'beta' chooses",
+        ),
+        ("euler", {"use_lu_lambdas": True}, "use_lu_lambdas=True, .*schedule='lu' chooses it"),
+        ("euler_ancestral", {"use_exponential_sigmas": True}, "schedule='exponential' chooses it"),
+        ("heun", {"final_sigmas_type": "sigma_min"}, "final_sigmas_type='sigma_min', which sampler heun does not read"),
+        ("dpmpp_2s", {"timestep_spacing": "trailing"}, "timestep_spacing='trailing', .*schedule='trailing' chooses it"),
+        ("euler", {"thresholding": True, "clip_sample": True}, "thresholding=True and clip_sample=True, which"),
+        ("dpmpp_2m", {"interpolation_type": "log_linear"}, "interpolation_type='log_linear'"),
+        ("ddim", {"variance_type": "learned_range"}, "variance_type='learned_range'"),
+    ],
+)
+def test_what_a_sampler_does_not_read_is_said(name, config, said):
+    """Once, at the caller's line; a config that asks nothing else, or whose wish is chosen, is silent."""
+    with pytest.warns(UserWarning, match=said) as caught:
+        plan(name, 8, {**SD, **config})
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_what_is_read_or_chosen_otherwise_is_silent():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in (name for name in SAMPLERS if name != "dpmpp_2s"):
+            plan(name, 8, {**SD, "final_sigmas_type": "sigma_min"} if name == "dpm_solver" else SD)
+        for name in ("ddim", "euler_ancestral"):
+            plan(name, 8, {**SD, "use_karras_sigmas": True, "sigma_min": 0.1}, "karras")
+            plan(name, None, {**SD, "use_karras_sigmas": True}, timesteps=[999, 500])
+        plan("dpmpp_2m", 8, {**SD, "use_lu_lambdas": True, "thresholding": True, "solver_type": "heun"})
+        plan("heun", 8, {**SD, "use_karras_sigmas": True, "timestep_spacing": "trailing"}, preset="comfy")
+        plan("euler", 8, {**SD, "clip_sample": True, "_use_default_values": ["clip_sample"]})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"use_flow_sigmas": True},
+        {"use_dynamic_shifting": True},
+        {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+        {"_class_name": "EDMEulerScheduler"},
+        {"timestep_type": "continuous"},
+    ],
+    ids=str,
+)
+def test_networks_of_another_kind_are_refused_by_every_sampler(config):
+    """Not by those alone whose class has the key."""
+    for name in SAMPLERS:
+        with pytest.raises(ValueError, match="scheduler config: .*(not supported|not 'continuous')"):
+            plan(name, 8, {**SD, **config})

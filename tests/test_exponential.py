@@ -102,9 +102,7 @@ def name_of(case):
 @functools.cache
 def end(solver, steps):
     """The mixture's latents after a run; on no level is a last step infinite."""
-    function = getattr(solver, "func", solver)
-    levels = functools.partial(fine_levels, exploding=function in (solvers.er_sde, solvers.res_multistep))
-    p = plan(Sampler(solver, levels), steps, SD)
+    p = plan(Sampler(solver, fine_levels), steps, SD)
     return np.asarray(solve(p.table(512, np.float64), np.linspace(-2, 2, 9))) / p.alpha[-1]
 
 
@@ -162,9 +160,9 @@ NOISY = {"final_sigmas_type": "sigma_min"}
         ("dpm_solver", NOISY, {"solver_order": 4}, "solver_order must be a whole number in 1 .. 3, not 4"),
         ("unipc", {"solver_order": 0}, {}, "solver_order must be a whole number in 1 .. 3, not 0"),
         ("sa_solver", {}, {"predictor_order": 5}, "predictor_order must be a whole number in 1 .. 4"),
-        ("sa_solver", {}, {"tau_func": lambda t: -1.0}, "tau_func must give 0 or more"),
+        ("sa_solver", {}, {"tau_func": lambda t: -1.0}, "what tau_func gives at timestep .* must be a number from 0"),
         ("dpmpp_2m", {"solver_type": "trapezoid"}, {}, "solver_type must be 'midpoint' or 'heun'"),
-        ("dpmpp_2m_sde", {}, {"eta": -0.5}, "eta must be 0 or more"),
+        ("dpmpp_2m_sde", {}, {"eta": -0.5}, "eta must be a number from 0"),
         ("er_sde", {}, {"noise_scaler": lambda s: s**0.5}, "must not fall"),
         ("er_sde", {}, {"max_stage": 4}, "max_stage"),
     ],

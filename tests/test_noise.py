@@ -95,7 +95,7 @@ def test_class_defaults_and_ignored_keys():
         ({"num_train_timesteps": 0}, "num_train_timesteps"),
         ({"use_flow_sigmas": True}, "use_flow_sigmas"),
         ({"use_beta_sigmas": True, "use_karras_sigmas": True}, "only one of use_karras_sigmas and use_beta_sigmas"),
-        ({"sigma_min": 0.0}, "sigma_min must be a number > 0"),
+        ({"sigma_min": 0.0}, "sigma_min must be a number from 1e-06 to 20000, not 0.0"),
         ({"final_sigmas_type": "one"}, "final_sigmas_type"),
     ],
 )

@@ -21,7 +21,7 @@ from sdjax.diffusion.spacing import (
     singlestep_schedule,
     unipc_schedule,
 )
-from tests.reference import SD, ZERO_SNR
+from tests.reference import SD, ZERO_SNR, clamped_sigmas
 
 
 def ve(p):
@@ -260,3 +260,88 @@ def test_all_samplers_under_a_preset(preset):
     own = {(name, None) for name in OWN_TIMESTEPS}
     noisy = {(name, "laplace") for name in OWN_TIMESTEPS if name != "unipc"}
     assert refused == (own if preset == "a1111" else noisy)
+
+
+OWN = [12.0, 5.0, 2.0, 1.0, 0.5]
+CLEAN_ENDS = ("ddim", "ddim_inverse", "ddpm", "pndm", "pndm_prk", "lcm", "tcd")  # take no levels that end above 0
+
+
+def interpolated(noise, config=SD):
+    """The timestep of noise `ve`: linear in its logarithm between the training levels of tests/reference.py."""
+    return np.interp(np.log(noise), np.log(clamped_sigmas(config)), np.arange(1000))
+
+
+def two_stages(tape, schedule):
+    """Heun's method as a user writes it, who asks the network at the end of every step."""
+    x = tape.x_T / schedule.steps[0][0].alpha
+    for here, there in schedule.steps:
+        slope = (x - tape.denoise(here.alpha * x, here)) / here.ve
+        guess = x + (there.ve - here.ve) * slope
+        mixed = (slope + (guess - tape.denoise(there.alpha * guess, there)) / there.ve) / 2
+        x = x + (there.ve - here.ve) * mixed
+    return schedule.end.alpha * x
+
+
+def ending_above_zero(name):
+    """(plan, noise that is left) of runs that end above 0, in every way there is for the sampler."""
+    yield plan(name, None, SD, sigmas=OWN), 0.5
+    yield plan(name, None, SD, sigmas=list(np.geomspace(12.0, 0.7, 25))), 0.7  # from 20 on, restart has its own levels
+    yield plan(name, 10, SD, "trailing", denoising_end=0.6), clamped_sigmas(SD)[399]
+    if name not in OWN_TIMESTEPS:
+        yield plan(name, None, SD, sigmas=OWN, preset="a1111"), 0.5
+        yield plan(name, 6, SD, "kl_optimal", preset="a1111"), clamped_sigmas(SD)[0]
+    record = SAMPLERS.get(name)
+    if record and "final_sigmas_type" in record.reads and "timestep_spacing" in record.reads:
+        yield plan(name, 12, {**SD, "final_sigmas_type": "sigma_min"}, "sgm_uniform"), clamped_sigmas(SD)[0]
+
+
+OWN_LEVELS = pytest.mark.parametrize(
+    "name", [*(n for n in SAMPLERS if n not in CLEAN_ENDS), two_stages], ids=lambda n: getattr(n, "__name__", n)
+)
+
+
+@OWN_LEVELS
+def test_what_the_network_is_told_is_the_noise_it_sees(name):
+    """At every evaluation, the last one of a run that ends above 0 included: by an interpolation of our own."""
+    for p, _ in ending_above_zero(name):
+        np.testing.assert_allclose(p.timesteps, interpolated(ve(p)), atol=1e-6)
+
+
+def test_the_last_evaluation_of_heun():
+    """sigma 0.5 lies between the training levels 169 and 170; whole timesteps are ComfyUI's."""
+    for name in ("heun", "restart", two_stages):
+        assert plan(name, None, SD, sigmas=OWN).timesteps[-3:] == pytest.approx([353.9, 353.9, 169.0], abs=0.5)
+        whole = plan(name, None, SD, sigmas=OWN, preset="comfy").timesteps
+        np.testing.assert_array_equal(whole[-3:], [354, 354, 169])
+
+
+@OWN_LEVELS
+def test_one_scale_for_whatever_ends_above_zero(name):
+    """Were the data one picture c, every D would be c, and a result alpha c + sigma e, alpha^2 = 1 / (1 + ve^2)."""
+    for p, left in ending_above_zero(name):
+        n, w = p.rows - 1, p.weights[-1]
+        of_start = w[0] / p.weights[0, 0]
+        signal = of_start * p.start.alpha + w[1 : n + 1].sum()
+        variance = (of_start * p.start.sigma) ** 2 + (w[n + 1 :] ** 2).sum()
+        assert (signal, variance) == pytest.approx((1 / np.sqrt(1 + left**2), left**2 / (1 + left**2)), rel=1e-9)
+        assert (p.alpha[-1], p.sigma[-1] ** 2) == pytest.approx((signal, variance), rel=1e-9)
+
+
+def test_levels_of_ones_own_that_end_above_zero_are_to_go_on():
+    """As after `denoising_end`; those that end at 0 are done."""
+    assert plan("euler", None, SD, sigmas=OWN).unfinished and not plan("euler", None, SD, sigmas=[*OWN, 0]).unfinished
+    first, second = plan("heun", None, SD, sigmas=OWN), plan("heun", 24, SD, denoising_end=0.5)
+    assert first.table().sigma[-1] == np.float32(first.sigma[-1]) and second.unfinished
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_zero_terminal_snr_reaches_every_sampler(name):
+    """The noisiest level holds no signal, or sigma 4096 for those that divide by it; never the 14.6 from before."""
+    config = {**ZERO_SNR, "final_sigmas_type": "sigma_min"} if name == "dpm_solver" else ZERO_SNR
+    for prediction in ("v_prediction", "sample"):
+        p = plan(name, 20, {**config, "prediction_type": prediction})
+        noisiest = -1 if name == "ddim_inverse" else 0
+        exact = name in ("ddim", "ddim_inverse", "ddpm", "lcm", "tcd")
+        assert p.alpha[noisiest] == pytest.approx(0.0 if exact else 2.0**-12, rel=1e-9)
+    for preset in ("a1111", "comfy") if name not in OWN_TIMESTEPS else ():
+        assert ve(plan(name, 20, ZERO_SNR, preset=preset))[0] == pytest.approx(4518.8, rel=1e-4)

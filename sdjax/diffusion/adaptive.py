@@ -27,6 +27,7 @@ import numpy as np
 from jax import lax
 
 from sdjax.diffusion import brownian
+from sdjax.diffusion.bounds import LEAST_NOISE, MOST_NOISE, as_float, check_number, check_whole, shown
 from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.prediction import check_prediction
 from sdjax.diffusion.samplers import SAMPLERS
@@ -35,6 +36,7 @@ from sdjax.diffusion.solvers.dpm_fast import Slope, pair_12, pair_23
 from sdjax.diffusion.spacing import sigma_noise
 
 Model = Callable[[jax.Array, jax.Array], jax.Array]
+MOST_ATTEMPTS = 10**6
 CLOSE = 1e-5  # in log SNR: nearer to the end than this is there
 
 
@@ -44,7 +46,8 @@ class Adaptive:
     """What a run came to, for each of b images.
 
     Attributes:
-      latents: [b, ...], x0 + sigma_min e; NaN for an image that did not get there.
+      latents: [b, ...], what a network sees at the last level, (x0 + sigma_min e) / sqrt(1 + sigma_min^2); NaN for an
+        image that did not get there.
       finished: bool [b], False where the network gave something not finite or `max_steps` were not enough.
       accepted, rejected: int32 [b], steps taken, and attempts that were too long.
       evaluations: int32 [b], network evaluations: `order` for each of both. While other images are still under way the
@@ -78,18 +81,19 @@ class _Method:
     def __post_init__(self) -> None:
         if self.order not in (2, 3):
             raise ValueError(f"order must be 2 or 3, not {self.order!r}")
-        known = {name: value for name, value in vars(self).items() if isinstance(value, int | float | np.number)}
+        # Tracers, which some of these may be, are let through.
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, int | float | np.number)}
+        known = {name: as_float(value) for name, value in numbers.items()}
         for name in ("rtol", "atol", "h_init", "accept_safety"):
             if not 0.0 < known.get(name, 1.0) < math.inf:
-                raise ValueError(f"{name} must be a number > 0, not {known[name]!r}")
+                raise ValueError(f"{name} must be a number > 0, not {shown(numbers[name])}")
         for name in ("eta", "s_noise"):
             if not 0.0 <= known.get(name, 1.0) < math.inf:
-                raise ValueError(f"{name} must be a number >= 0, not {known[name]!r}")
+                raise ValueError(f"{name} must be a number >= 0, not {shown(numbers[name])}")
         for name in ("pcoeff", "icoeff", "dcoeff"):
             if not math.isfinite(known.get(name, 0.0)):
-                raise ValueError(f"{name} must be a finite number, not {known[name]!r}")
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps must be 1 or more, not {self.max_steps!r}")
+                raise ValueError(f"{name} must be a finite number, not {shown(numbers[name])}")
+        check_whole("max_steps", self.max_steps, 1, MOST_ATTEMPTS)
 
     def factor(self, inverse_errors: jax.Array) -> jax.Array:
         """h' / h of equation 2, [b], from [b, 3]."""
@@ -155,7 +159,8 @@ def dpm_adaptive(
       eta: share of renewed noise, >= 0, a piece of the image's Brownian path (on which a step's end, and so the
         picture, moves a little with rounding). s_noise: factor on it.
       sigma_min, sigma_max: noise (variance-exploding) at which runs end and begin; None is the smallest and largest
-        training level. As in k-diffusion the result keeps the noise of `sigma_min`.
+        training level. As in k-diffusion the result keeps the noise of `sigma_min`; as everywhere here, it is alpha x0
+        + sigma e with alpha^2 + sigma^2 = 1.
       max_steps: attempts after which an image is given up.
       key: with eta, one key (image i then uses fold_in(key, i)) or b keys, one per image.
 
@@ -165,7 +170,8 @@ def dpm_adaptive(
     x_T = widened(x_T)
     settings = Settings.read(scheduler, SAMPLERS["dpm_fast"].reads, {})
     ve = sigma_noise(settings).ve
-    top, bottom = float(ve[-1] if sigma_max is None else sigma_max), float(ve[0] if sigma_min is None else sigma_min)
+    top = check_number("sigma_max", ve[-1] if sigma_max is None else sigma_max, LEAST_NOISE, MOST_NOISE)
+    bottom = check_number("sigma_min", ve[0] if sigma_min is None else sigma_min, LEAST_NOISE, MOST_NOISE)
     if not 0.0 < bottom < top < math.inf:
         raise ValueError(f"sigma_min and sigma_max must be 0 < sigma_min < sigma_max, not {bottom:g} and {top:g}")
     if eta and key is None:
@@ -259,8 +265,9 @@ def _leaf(log_snr: jax.Array) -> jax.Array:
 def _result(method: _Method, state: _State) -> Adaptive:
     finished = ~state.failed & (state.s >= method.end - CLOSE)
     shape = finished.shape + (1,) * (state.x.ndim - 1)
+    own_scale = 1.0 / math.sqrt(1.0 + math.exp(-2.0 * method.end))
     return Adaptive(
-        latents=jnp.where(finished.reshape(shape), state.x, jnp.nan),
+        latents=jnp.where(finished.reshape(shape), own_scale * state.x, jnp.nan),
         finished=finished,
         accepted=state.accepted,
         rejected=state.rejected,

@@ -1,26 +1,52 @@
 """What the caller of `plan` chose over a checkpoint's scheduler config, checked before anything is made of it."""
 
-from collections.abc import Sequence, Set
+import math
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from sdjax.diffusion.noise import Settings
+from sdjax.diffusion.bounds import LEAST_NOISE, MOST_NOISE, MOST_STEPS, as_float, check_whole, shown
+from sdjax.diffusion.noise import Settings, said
 from sdjax.diffusion.peers import check_preset, discards, peer_name
 from sdjax.diffusion.sigmas import check_rho
 from sdjax.diffusion.spacing import FLAGS, SPACINGS, check_schedule, schedule_name
 
 # Keys of the config that a preset of another program, or a schedule of the caller's own, puts out of force.
 FLAG_KEYS = frozenset(FLAGS.values())
+# What a config may ask of the levels, and of the bound on D, that not every class reads; see `dropped`.
+LEVEL_KEYS = (*FLAGS.values(), "timestep_spacing", "final_sigmas_type", "sigma_min", "sigma_max", "interpolation_type")
+BOUND_KEYS = ("thresholding", "clip_sample", "lambda_min_clipped", "variance_type")
+UNREAD = {"timestep_spacing": "linspace"}  # what a class does that has no such key, where it is not the default
+# The least distance of two levels of one's own: of sigmas as a share of them, what float32 tells apart.
+NEAREST, NEAREST_TIMESTEPS = 1e-6, 1e-3
 SPACING_KEYS = FLAG_KEYS | {"timestep_spacing", "steps_offset", "sigma_min", "sigma_max", "final_sigmas_type"}
 
 
 def keys_in_force(reads: Set[str], preset: str, own: bool) -> frozenset[str]:
     """Of the keys that a scheduler's class reads, those to read; `own`: the caller gave a schedule."""
     if check_preset(preset) != "diffusers":
-        return frozenset(reads - SPACING_KEYS | {"rescale_betas_zero_snr"})
+        return frozenset(reads - SPACING_KEYS)
     return frozenset(reads - FLAG_KEYS if own else reads)
+
+
+def dropped(config: Mapping[str, Any], sampler: str, reads: Set[str], own: bool) -> str:
+    """What a config asks of the levels, or of the bound on D, that the sampler's class does not read: words, or "".
+
+    own: the caller gave a schedule or a preset, which put the config's levels out of force. Options of a solver are
+    not meant: the caller named the solver.
+    """
+    told, default = said(config), vars(Settings())
+    asked = [key for key in (BOUND_KEYS if own else (*LEVEL_KEYS, *BOUND_KEYS)) if key in told and key not in reads]
+    active = {key: told[key] for key in asked if told[key] != UNREAD.get(key, default[key])}
+    if not active:
+        return ""
+    schedule = next((name for name, flag in FLAGS.items() if flag in active), active.get("timestep_spacing"))
+    remedy = f"; schedule={shown(schedule)} chooses it" if schedule else ""
+    text = " and ".join(f"{key}={shown(value)}" for key, value in active.items())
+    return f"the scheduler config says {text}, which sampler {sampler} does not read{remedy}"
 
 
 def choose(
@@ -71,22 +97,29 @@ def count_steps(settings: Settings, steps: Any) -> int:
         given = len(settings.timesteps)
     if given is not None:
         if steps is not None and (isinstance(steps, bool) or steps != given):
-            raise ValueError(f"the levels given make {given} steps, not {steps!r}; leave steps at None")
+            raise ValueError(f"the levels given make {given} steps, not {shown(steps)}; leave steps at None")
         return given
     total = settings.num_train_timesteps
-    whole = isinstance(steps, int | float | np.number) and not isinstance(steps, bool) and steps == np.floor(steps)
-    if not whole or not 1 <= steps <= total:
-        raise ValueError(f"steps must be a whole number in 1 .. {total}, not {steps!r}")
-    return int(steps)
+    return check_whole("steps", steps, 1, min(total, MOST_STEPS))
 
 
 def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
-    """Two or more decreasing numbers > 0, of which the last may be 0; otherwise ValueError."""
+    """Two or more decreasing numbers within `bounds`' noise, of which the last may be 0; otherwise ValueError."""
     values = _numbers(sigmas, "sigmas")
     if len(values) < 2:
         raise ValueError(f"sigmas must hold 2 levels or more, the first and the last of the run, not {values}")
-    if not all(a > b for a, b in zip(values, values[1:], strict=False)) or values[-1] < 0:
-        raise ValueError(f"sigmas must decrease from level to level and end at 0 or above, not {values}")
+    if not all(a > b for a, b in pairwise(values)) or values[-1] < 0:
+        raise ValueError(f"sigmas must decrease from level to level and end at 0 or above, not {shown(values)}")
+    least = values[-1] or values[-2]
+    if values[0] > MOST_NOISE or least < LEAST_NOISE:
+        which = values[0] if values[0] > MOST_NOISE else least
+        raise ValueError(
+            f"sigmas must lie from {LEAST_NOISE:g} to {MOST_NOISE:g}, but for a last 0, not {which:g}: a network is "
+            "trained from 0.03 to 15 or so"
+        )
+    near = [(a, b) for a, b in pairwise(values) if a - b < NEAREST * a]
+    if near:
+        raise ValueError(f"sigmas {near[0][0]!r} and {near[0][1]!r} are one level to float32; leave one of them out")
     return values
 
 
@@ -94,14 +127,22 @@ def check_timesteps(timesteps: Sequence[float], total: int) -> tuple[float, ...]
     """One or more decreasing numbers in 0 .. T - 1; otherwise ValueError."""
     values = _numbers(timesteps, "timesteps")
     if not values or not total - 1 >= values[0] or not values[-1] >= 0:
-        raise ValueError(f"timesteps must lie in 0 .. {total - 1}, not {values}")
-    if not all(a > b for a, b in zip(values, values[1:], strict=False)):
-        raise ValueError(f"timesteps must decrease from level to level, not {values}")
+        raise ValueError(f"timesteps must lie in 0 .. {total - 1}, not {shown(values)}")
+    if not all(a - b >= NEAREST_TIMESTEPS for a, b in pairwise(values)):
+        raise ValueError(
+            f"timesteps must decrease from level to level, by {NEAREST_TIMESTEPS:g} or more, not {shown(values)}"
+        )
     return values
 
 
 def _numbers(values: Any, name: str) -> tuple[float, ...]:
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be a list of finite numbers, not {values!r}")
-    return tuple(float(value) for value in array)
+    """A list, tuple or array [n] of at most `MOST_STEPS` + 1 finite numbers, as floats; otherwise ValueError."""
+    if not isinstance(values, list | tuple | range) and getattr(values, "ndim", 0) != 1:
+        raise ValueError(f"{name} must be a list of finite numbers, not {shown(values)}")
+    listed = [as_float(value) for value in (values if isinstance(values, list | tuple | range) else np.asarray(values))]
+    if len(listed) > MOST_STEPS + 1:
+        raise ValueError(f"{name} holds {len(listed)} levels; a run takes {MOST_STEPS} steps at most")
+    if not all(map(math.isfinite, listed)):
+        wrong = next(value for value, number in zip(values, listed, strict=True) if not math.isfinite(number))
+        raise ValueError(f"{name} must be a list of finite numbers, and holds {shown(wrong)}")
+    return tuple(listed)

@@ -19,6 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from sdjax.diffusion.bounds import (
+    LEAST_NOISE,
+    MOST_NOISE,
+    MOST_TIMESTEPS,
+    as_float,
+    check_number,
+    check_whole,
+    shown,
+)
+
 # diffusers replaces the zero of a zero-terminal-SNR schedule by this, in the schedulers that divide by alpha.
 TERMINAL_ALPHA_BAR = 2.0**-24
 
@@ -81,13 +91,10 @@ class Settings:
     use_exponential_sigmas: bool = False
     use_beta_sigmas: bool = False
     use_lu_lambdas: bool = False
-    use_flow_sigmas: bool = False
-    use_dynamic_shifting: bool = False
     sigma_min: float | None = None
     sigma_max: float | None = None
     final_sigmas_type: str = "zero"
     interpolation_type: str = "linear"
-    timestep_type: str = "discrete"
     lambda_min_clipped: float = -math.inf
     solver_type: str = "midpoint"
     lower_order_final: bool = True
@@ -109,33 +116,30 @@ class Settings:
         As diffusers does, keys named in the config's `_use_default_values` count as absent, and so does an
         explicit null where the default is no null.
         """
-        absent = set(config.get("_use_default_values") or ())
+        _check_family(config)
         names = {f.name: f.default for f in fields(cls)}
-        kept = {k: v for k, v in config.items() if k in reads and k in names and k not in absent and v is not None}
+        kept = {k: v for k, v in said(config).items() if k in reads and k in names}
         settings = cls(**{**defaults, **kept})
         settings._check()
         return settings
 
     def _check(self) -> None:
-        total = self.num_train_timesteps
-        if not isinstance(total, int) or total < 1:
-            raise ValueError(f"scheduler config: num_train_timesteps must be a whole number >= 1, not {total!r}")
+        for field in fields(self):
+            _check_kind(field.name, getattr(self, field.name), field.default)
+        check_whole("scheduler config: num_train_timesteps", self.num_train_timesteps, 1, MOST_TIMESTEPS)
         if self.final_sigmas_type not in ("zero", "sigma_min"):
             raise ValueError(
                 f"scheduler config: final_sigmas_type is 'zero' or 'sigma_min', not {self.final_sigmas_type!r}"
             )
-        for flag in ("use_flow_sigmas", "use_dynamic_shifting"):
-            if getattr(self, flag):
-                raise ValueError(f"scheduler config: {flag}=true belongs to flow-matching models, not supported")
         flags = [f for f in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if getattr(self, f)]
         if len(flags) > 1:
             raise ValueError(f"scheduler config: only one of {' and '.join(flags)} can be true; pass schedule=...")
         for key in ("sigma_min", "sigma_max"):
             value = getattr(self, key)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"scheduler config: {key} must be a number > 0, not {value!r}")
-        if self.interpolation_type != "linear" or self.timestep_type != "discrete":
-            raise ValueError("scheduler config: interpolation_type must be 'linear' and timestep_type 'discrete'")
+            if value is not None:
+                check_number(f"scheduler config: {key}", value, LEAST_NOISE, MOST_NOISE)
+        if self.interpolation_type != "linear":
+            raise ValueError(f"scheduler config: interpolation_type is 'linear', not {shown(self.interpolation_type)}")
 
 
 @dataclass(frozen=True)
@@ -226,10 +230,7 @@ def _betas(settings: Settings) -> np.ndarray:
     """float64 [T]. "scaled_linear" is linear in sqrt(beta), "squaredcos_cap_v2" arXiv:2102.09672, eq. 17."""
     total, start, end = settings.num_train_timesteps, settings.beta_start, settings.beta_end
     if settings.trained_betas is not None:
-        betas = np.asarray(settings.trained_betas, np.float64)
-        if betas.shape != (total,):
-            raise ValueError(f"scheduler config: trained_betas holds {betas.shape}, num_train_timesteps says {total}")
-        return betas
+        return _trained_betas(settings.trained_betas, total)
     if settings.beta_schedule == "linear":
         return np.linspace(start, end, total)
     if settings.beta_schedule == "scaled_linear":
@@ -238,6 +239,50 @@ def _betas(settings: Settings) -> np.ndarray:
         alpha_bar = np.cos((np.arange(total + 1) / total + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
     raise ValueError(
-        f"scheduler config: beta_schedule {settings.beta_schedule!r} is unknown; "
+        f"scheduler config: beta_schedule {shown(settings.beta_schedule)} is unknown; "
         "known: linear, scaled_linear, squaredcos_cap_v2"
     )
+
+
+def _trained_betas(given: Any, total: int) -> np.ndarray:
+    if not isinstance(given, list | tuple | np.ndarray):
+        raise ValueError(f"scheduler config: trained_betas must be a list of numbers, not {shown(given)}")
+    betas = np.array([as_float(beta) for beta in given], np.float64)
+    if betas.shape != (total,):
+        raise ValueError(f"scheduler config: trained_betas holds {len(betas)}, num_train_timesteps says {total}")
+    return betas
+
+
+def said(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a scheduler_config.json says itself: without nulls and what it marks as defaults."""
+    absent = set(config.get("_use_default_values") or ())
+    return {key: value for key, value in config.items() if key not in absent and value is not None}
+
+
+def _check_family(config: Mapping[str, Any]) -> None:
+    """Raises ValueError where the network is of another kind than (1) and timesteps, whatever the sampler reads."""
+    told, name = said(config), str(config.get("_class_name") or "")
+    for flag in ("use_flow_sigmas", "use_dynamic_shifting"):
+        if told.get(flag):
+            raise ValueError(f"scheduler config: {flag}=true belongs to flow-matching models, not supported")
+    if name.startswith(("FlowMatch", "EDM")):
+        raise ValueError(f"scheduler config: {name} belongs to flow-matching and EDM models, not supported")
+    if told.get("timestep_type", "discrete") != "discrete":
+        raise ValueError(f"scheduler config: timestep_type is 'discrete', not {shown(told['timestep_type'])}")
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """Raises ValueError where a config's `value` is of another kind than the key's default."""
+    if isinstance(default, bool):
+        kind, right = "true or false", isinstance(value, bool)
+    elif isinstance(default, str):
+        kind, right = "a string", isinstance(value, str)
+    elif isinstance(default, int):
+        kind, right = "a whole number", math.isfinite(as_float(value)) and as_float(value) == int(value)
+    elif isinstance(default, float):
+        # NaN and infinity are numbers here; whoever takes them says what is wrong
+        kind, right = "a number", isinstance(value, float) or not math.isnan(as_float(value))
+    else:
+        return
+    if not right:
+        raise ValueError(f"scheduler config: {key} must be {kind}, not {shown(value)}")

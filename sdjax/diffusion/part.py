@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.diffusion.noise import Level
+from sdjax.diffusion.bounds import shown
 from sdjax.diffusion.schedule import Schedule
 
 SHOWN = 8  # timesteps that a message shows
@@ -70,7 +70,7 @@ class Part:
             if share is not None and not (_is_number(share) and 0 < share < 1):
                 raise ValueError(
                     f"{name} must be a number between 0 and 1, the share of the run that lies before it, not "
-                    f"{share!r}; None leaves that end of the run whole"
+                    f"{shown(share)}; None leaves that end of the run whole"
                 )
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise ValueError(
@@ -102,9 +102,7 @@ class Part:
         first, stop = int((told >= high).sum()) or self.skipped(len(steps)), int((told >= low).sum())
         if first >= stop:
             raise ValueError(self._nothing_left(told, high, low, total))
-        end = whole.end
-        if self.end is not None:
-            end = steps[stop - 1][1] if stop < len(steps) else Level.from_ve(end.ve, end.t)
+        end = whole.end if self.end is None or stop == len(steps) else steps[stop - 1][1]
         init = whole.init if self.start is None and self.strength is None else 1.0
         before = 0 if self.alone else first
         return replace(whole, steps=steps[first:stop], init=init, end=end, before=before, after=len(steps) - stop)
@@ -135,7 +133,7 @@ def check_strength(value: Any) -> float:
     """A share of the steps, 0 to 1. Raises ValueError."""
     if not _is_number(value) or not 0 <= value <= 1:
         raise ValueError(
-            f"strength must be a number from 0 (the picture stays) to 1 (nothing of it does), not {value!r}"
+            f"strength must be a number from 0 (the picture stays) to 1 (nothing of it does), not {shown(value)}"
         )
     return float(value)
 

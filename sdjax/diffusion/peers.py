@@ -27,8 +27,8 @@ import difflib
 import numpy as np
 
 from sdjax.diffusion import sigmas
-from sdjax.diffusion.noise import Level, NoiseSchedule, Settings, noise_schedule
-from sdjax.diffusion.schedule import Schedule, chain, check_decreasing, levels_of
+from sdjax.diffusion.noise import NoiseSchedule, Settings, noise_schedule
+from sdjax.diffusion.schedule import Schedule, chain, check_decreasing, last_level, levels_of
 
 PRESETS = ("diffusers", "a1111", "comfy")
 MOST_LEVELS = 20_000  # of a schedule of which image-to-image runs the end
@@ -132,9 +132,9 @@ def peer_schedule(settings: Settings, steps: int) -> Schedule:
     told = noise.nearest if comfy else noise.timestep
     levels = levels_of(check_decreasing(ve[:-1], settings.schedule or "custom"), told(ve[:-1]))
     noisiest = ve[0] > noise.ve[-1] * (1 - 1e-5)
-    end = Level(1.0, float(ve[-1]), 0.0)
+    end = last_level(float(ve[-1]), told)
     init = 1.0 if comfy and noisiest else levels[0].sigma
-    return Schedule(chain([*levels, Level.from_ve(end.sigma, 0.0)]), init, end, told)
+    return Schedule(chain([*levels, end]), init, end, told)
 
 
 def peer_noise(settings: Settings) -> NoiseSchedule:

@@ -11,6 +11,9 @@ that is, the weights of x_T, D and the draws must add up to alpha_i and (in squa
 convention of diffusers breaks (1), `inexact` says why.
 """
 
+import inspect
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from sdjax.diffusion import plot
-from sdjax.diffusion.choice import choose, count_steps, keys_in_force
+from sdjax.diffusion.bounds import as_float, check_number, shown
+from sdjax.diffusion.choice import choose, count_steps, dropped, keys_in_force
 from sdjax.diffusion.noise import Level, Settings
 from sdjax.diffusion.part import Part
 from sdjax.diffusion.peers import begun
@@ -29,6 +33,7 @@ from sdjax.diffusion.schedule import CLEAN
 from sdjax.diffusion.spacing import schedule_name
 from sdjax.diffusion.table import FREE, NONE, Bound, Linear, Row, Table, Tape
 
+LEAST_BOUND = 1e-6  # of predicted clean latents
 TOLERANCE = 1e-9  # of equation 1; float64 sums of up to 1000 terms stay below 1e-11
 
 
@@ -44,7 +49,8 @@ class Plan:
         result.
       row_timesteps: [n], what the network is told; `timesteps` leaves out rows without an evaluation.
       c_skip, c_out: [n], D_i = c_skip_i x_i + c_out_i raw_i.
-      alpha, sigma: [n + 1], the level of x_i: x_i = alpha_i x0 + sigma_i e. The result's is the last.
+      alpha, sigma: [n + 1], the level of x_i: x_i = alpha_i x0 + sigma_i e. The result's is the last, and there
+        alpha^2 + sigma^2 = 1 whatever the sampler.
       start: the level of the first step. With `denoising_start` x_T is not noise but latents there: to go on from a
         picture x0, x_T = start.alpha x0 + start.sigma e. (x_0 is at a noisier level where churn comes before it.)
       clip: [n], bound on D_i, infinite where there is none. ratio: [n], the quantile of dynamic thresholding, or 0.
@@ -53,7 +59,7 @@ class Plan:
       spans: int [draws, 2], leaves of the Brownian path (see `brownian`) each draw lies between, or -1.
       sampler, schedule: their names. steps: what was asked for.
       inexact: why equation 1 of this module does not hold, or "" where it was checked.
-      unfinished: whether another plan is to go on from the result (`denoising_end`).
+      unfinished: whether another plan is to go on from the result (`denoising_end`, or `sigmas` that end above 0).
     """
 
     weights: np.ndarray
@@ -163,8 +169,11 @@ class Plan:
         if not np.array_equal(self.draw[self.draw >= 0], np.arange(draws)):
             raise ValueError(f"plan {self.sampler}: draws must come in by their number")
         for name in ("weights", "row_timesteps", "c_skip", "c_out", "alpha", "sigma"):
-            if not np.isfinite(getattr(self, name)).all():
-                raise ValueError(f"plan {self.sampler} on {self.schedule}, {self.steps} steps: {name} is not finite")
+            if not (np.abs(getattr(self, name)) <= np.finfo(np.float32).max).all():
+                raise ValueError(
+                    f"plan {self.sampler} on {self.schedule}, {self.steps} steps: {name} is not finite, or more than "
+                    "float32 holds; take more moderate levels or options"
+                )
 
     def _check_causal(self) -> None:
         n = self.rows - 1
@@ -213,6 +222,10 @@ def plan(
 ) -> Plan:
     """The plan that diffusers' scheduler of that name, made from the same config, would follow.
 
+    However a run comes to end above noise 0 (its `sigmas`, `denoising_end`, a schedule's or a sampler's own last
+    level), the result is x = alpha x0 + sigma e with alpha^2 + sigma^2 = 1, for every sampler: what a network sees, at
+    the level alpha = `Plan.alpha[-1]`, sigma = `Plan.sigma[-1]`. The scale of k-diffusion, x0 + ve e, is x / alpha.
+
     Args:
       sampler: a name in `samplers.SAMPLERS`, a `Sampler`, or a function (tape, schedule) -> latents.
       steps: 1 .. num_train_timesteps, or None where `sigmas` or `timesteps` tell it. `plan(...).evaluations` tells
@@ -226,17 +239,21 @@ def plan(
         level ("beta" of "comfy"), or add some ("ddim_uniform"), so does the plan.
       rho: of the schedules karras (default 7) and polyexponential (default 1).
       sigmas: the levels themselves in place of a schedule: decreasing variance-exploding noise from the first to
-        the last of the run, which is 0 where it is to end clean. N + 1 of them make N steps.
+        the last of the run, which is 0 where it is to end clean. N + 1 of them make N steps. Between training levels
+        the network is told fractional timesteps, linear in log noise.
       timesteps: the levels as decreasing timesteps in 0 .. num_train_timesteps - 1, one for each step.
       denoising_start, denoising_end: run only a `part` of the schedule, from and to these shares of it, 0 .. 1: of
         `steps` those that start at timesteps t with cutoff(denoising_end) <= t < cutoff(denoising_start), cutoff(f)
         being round(T - f T). With a start, x_T is not noise but the latents to go on from, x = alpha x0 + sigma e at
-        the level `Plan.start`, and with an end the result is such latents, whatever the sampler's own scale.
+        the level `Plan.start`, and with an end the result is such latents.
       strength: run only the last int(steps * strength) steps, or as many as the preset's program does (see
         `peers.begun`), from latents x = alpha x0 + sigma e at `Plan.start`; where that is no step, the plan asks the
         network nothing and gives back what it was given.
       options: what the sampler's function takes by keyword (eta, solver_order, s_churn, ..); None is its default, or
         what the config says.
+
+    Warns where `scheduler` asks something of the levels, or of the bound on the predicted latents, that the class of
+    this sampler does not read, as diffusers logs it.
 
     Raises:
       ValueError: an unknown name (the nearest are given), a number out of range, a part without a step, or a config
@@ -257,7 +274,8 @@ def plan(
     tape = Tape(settings.prediction_type, levels.init, inexact=levels.gap, bound=_bound(settings))
     rows = tape.finish(record.solve(tape, levels, **_options(name, record, settings, options)), levels.end)
     known = {"sampler": name, "schedule": schedule_name(settings), "steps": count}
-    return _plan(tape, rows, start=levels.steps[0][0], unfinished=denoising_end is not None, **known)
+    unfinished = denoising_end is not None or bool(settings.sigmas and settings.sigmas[-1])
+    return _plan(tape, rows, start=levels.steps[0][0], unfinished=unfinished, **known)
 
 
 def _idle(**known: Any) -> Plan:
@@ -279,14 +297,34 @@ def _options(name: str, record: Sampler, settings: Settings, given: Mapping[str,
             takes = f"it takes {', '.join(known)}" if known else "it takes no options"
             raise ValueError(f"sampler {name} has no option {key!r}; {takes}")
         options[key] = value
+    for key, value in options.items():
+        _check_kind(f"{name}: {key}", value, known[key])
     return options
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """Raises ValueError where `value` is of another kind than the option's default; solvers know the range."""
+    kinds: list[tuple[str, Callable[[Any], bool]]] = [
+        ("True or False", lambda a: isinstance(a, bool | np.bool)),
+        ("a string", lambda a: isinstance(a, str)),
+        ("a list of whole numbers", lambda a: isinstance(a, list | tuple | range)),
+        ("a function", callable),
+        ("a number", lambda a: not math.isnan(as_float(a))),
+    ]
+    for kind, holds in kinds:
+        if holds(default) and not holds(value):
+            raise ValueError(f"{name} must be {kind}, not {shown(value)}")
 
 
 def _bound(settings: Settings) -> Bound:
     """How the config bounds predicted clean latents. diffusers' classes let thresholding go before clipping."""
     if settings.thresholding:
-        return Bound(float(settings.sample_max_value), float(settings.dynamic_thresholding_ratio))
-    return Bound(float(settings.clip_sample_range)) if settings.clip_sample else FREE
+        largest = check_number("scheduler config: sample_max_value", settings.sample_max_value, LEAST_BOUND)
+        name = "scheduler config: dynamic_thresholding_ratio"
+        return Bound(largest, check_number(name, settings.dynamic_thresholding_ratio, 0.0, 1.0))
+    if not settings.clip_sample:
+        return FREE
+    return Bound(check_number("scheduler config: clip_sample_range", settings.clip_sample_range, LEAST_BOUND))
 
 
 def _settings(
@@ -295,8 +333,18 @@ def _settings(
     """The config as that sampler's class reads it, with what the caller chose over its own."""
     own = schedule is not None or chosen["sigmas"] is not None or chosen["timesteps"] is not None
     settings = Settings.read(scheduler, keys_in_force(record.reads, preset, own), record.defaults)
+    if note := dropped(scheduler, name, record.reads, own or preset != "diffusers") if record.reads else "":
+        warnings.warn(note, stacklevel=_outside())
     check_prediction(settings.prediction_type)
     return choose(settings, name, schedule, preset, **chosen)
+
+
+def _outside() -> int:
+    """The stacklevel of a warning that names the line which called into sdjax."""
+    frame, level = inspect.currentframe(), 0
+    while frame and str(frame.f_globals.get("__name__")).startswith("sdjax."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _plan(tape: Tape, rows: list[Row], **known: Any) -> Plan:

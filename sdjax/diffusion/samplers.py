@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sdjax.diffusion import solvers
-from sdjax.diffusion.noise import Level, Settings
+from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.spacing import (
     Schedule,
     dpm_schedule,
@@ -36,8 +36,8 @@ class Sampler:
     Attributes:
       solve: (tape, schedule, **options) -> the last latents, at `schedule.end`.
       schedule: (settings, steps) -> the levels, in the convention of the solver's diffusers class.
-      reads: keys of scheduler_config.json which that class has; the others are ignored, as diffusers ignores
-        them.
+      reads: keys of scheduler_config.json which that class has, and `rescale_betas_zero_snr`, which is the network's
+        own noise and not the solver's; the others are ignored, as diffusers ignores them, and `choice.dropped` says so.
       defaults: that class's own defaults where they differ from `Settings`.
       order: p where the paper claims a global error of O(h^p); for samplers that renew noise, the strong order at
         their default options; 0 for those that converge to nothing.
@@ -63,28 +63,26 @@ def _keys(names: str) -> frozenset[str]:
 # ---------------------------------------------------------------------- config keys, by what they are about
 
 _BETAS = _keys(
-    "num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type timestep_spacing steps_offset"
+    "num_train_timesteps beta_start beta_end beta_schedule trained_betas rescale_betas_zero_snr prediction_type "
+    "timestep_spacing steps_offset"
 )
 _THRESHOLDING = _keys("thresholding dynamic_thresholding_ratio sample_max_value")
 _CLIP = _THRESHOLDING | _keys("clip_sample clip_sample_range")
-_SIGMAS = _keys(
-    "rescale_betas_zero_snr final_sigmas_type sigma_min sigma_max "
-    "use_karras_sigmas use_exponential_sigmas use_beta_sigmas"
-)
-_EULER = _BETAS | _SIGMAS | _keys("interpolation_type timestep_type")
-_EDM = _BETAS | (_SIGMAS - _keys("rescale_betas_zero_snr final_sigmas_type"))
+_SIGMAS = _keys("final_sigmas_type sigma_min sigma_max use_karras_sigmas use_exponential_sigmas use_beta_sigmas")
+_EULER = _BETAS | _SIGMAS | _keys("interpolation_type")
+_EDM = _BETAS | (_SIGMAS - _keys("final_sigmas_type"))
 _DPM = (
     _BETAS
     | _SIGMAS
     | _THRESHOLDING
-    | _keys("solver_type lower_order_final euler_at_final use_lu_lambdas use_flow_sigmas lambda_min_clipped")
-    | _keys("use_dynamic_shifting")
+    | _keys("solver_type lower_order_final euler_at_final use_lu_lambdas lambda_min_clipped")
 )
-_UNIPC = _keys("solver_order solver_type predict_x0 lower_order_final disable_corrector use_flow_sigmas")
+_UNIPC = _keys("solver_order solver_type predict_x0 lower_order_final disable_corrector")
 _SA = _keys("predictor_order corrector_order algorithm_type lower_order_final lambda_min_clipped")
 # DEIS and SA-Solver have no say in where they end: at the smallest training level.
-_NOISY_END = (_SIGMAS - _keys("rescale_betas_zero_snr final_sigmas_type")) | _keys("use_flow_sigmas")
-_DISTILLED = _BETAS | _keys("original_inference_steps rescale_betas_zero_snr")
+_NOISY_END = _SIGMAS - _keys("final_sigmas_type")
+_PNDM = _BETAS | _keys("set_alpha_to_one")
+_DISTILLED = _BETAS | _keys("original_inference_steps")
 
 _LINSPACE = {"timestep_spacing": "linspace"}
 _SD_ENDS = {"beta_start": 0.00085, "beta_end": 0.012}
@@ -96,39 +94,37 @@ def _noisy_end(settings: Settings, steps: int) -> Schedule:
     """The Euler convention without its last step: dpm_fast ends at the last level that holds noise."""
     whole = euler_schedule(settings, steps)
     last = whole.steps[-1][0]
-    return replace(whole, end=Level(1.0, last.ve, last.t)) if whole.end.sigma == 0.0 else whole
+    return replace(whole, end=last) if whole.end.sigma == 0.0 else whole
 
 
 SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler(
         solvers.ddim,
         ddim_schedule,
-        reads=_BETAS | _CLIP | {"set_alpha_to_one", "rescale_betas_zero_snr"},
+        reads=_BETAS | _CLIP | {"set_alpha_to_one"},
         defaults={"clip_sample": True, "set_alpha_to_one": True},
     ),
     "ddim_inverse": Sampler(
         solvers.ddim_inverse,
         inverse_schedule,
-        reads=_BETAS | {"clip_sample", "clip_sample_range", "set_alpha_to_one", "rescale_betas_zero_snr"},
+        reads=_BETAS | {"clip_sample", "clip_sample_range", "set_alpha_to_one"},
         defaults={"clip_sample": True, "set_alpha_to_one": True},
     ),
     "ddpm": Sampler(
         solvers.ddpm,
         ddpm_schedule,
-        reads=_BETAS | _CLIP | {"variance_type", "rescale_betas_zero_snr"},
+        reads=_BETAS | _CLIP | {"variance_type"},
         defaults={"clip_sample": True},
     ),
-    "pndm": Sampler(solvers.pndm, pndm_schedule, reads=_BETAS | {"set_alpha_to_one"}, order=2),
-    "pndm_prk": Sampler(solvers.pndm_prk, prk_schedule, reads=_BETAS | {"set_alpha_to_one"}, order=2),
+    "pndm": Sampler(solvers.pndm, pndm_schedule, reads=_PNDM, order=2),
+    "pndm_prk": Sampler(solvers.pndm_prk, prk_schedule, reads=_PNDM, order=2),
     "ipndm": Sampler(solvers.ipndm, euler_schedule, reads=_EULER, defaults=_LINSPACE, order=2),
     "lcm": Sampler(
         solvers.lcm, lcm_schedule, reads=_DISTILLED | _CLIP | {"timestep_scaling"}, defaults=_LCM_BETAS, order=0
     ),
     "tcd": Sampler(solvers.tcd, tcd_schedule, reads=_DISTILLED, defaults=_LCM_BETAS, order=0),
     "euler": Sampler(solvers.euler, euler_schedule, reads=_EULER, defaults=_LINSPACE),
-    "euler_ancestral": Sampler(
-        solvers.euler_ancestral, euler_schedule, reads=_BETAS | {"rescale_betas_zero_snr"}, defaults=_LINSPACE
-    ),
+    "euler_ancestral": Sampler(solvers.euler_ancestral, euler_schedule, reads=_BETAS, defaults=_LINSPACE),
     "heun": Sampler(
         solvers.heun, euler_schedule, reads=_EDM | {"clip_sample", "clip_sample_range"}, defaults=_EDM_BETAS, order=2
     ),
@@ -159,8 +155,7 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp_2s": Sampler(
         solvers.dpmpp_2s,
         singlestep_schedule,
-        reads=(_DPM | {"solver_order"})
-        - {"timestep_spacing", "steps_offset", "euler_at_final", "use_lu_lambdas", "rescale_betas_zero_snr"},
+        reads=(_DPM | {"solver_order"}) - {"timestep_spacing", "steps_offset", "euler_at_final", "use_lu_lambdas"},
         defaults={**_LINSPACE, "lower_order_final": False},
         order=2,
     ),

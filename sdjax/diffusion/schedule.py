@@ -16,10 +16,10 @@ CLEAN = Level(1.0, 0.0, 0.0)
 class Schedule:
     """The steps of a run. `steps`: (level it starts from, level it goes to), noisiest first.
 
-    `init`: scale of the unit Gaussian x_T at the network's own scale on the first level. `end`: the level of
-    the result, whose alpha is 1 where the result is left on the variance-exploding scale. `timestep`: what the
-    network is told at noise `ve` between levels, for solvers that evaluate there. `before`, `after`: the whole run's
-    steps in front of these and behind them, where these are a `part` of it.
+    `init`: scale of the unit Gaussian x_T at the network's own scale on the first level. `end`: the level of the
+    result, x = alpha x0 + sigma e whatever scale the solver thinks in; the last step's own, but for solvers that stop
+    short of it. `timestep`: what the network is told at noise `ve` between levels, for solvers that evaluate there.
+    `before`, `after`: the whole run's steps in front of these and behind them, where these are a `part` of it.
 
     A run that ends at the smallest training level may have a last step that goes nowhere, to its own level:
     diffusers' do on karras, exponential, beta and lu.
@@ -61,6 +61,11 @@ class Schedule:
 def chain(levels: Sequence[Level]) -> tuple[tuple[Level, Level], ...]:
     """Each level to the next."""
     return tuple(pairwise(levels))
+
+
+def last_level(ve: float, timestep: Callable[[Any], Any]) -> Level:
+    """Where a run ends: clean, or at noise `ve` and what the network is told there."""
+    return Level.from_ve(ve, float(timestep(ve))) if ve else CLEAN
 
 
 def levels_of(ve: np.ndarray, timesteps: np.ndarray) -> list[Level]:

@@ -30,6 +30,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.noise import NoiseSchedule
 
 # Published with the paper (research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html); in diffusers
@@ -135,6 +136,7 @@ TIMED: dict[str, Callable[[int, int], np.ndarray]] = {
 }
 TABLES = {"ays": AYS, "ays_sdxl": AYS_SDXL}
 WITH_RHO = ("karras", "polyexponential")
+RHO = (0.1, 1000.0)  # beyond, levels overflow, or all fall on the ends
 SIGMA_SCHEDULES = (*RANGED, *TIMED, *TABLES)
 
 
@@ -160,14 +162,12 @@ def noise_levels(
 
 
 def check_rho(name: str, rho: float | None) -> float | None:
-    """Return `rho`; raise ValueError where it is no number > 0, or the schedule of that name has none."""
+    """Return `rho`; raise ValueError where it is out of range, or the schedule of that name has none."""
     if rho is None:
         return None
     if name not in WITH_RHO:
         raise ValueError(f"schedule {name!r} has no rho; {' and '.join(WITH_RHO)} have")
-    if isinstance(rho, bool) or not isinstance(rho, int | float) or not 0 < rho < math.inf:
-        raise ValueError(f"rho must be a finite number > 0, not {rho!r}")
-    return rho
+    return check_number("rho", rho, *RHO)
 
 
 def log_linear(ve: np.ndarray, count: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from sdjax.diffusion.noise import Level, NoiseSchedule, Settings, float32_ve, no
 from sdjax.diffusion.peers import peer_schedule
 from sdjax.diffusion.schedule import CLEAN as CLEAN
 from sdjax.diffusion.schedule import Schedule as Schedule
-from sdjax.diffusion.schedule import chain, check_decreasing, levels_of
+from sdjax.diffusion.schedule import chain, check_decreasing, last_level, levels_of
 from sdjax.diffusion.sigmas import RANGED, SIGMA_SCHEDULES, noise_levels
 
 SPACINGS = ("leading", "trailing", "linspace")
@@ -66,8 +66,8 @@ def euler_schedule(settings: Settings, steps: int) -> Schedule:
         timesteps = noise.timestep(ve)
     levels = levels_of(check_decreasing(ve, name), timesteps)
     init = 1.0 if settings.timestep_spacing == "leading" else levels[0].sigma
-    last = _last(settings, noise, ve)
-    return Schedule(chain([*levels, Level.from_ve(last, 0.0)]), init, Level(1.0, last, 0.0), noise.timestep)
+    end = last_level(_last(settings, noise, ve), noise.timestep)
+    return Schedule(chain([*levels, end]), init, end, noise.timestep)
 
 
 def kdpm2_schedule(settings: Settings, steps: int) -> Schedule:
@@ -77,7 +77,7 @@ def kdpm2_schedule(settings: Settings, steps: int) -> Schedule:
         return schedule
     levels = [*(here for here, _ in schedule.steps), schedule.steps[-1][1]]
     whole = [Level(level.alpha, level.sigma, float(np.round(level.t))) for level in levels]
-    return Schedule(chain(whole), schedule.init, schedule.end, schedule.timestep)
+    return Schedule(chain(whole), schedule.init, whole[-1], schedule.timestep)
 
 
 def lms_schedule(settings: Settings, steps: int) -> Schedule:
@@ -118,7 +118,7 @@ def full_levels(settings: Settings, steps: int) -> list[Level] | None:
     """
     if settings.preset != "diffusers":
         schedule = peer_schedule(settings, steps)
-        return _ending_clean([here for here, _ in schedule.steps], schedule.end.sigma)
+        return _ending_clean([here for here, _ in schedule.steps], schedule.end.ve)
     noise, name = sigma_noise(settings), schedule_name(settings)
     if name in SPACINGS:
         return None
@@ -166,7 +166,7 @@ def _dpm(settings: Settings, steps: int, cuts_cosine: bool = False, stays: bool 
     levels = levels_of(check_decreasing(ve, name), timesteps)
     noisy = settings.final_sigmas_type == "sigma_min"
     last = float(ve[-1]) if noisy and stays and name in FLAGS else _last(settings, noise, ve)
-    end = Level.from_ve(last, 0.0)
+    end = last_level(last, noise.timestep)
     return Schedule(chain([*levels, end]), 1.0, end, noise.timestep)
 
 

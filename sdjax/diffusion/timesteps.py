@@ -32,9 +32,10 @@ class TrajectorySchedule(Schedule):
     noise: NoiseSchedule
 
     def fraction(self, level: Level, share: float) -> Level:
-        """The training level at `share`, 0 .. 1, of a level's timestep, rounded down."""
+        """The training level at `share`, 0 .. 1, of a level's timestep, rounded down; never a noisier one."""
         # float32 as in diffusers: there 0.7 x 90 is 63, in float64 it is one less when rounded down
-        return self.noise.level(math.floor(np.float32(share) * np.float32(level.t)))
+        below = self.noise.level(math.floor(np.float32(share) * np.float32(level.t)))
+        return below if below.sigma <= level.sigma else level
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,11 @@ class StagedSchedule(Schedule):
 
 def ddim_schedule(settings: Settings, steps: int) -> Schedule:
     """DDIM's convention."""
-    levels, noise = _chosen(settings, steps), noise_schedule(settings)
+    return _ddim(settings, steps, noise_schedule(settings))
+
+
+def _ddim(settings: Settings, steps: int, noise: NoiseSchedule) -> Schedule:
+    levels = _chosen(settings, steps, noise)
     if levels is None:
         stride = settings.num_train_timesteps // steps
         pairs = tuple((noise.level(t), _at(noise, settings, t - stride)) for t in _rounded_timesteps(settings, steps))
@@ -75,7 +80,8 @@ def inverse_schedule(settings: Settings, steps: int) -> Schedule:
 
 def ddpm_schedule(settings: Settings, steps: int) -> Schedule:
     """DDPM's convention."""
-    levels = _chosen(settings, steps) or _training_levels(settings, _rounded_timesteps(settings, steps))
+    noise = noise_schedule(settings)
+    levels = _chosen(settings, steps, noise) or _training_levels(noise, _rounded_timesteps(settings, steps))
     return Schedule(chain([*levels, CLEAN]), 1.0, CLEAN, sigma_noise(settings).timestep)
 
 
@@ -83,20 +89,24 @@ def pndm_schedule(settings: Settings, steps: int) -> Schedule:
     """DDIM's convention with PNDM's extra second step: the first again, with a second evaluation at its end.
 
     N + 1 steps for N >= 2. diffusers takes that second step from T // N above its end, which on "linspace"
-    and uneven "trailing" is not quite where x stands.
+    and uneven "trailing" is not quite where x stands. Its slopes are those of x / alpha, so a run from zero terminal
+    SNR keeps the last trace of signal that the classes have which divide by alpha.
     """
-    return StagedSchedule.of(ddim_schedule(settings, steps), partial(_heun_stages, settings, steps))
+    noise = sigma_noise(settings)
+    return StagedSchedule.of(_ddim(settings, steps, noise), partial(_heun_stages, settings, steps, noise))
 
 
 def prk_schedule(settings: Settings, steps: int) -> Schedule:
     """DDIM's convention with the first three steps as four Runge-Kutta stages each, N + 9 steps in all.
 
-    The stages all begin where the step begins and go to its middle, its middle, its end and its end.
+    The stages all begin where the step begins and go to its middle, its middle, its end and its end. Zero terminal
+    SNR as in `pndm_schedule`.
 
     Raises:
       ValueError: less than 4 steps: nothing would be left for the multistep formula.
     """
-    return StagedSchedule.of(ddim_schedule(settings, steps), partial(_runge_kutta_stages, settings, steps))
+    noise = sigma_noise(settings)
+    return StagedSchedule.of(_ddim(settings, steps, noise), partial(_runge_kutta_stages, settings, steps, noise))
 
 
 def lcm_schedule(settings: Settings, steps: int) -> Schedule:
@@ -105,15 +115,17 @@ def lcm_schedule(settings: Settings, steps: int) -> Schedule:
     Raises:
       ValueError: more steps than the network was distilled on, or those more than it was trained on.
     """
-    levels = _chosen(settings, steps) or _training_levels(settings, _distilled_timesteps(settings, steps))
+    noise = noise_schedule(settings)
+    levels = _chosen(settings, steps, noise) or _training_levels(noise, _distilled_timesteps(settings, steps))
     return Schedule(chain([*levels, CLEAN]), 1.0, CLEAN, sigma_noise(settings).timestep)
 
 
 def tcd_schedule(settings: Settings, steps: int) -> TrajectorySchedule:
     """TCD's convention. Errors as `lcm_schedule`."""
-    levels, noise = _chosen(settings, steps), noise_schedule(settings)
+    noise = noise_schedule(settings)
+    levels = _chosen(settings, steps, noise)
     end = noise.level(0) if levels is None or settings.timesteps is not None else CLEAN
-    levels = levels or _training_levels(settings, _distilled_timesteps(settings, steps))
+    levels = levels or _training_levels(noise, _distilled_timesteps(settings, steps))
     return TrajectorySchedule(chain([*levels, end]), 1.0, end, sigma_noise(settings).timestep, noise)
 
 
@@ -122,20 +134,20 @@ def _upwards(whole: Schedule) -> Schedule:
     return replace(whole, steps=pairs, end=pairs[-1][1])
 
 
-def _heun_stages(settings: Settings, steps: int, whole: Schedule) -> Schedule:
+def _heun_stages(settings: Settings, steps: int, noise: NoiseSchedule, whole: Schedule) -> Schedule:
     """`pndm_schedule` of `whole`, which is all steps of DDIM or some of them."""
     plain = whole.steps
     if len(plain) == 1:
         return whole
-    if _chosen(settings, steps) is not None:
+    if _chosen(settings, steps, noise) is not None:
         extra = plain[0]
     else:
-        noise, t = noise_schedule(settings), int(plain[1][0].t)
+        t = int(plain[1][0].t)
         extra = (noise.level(t + settings.num_train_timesteps // steps), noise.level(t))
     return replace(whole, steps=(plain[0], extra, *plain[1:]))
 
 
-def _runge_kutta_stages(settings: Settings, steps: int, whole: Schedule) -> Schedule:
+def _runge_kutta_stages(settings: Settings, steps: int, noise: NoiseSchedule, whole: Schedule) -> Schedule:
     """`prk_schedule` of `whole`, which is all steps of DDIM or some of them."""
     plain = whole.steps
     if len(plain) < 4:
@@ -147,15 +159,15 @@ def _runge_kutta_stages(settings: Settings, steps: int, whole: Schedule) -> Sche
     stages = [
         (here, stop)
         for here, end in pairwise(starts)
-        for stop in (*_middles(settings, steps, whole, here, end), end, end)
+        for stop in (*_middles(settings, steps, noise, whole, here, end), end, end)
     ]
     return replace(whole, steps=(*stages, *plain[3:]))
 
 
-def _chosen(settings: Settings, steps: int) -> list[Level] | None:
+def _chosen(settings: Settings, steps: int, noise: NoiseSchedule) -> list[Level] | None:
     """The levels that a schedule of noise levels or the caller chose; None where each class has its own timesteps."""
     if settings.timesteps is not None and all(t == round(t) for t in settings.timesteps):
-        return _training_levels(settings, [round(t) for t in settings.timesteps])
+        return _training_levels(noise, [round(t) for t in settings.timesteps])
     return full_levels(settings, steps)
 
 
@@ -181,20 +193,21 @@ def _distilled_timesteps(settings: Settings, steps: int) -> list[int]:
     return [int(t) for t in seen[np.floor(np.linspace(0, original, steps, endpoint=False)).astype(int)]]
 
 
-def _training_levels(settings: Settings, timesteps: list[int]) -> list[Level]:
-    noise = noise_schedule(settings)
+def _training_levels(noise: NoiseSchedule, timesteps: list[int]) -> list[Level]:
     return [noise.level(t) for t in timesteps]
 
 
-def _middles(settings: Settings, steps: int, whole: Schedule, here: Level, end: Level) -> tuple[Level, Level]:
+def _middles(
+    settings: Settings, steps: int, noise: NoiseSchedule, whole: Schedule, here: Level, end: Level
+) -> tuple[Level, Level]:
     """Where the first two Runge-Kutta stages of a step end: half a stride below its start and above its end.
 
     On uneven steps and odd strides these differ; the network is told the second one's timestep at both.
     """
-    if _chosen(settings, steps) is not None:
+    if _chosen(settings, steps, noise) is not None:
         middle = whole.level(math.sqrt(here.ve * end.ve))
         return middle, middle
-    noise, half = noise_schedule(settings), settings.num_train_timesteps // steps // 2
+    half = settings.num_train_timesteps // steps // 2
     second = noise.level(int(end.t) + half)
     return replace(noise.level(int(here.t) - half), t=second.t), second
 

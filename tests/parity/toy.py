@@ -123,7 +123,7 @@ def k_run(function, the_plan, config, noise=None, sigmas=None, **options):
     """float64 latents of a k-diffusion function from the plan's start, on its levels or on `sigmas` given.
 
     `noise`: the draws, in the order in which the function asks its noise_sampler for them. The result stays on the
-    variance-exploding scale, which is the plan's own where it ends clean.
+    variance-exploding scale: the plan's, x = alpha x0 + sigma e, divided by its last alpha.
     """
     if sigmas is None:
         visited = the_plan.sigma / the_plan.alpha

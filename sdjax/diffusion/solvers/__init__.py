@@ -3,9 +3,9 @@
 A solver walks over `schedule.steps`, pairs of levels (here, there). `tape.denoise(x, level)` is one network
 evaluation and gives D, the predicted clean latents; x is a symbolic linear form (see `table`). x goes to the
 network at the variance-preserving scale x = alpha x0 + sigma e; solvers of the k-diffusion family hold x /
-alpha and multiply by alpha on the way in. All hand back x at `schedule.end`, whose alpha is 1 for the latter where
-they run to the schedule's own end. To add a solver: write the function, and name it in `samplers.SAMPLERS` with the
-convention of its levels.
+alpha and multiply by alpha on the way in. All hand back x = alpha x0 + sigma e at `schedule.end`, which is x / alpha
+where that is clean. To add a solver: write the function, and name it in `samplers.SAMPLERS` with the convention of
+its levels.
 """
 
 from sdjax.diffusion.solvers.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral

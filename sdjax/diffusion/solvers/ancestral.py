@@ -8,6 +8,7 @@ The draw is a piece of the image's Brownian path. All from k-diffusion.
 
 import math
 
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers.churn import scaled
 from sdjax.diffusion.solvers.euler import finish, slope, start
@@ -18,8 +19,7 @@ from sdjax.diffusion.table import Linear, Tape
 
 def split(here: float, there: float, eta: float) -> tuple[float, float]:
     """(down, up) of equation 1 between two variance-exploding noises."""
-    if not 0.0 <= eta < math.inf:
-        raise ValueError(f"eta must be >= 0, not {eta!r}")
+    eta = check_number("eta", eta, 0.0)
     up = min(there, eta * there * math.sqrt(1.0 - (there / here) ** 2))
     return math.sqrt(there**2 - up**2), up
 

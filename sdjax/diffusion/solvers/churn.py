@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from sdjax.diffusion.bounds import as_float, check_number, shown
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
@@ -26,10 +27,11 @@ class Churn:
     s_noise: float
 
     def __post_init__(self) -> None:
-        if not (0.0 <= self.s_churn < math.inf and 0.0 <= self.s_noise < math.inf):
-            raise ValueError(f"s_churn and s_noise must be >= 0, not {self.s_churn!r} and {self.s_noise!r}")
-        if not 0.0 <= self.s_tmin <= self.s_tmax:
-            raise ValueError(f"s_tmin and s_tmax must be 0 <= s_tmin <= s_tmax, not {self.s_tmin!r}, {self.s_tmax!r}")
+        check_number("s_churn", self.s_churn, 0.0)
+        check_number("s_noise", self.s_noise, 0.0)
+        if not 0.0 <= as_float(self.s_tmin) <= as_float(self.s_tmax):
+            given = f"{shown(self.s_tmin)} and {shown(self.s_tmax)}"
+            raise ValueError(f"s_tmin and s_tmax must be numbers 0 <= s_tmin <= s_tmax, not {given}")
 
     def add(self, tape: Tape, schedule: Schedule, x: Linear, here: Level) -> tuple[Linear, Level]:
         """x, variance-exploding, and its level, both with the noise of one step added."""
@@ -43,8 +45,7 @@ class Churn:
 
 def scaled(tape: Tape, s_noise: float) -> float:
     """`s_noise`, >= 0, after telling the tape that noise of another variance than the level's comes in."""
-    if not 0.0 <= s_noise < math.inf:
-        raise ValueError(f"s_noise must be >= 0, not {s_noise!r}")
+    s_noise = check_number("s_noise", s_noise, 0.0)
     if s_noise != 1.0:
         tape.inexact = tape.inexact or f"s_noise {s_noise:g} scales the noise away from its level"
     return s_noise

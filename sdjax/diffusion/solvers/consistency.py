@@ -13,6 +13,7 @@ Neither converges to anything as N grows: the draws are new noise, and the netwo
 
 import math
 
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
 from sdjax.diffusion.timesteps import TrajectorySchedule
@@ -27,6 +28,7 @@ def lcm(tape: Tape, schedule: Schedule, *, timestep_scaling: float = 10.0) -> Li
         c_skip = 0.5^2 / (s^2 + 0.5^2),    c_out = s / sqrt(s^2 + 0.5^2)
     (Song et al. 2023, arXiv:2303.01469, appendix C), which away from t = 0 is D itself to 1e-5.
     """
+    timestep_scaling = check_number("timestep_scaling", timestep_scaling, 0.0)
     tape.inexact = tape.inexact or "LCM's boundary condition mixes a trace of x into each picture"
     x = tape.x_T
     for i, (here, there) in enumerate(schedule.steps):
@@ -49,8 +51,7 @@ def tcd(tape: Tape, schedule: Schedule, *, eta: float = 0.3) -> Linear:
     Raises:
       ValueError: eta out of range, or a schedule that does not know the training levels below its own.
     """
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta must be in 0 .. 1, not {eta!r}")
+    eta = check_number("eta", eta, 0.0, 1.0)
     if not isinstance(schedule, TrajectorySchedule):
         raise ValueError("tcd needs a schedule that knows all training levels: timesteps.tcd_schedule")
     x = tape.x_T
@@ -61,5 +62,5 @@ def tcd(tape: Tape, schedule: Schedule, *, eta: float = 0.3) -> Linear:
         x = s.alpha * denoised + s.sigma * (x - here.alpha * denoised) / here.sigma
         if stochastic:
             kept = there.alpha / s.alpha
-            x = kept * x + math.sqrt(1.0 - kept**2) * tape.draw()
+            x = kept * x + math.sqrt(max(0.0, 1.0 - kept**2)) * tape.draw()
     return x

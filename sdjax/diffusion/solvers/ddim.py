@@ -13,10 +13,12 @@ changes within a step: first order.
 
 import math
 
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
 
+SMALL = 1e-3  # sigma below every training level
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
 
 
@@ -27,8 +29,7 @@ def ddim(tape: Tape, schedule: Schedule, *, eta: float = 0.0) -> Linear:
 
     A bound on D leaves the noise direction alone: that is taken from the unclipped D, as in diffusers.
     """
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta must be in 0 .. 1, not {eta!r}")
+    eta = check_number("eta", eta, 0.0, 1.0)
     x = tape.x_T
     for here, there in schedule.steps:
         denoised = tape.denoise(x, here)
@@ -98,9 +99,10 @@ def ddpm(tape: Tape, schedule: Schedule, *, variance_type: str = "fixed_small") 
     for here, there in schedule.steps:
         denoised = tape.clip(tape.denoise(x, here))
         kept = (here.alpha / there.alpha) ** 2
-        mean = there.alpha * (1.0 - kept) * denoised + math.sqrt(kept) * there.sigma**2 * x
+        lost = _lost(here, there)
+        mean = there.alpha * lost * denoised + math.sqrt(kept) * there.sigma**2 * x
         x = mean / here.sigma**2
-        fresh = math.sqrt(1.0 - kept) if large else _posterior_deviation(here, there)
+        fresh = math.sqrt(lost) if large else _posterior_deviation(here, there)
         if fresh and round(here.t) > 0:  # timestep 0 draws nothing, whatever the variance
             x = x + fresh * tape.draw(here, there)
     return x
@@ -108,4 +110,11 @@ def ddpm(tape: Tape, schedule: Schedule, *, variance_type: str = "fixed_small") 
 
 def _posterior_deviation(here: Level, there: Level) -> float:
     """f of equation 3."""
-    return math.sqrt((there.sigma / here.sigma) ** 2 * max(0.0, 1.0 - (here.alpha / there.alpha) ** 2))
+    return math.sqrt((there.sigma / here.sigma) ** 2 * max(0.0, _lost(here, there)))
+
+
+def _lost(here: Level, there: Level) -> float:
+    """1 - (alpha / alpha')^2; by the noise where that is so small that 1 swallows it."""
+    if here.sigma < SMALL:
+        return (here.sigma**2 - there.sigma**2) / there.alpha**2
+    return 1.0 - (here.alpha / there.alpha) ** 2

@@ -1,7 +1,6 @@
 """DPM-Solver and DPM-Solver++ as multistep methods: exact integrals of the linear part in log SNR."""
 
-import math
-
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers import exponential as ei
 from sdjax.diffusion.spacing import Schedule
@@ -81,8 +80,7 @@ def dpmpp_2m_sde(
     `eta`, 0 or more: the share of renewed noise; 0 is `dpmpp_2m`, 1 the reverse diffusion itself, as diffusers has it.
     Options otherwise as of `dpmpp_2m`.
     """
-    if not 0.0 <= eta < math.inf:
-        raise ValueError(f"dpmpp_2m_sde: eta must be 0 or more, not {eta!r}")
+    eta = check_number("eta", eta, 0.0)
     return multistep(tape, schedule, 2, solver_type, lower_order_final, euler_at_final, eta=eta)
 
 
@@ -105,7 +103,7 @@ def multistep(
         past = [(ei.predict(tape, x, here, data), here), *past][:order]
         integral = _taylor(ei.exponent(here, there, data, eta), ei.step_length(here, there), past[:now], solver_type)
         x = ei.advance(x, here, there, integral, data, eta) + ei.renewed(tape, here, there, eta)
-    return ei.finish(x, schedule)
+    return x
 
 
 def multistep_orders(schedule: Schedule, order: int, lower_order_final: bool, euler_at_final: bool) -> list[int]:

@@ -3,6 +3,7 @@
 import math
 
 from sdjax.diffusion import brownian
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.solvers.ancestral import split
 from sdjax.diffusion.solvers.churn import scaled
 from sdjax.diffusion.solvers.dpm import multistep
@@ -41,6 +42,5 @@ def dpmpp_3m_sde(tape: Tape, schedule: Schedule, *, eta: float = 1.0) -> Linear:
 
     `eta`, >= 0: share of renewed noise. A step that ends clean gives the prediction itself.
     """
-    if not 0.0 <= eta < math.inf:
-        raise ValueError(f"eta must be >= 0, not {eta!r}")
+    eta = check_number("eta", eta, 0.0)
     return multistep(tape, schedule, 3, "heun", lower_order_final=False, euler_at_final=False, eta=eta)

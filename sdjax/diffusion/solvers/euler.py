@@ -7,6 +7,7 @@ and 3)
 
 import math
 
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers.churn import Churn
 from sdjax.diffusion.spacing import Schedule
@@ -19,7 +20,7 @@ def start(tape: Tape, schedule: Schedule) -> Linear:
 
 
 def finish(x: Linear, schedule: Schedule) -> Linear:
-    """x, which is variance-exploding, on the scale that the schedule leaves its result on."""
+    """x, which is variance-exploding, at the network's own scale."""
     return schedule.end.alpha * x
 
 
@@ -55,8 +56,7 @@ def gradient_estimation(tape: Tape, schedule: Schedule, *, gamma: float = 2.0) -
     A step takes gamma d_i + (1 - gamma) d_(i-1); one that ends clean takes the prediction itself, as ComfyUI does.
     `gamma`: 1 is `euler`, 3/2 on even steps Adams-Bashforth.
     """
-    if not math.isfinite(gamma):
-        raise ValueError(f"gamma must be a finite number, not {gamma!r}")
+    gamma = check_number("gamma", gamma)
     x, before = start(tape, schedule), None
     for here, there in schedule.steps:
         d = slope(tape, x, here)

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from sdjax.diffusion.bounds import check_whole, shown
 from sdjax.diffusion.noise import Level
-from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
 
 Past = Sequence[tuple[Linear, Level]]  # predictions and where they were made, newest first
@@ -60,11 +60,6 @@ def noise(tape: Tape, here: Level, there: Level, weight: float) -> Linear:
     return weight * tape.draw(here, there) if weight else 0.0 * tape.x_T
 
 
-def finish(x: Linear, schedule: Schedule) -> Linear:
-    """x, at the level where the run ended, on the scale that the schedule leaves its result on."""
-    return (schedule.end.alpha / schedule.steps[-1][1].alpha) * x
-
-
 def moments(z: float, count: int) -> list[float]:
     """J_0 .. J_(count - 1) of equation 4; by their power series where the recursion would cancel."""
     if abs(z) < 1.0:
@@ -99,9 +94,7 @@ def combine(weights: Iterable[float], forms: Iterable[Linear]) -> Linear:
 
 def check_order(sampler: str, option: str, order: int, highest: int = 3) -> int:
     """Return `order` if it is a whole number in 1 .. highest; otherwise raise ValueError."""
-    if order not in range(1, highest + 1):
-        raise ValueError(f"{sampler}: {option} must be a whole number in 1 .. {highest}, not {order!r}")
-    return int(order)
+    return check_whole(f"{sampler}: {option}", order, 1, highest)
 
 
 def check_type(sampler: str, given: str, own: Sequence[str]) -> str:
@@ -110,7 +103,7 @@ def check_type(sampler: str, given: str, own: Sequence[str]) -> str:
         return given
     if given in ("midpoint", "heun", "bh1", "bh2", "logrho"):
         return own[0]
-    raise ValueError(f"{sampler}: solver_type must be {' or '.join(map(repr, own))}, not {given!r}")
+    raise ValueError(f"{sampler}: solver_type must be {' or '.join(map(repr, own))}, not {shown(given)}")
 
 
 def check_end(sampler: str, end: Level, order: int, data: bool = True) -> None:

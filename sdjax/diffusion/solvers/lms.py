@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from sdjax.diffusion.bounds import check_whole
 from sdjax.diffusion.solvers.euler import finish, slope, start
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
@@ -13,8 +14,7 @@ def lms(tape: Tape, schedule: Schedule, *, order: int = 4) -> Linear:
 
     The first steps are of the order that their number allows.
     """
-    if order not in (1, 2, 3, 4):
-        raise ValueError(f"order must be 1, 2, 3 or 4, not {order!r}")
+    order = check_whole("order", order, 1, 4)
     x = start(tape, schedule)
     slopes: list[Linear] = []
     noises: list[float] = []

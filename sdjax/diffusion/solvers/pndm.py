@@ -12,6 +12,7 @@ equal steps in t, not in ve, so all three are of second order, which is what Liu
 (and of first order where the steps do not even change smoothly).
 """
 
+from sdjax.diffusion.bounds import check_whole
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.prediction import coefficients
 from sdjax.diffusion.solvers.euler import finish, slope, start
@@ -74,8 +75,7 @@ def ipndm(tape: Tape, schedule: Schedule, *, max_order: int = 4) -> Linear:
 
     `max_order`, 1 .. 4: slopes mixed at most; 1 is `euler`.
     """
-    if max_order not in (1, 2, 3, 4):
-        raise ValueError(f"max_order must be 1, 2, 3 or 4, not {max_order!r}")
+    max_order = check_whole("max_order", max_order, 1, 4)
     x = start(tape, schedule)
     slopes: list[Linear] = []
     for here, there in schedule.steps:

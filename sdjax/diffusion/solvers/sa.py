@@ -3,10 +3,14 @@
 import math
 from collections.abc import Callable
 
+from sdjax.diffusion.bounds import check_number, shown
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers import exponential as ei
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
+
+# The first two are this class's own; the others' mean the first.
+ALGORITHMS = ("data_prediction", "noise_prediction", "dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver")
 
 
 def middle_only(t: float) -> float:
@@ -39,6 +43,9 @@ def sa_solver(
     """
     p = ei.check_order("sa_solver", "predictor_order", predictor_order, 4)
     c = ei.check_order("sa_solver", "corrector_order", corrector_order, 4)
+    if algorithm_type not in ALGORITHMS:
+        known = " or ".join(map(repr, ALGORITHMS[:2]))
+        raise ValueError(f"sa_solver: algorithm_type must be {known}, not {shown(algorithm_type)}")
     data, count = algorithm_type != "noise_prediction", len(schedule.steps)
     orders = [min(p, i + 1, schedule.left(i) if lower_order_final else p) for i in range(count)]
     ei.check_end("sa_solver", schedule.steps[-1][1], orders[-1], data)
@@ -51,14 +58,11 @@ def sa_solver(
         past = [new, *past][: max(p, c - 1)]
         correct = _step(tape, x, here, there, _tau(tau_func, here.t), data)
         x = correct(past[: orders[i]])
-    return ei.finish(x, schedule)
+    return x
 
 
 def _tau(tau_func: Callable[[float], float], t: float) -> float:
-    tau = float(tau_func(t))
-    if not 0.0 <= tau < math.inf:
-        raise ValueError(f"sa_solver: tau_func must give 0 or more, not {tau!r} at timestep {t:g}")
-    return tau
+    return check_number(f"sa_solver: what tau_func gives at timestep {t:g}", tau_func(t), 0.0)
 
 
 def _step(tape: Tape, x: Linear, here: Level, there: Level, tau: float, data: bool) -> Callable[[ei.Past], Linear]:

@@ -32,7 +32,7 @@ def dpmpp_2s(
         start = start if group else x
         group = [*group, (ei.predict(tape, x, here), here)]
         x = ei.advance(start, group[0][1], there, _integral(group, there, solver_type))
-    return ei.finish(x, schedule)
+    return x
 
 
 def _integral(group: ei.Past, there: Level, solver_type: str) -> Linear:

@@ -45,7 +45,7 @@ def unipc(
             x = step(before, *schedule.steps[i - 1], [new, *past[: orders[i - 1]]])
         before, past = x, [new, *past][:order]
         x = step(before, here, there, past[: orders[i]])
-    return ei.finish(x, schedule)
+    return x
 
 
 def _step(x: Linear, here: Level, there: Level, past: ei.Past, bh1: bool, data: bool) -> Linear:
