@@ -28,6 +28,7 @@ from sdjax import cache, checks, programs
 from sdjax.calls import FUNCTIONS, Call
 from sdjax.canvas import INPAINTING, TEXT, UPSCALING, VARIATION, kind_of
 from sdjax.exported import COMPILED, FORMAT, MANIFEST, fingerprint, is_export, made_by, runnable
+from sdjax.keys import settled
 from sdjax.micro import REFINER_IDS
 from sdjax.weights.write import make_folder, write_bytes
 
@@ -113,7 +114,8 @@ class Recorder:
         call, data = Call.of(function, args, kwargs)
         if call not in self.calls:
             shapes = _shapes(data)
-            self.calls[call] = shapes, getattr(programs, function).inside.eval_shape(*call.static, *shapes)
+            with settled():
+                self.calls[call] = shapes, getattr(programs, function).inside.eval_shape(*call.static, *shapes)
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.calls[call][1])
 
 
@@ -156,7 +158,8 @@ def _pictures(sd: "StableDiffusion", height: int, width: int, count: int) -> Ite
 def _write(folder: Path, call: Call, data: Any) -> dict[str, Any]:
     """Writes a program and what XLA makes of it; returns its entry in the manifest."""
     unstable = [jax_export.DisabledSafetyCheck.custom_call(name) for name in UNSTABLE]
-    made = jax_export.export(getattr(programs, call.function).inside, disabled_checks=unstable)(*call.static, *data)
+    with settled():
+        made = jax_export.export(getattr(programs, call.function).inside, disabled_checks=unstable)(*call.static, *data)
     content, name = bytes(made.serialize()), f"{call.function}-{call.signature[:16]}.bin"
     write_bytes(folder / name, content)
     with cache.within(folder / COMPILED):

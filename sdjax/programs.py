@@ -172,7 +172,7 @@ def noise(shape: tuple[int, ...], purpose: int | None, keys: jax.Array) -> jax.A
 
     def one(key: jax.Array) -> jax.Array:
         own = jax.random.split(key)[0] if purpose is None else jax.random.fold_in(key, purpose)
-        return jax.random.normal(own, shape)
+        return jax.random.normal(own, shape, jnp.float32)
 
     return jax.vmap(one)(keys)
 

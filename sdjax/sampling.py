@@ -171,7 +171,7 @@ def _conditions(
     features, parts = sd.unet.time_cond_proj_dim, len(pulls[0])
     beside = None
     if channels is not None:
-        beside = jnp.tile(channels, (parts, 1, 1, 1)) * jnp.asarray(shown)[:, None, None, None]
+        beside = jnp.tile(channels, (parts, 1, 1, 1)) * jnp.asarray(shown, jnp.float32)[:, None, None, None]
     told = {
         "added": Added(jnp.asarray(np.stack(pooled)), jnp.asarray(np.stack(ids))) if ids else None,
         "guidance": guidance_embedding(jnp.asarray(asked.guidance_scales), features) if features else None,

@@ -1,4 +1,4 @@
-"""What leaves the range of float16 is made in float32; a picture that holds NaN all the same is told, with the reason."""
+"""What leaves the range of float16 is made in float32; a picture of NaN all the same is told, with the reason."""
 
 import dataclasses
 import re

@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 
 from sdjax import parallel
+from sdjax.keys import key, settled
 from sdjax.picture import write
 from sdjax.train.state import Params, Step, TrainState, make_optimiser
 
@@ -67,9 +68,10 @@ def fit(
     with _manager(folder) as manager:
         state = _resumed(manager, folder, jax.device_put(state, everywhere), report)
         _check_room(folder, state)
-        key, first, unread = jax.random.key(seed), int(state.step), []
+        own, first, unread = key(seed), int(state.step), []
         for n in range(first, steps):
-            state, metrics = step(state, _share(batch(n), shared), key, rate(n))
+            with settled():
+                state, metrics = step(state, _share(batch(n), shared), own, rate(n))
             watch(n + 1, state)
             unread.append(metrics)
             now = time.monotonic()
