@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 IMPLEMENTATION = "threefry2x32"
@@ -21,7 +22,7 @@ IMPLEMENTATION = "threefry2x32"
 def key(seed: Any) -> jax.Array:
     """`jax.random.key` as JAX has it by default: a seed 0 .. 2^32 - 1, or an array of them -> a key, or as many."""
     low = np.asarray(seed, np.uint32)
-    return jax.random.wrap_key_data(np.stack([np.zeros_like(low), low], -1), impl=IMPLEMENTATION)
+    return jax.random.wrap_key_data(jnp.asarray(np.stack([np.zeros_like(low), low], -1)), impl=IMPLEMENTATION)
 
 
 @contextmanager
