@@ -22,6 +22,7 @@ import optax
 import pytest
 from optax import contrib
 
+from sdjax.train import loop
 from sdjax.train.loop import Diverged, fit, newest_step, restore, settings_of
 from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
 
@@ -157,13 +158,13 @@ def test_no_flipped_bit_is_restored(tmp_path):
 
 def test_a_state_of_other_numbers_is_put_aside(tmp_path, monkeypatch):
     """What orbax reads without complaint, and what is no longer what was saved."""
-    whole, said = run(tmp_path / "whole", 5), []
-    run(tmp_path / "run", 3)
+    whole, said, digest = run(tmp_path / "whole", 5), [], loop._digest
+    (tmp_path / "run" / "damaged_4").mkdir(parents=True)  # of an earlier time
     with monkeypatch.context() as patched:
-        patched.setattr("sdjax.train.loop._digest", lambda state: "of other numbers")
+        patched.setattr(loop, "_digest", lambda state: digest(state) if int(state.step) != 4 else "another")
         run(tmp_path / "run", 4)
     resumed = run(tmp_path / "run", 5, report=said.append)
-    assert "the state after 4 steps is damaged, put aside as damaged_4 (its numbers are not those" in said[0]
+    assert "the state after 4 steps is damaged, put aside as damaged_4_2 (its numbers are not those" in said[0]
     assert len(said) == 1 + 1  # and the line of the last step
     for mine, theirs in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(mine, theirs)

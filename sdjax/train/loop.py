@@ -9,6 +9,7 @@ On several devices each has a copy of the state and its share of every batch (`j
 """
 
 import hashlib
+import itertools
 import json
 import math
 import shutil
@@ -27,7 +28,6 @@ from sdjax import parallel
 from sdjax.keys import key, settled
 from sdjax.picture import write
 from sdjax.train.state import Params, Step, TrainState, make_optimiser
-
 
 SHA256 = "sha256"  # under which a state's digest stands in what orbax keeps beside it
 
@@ -174,13 +174,19 @@ def _resumed(
         try:
             return _read(manager, newest, state)
         except Exception as error:  # whatever orbax's layers raise; the settings are the same, so it is the files
-            aside = folder / f"damaged_{newest}"
+            aside = _free(folder / f"damaged_{newest}")
             report(
                 f"{folder}: the state after {newest} steps is damaged, put aside as {aside.name} ({_first_line(error)})"
             )
             (folder / "checkpoints" / str(newest)).rename(aside)
             manager.reload()
     return state
+
+
+def _free(path: Path) -> Path:
+    """The path, or where it is taken the first free one with a number after it: the same step may be damaged twice."""
+    others = (path.with_name(f"{path.name}_{i}") for i in itertools.count(2))
+    return path if not path.exists() else next(other for other in others if not other.exists())
 
 
 def _check_room(folder: Path, state: TrainState) -> None:
@@ -192,7 +198,7 @@ def _check_room(folder: Path, state: TrainState) -> None:
 
 
 def _read(manager: ocp.CheckpointManager, step: int, state: TrainState) -> TrainState:
-    """A saved state, shaped like `state`. Raises what orbax raises, and ValueError for other numbers than were saved."""
+    """A saved state, shaped like `state`. Raises what orbax does, and ValueError for other numbers than were saved."""
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(state))
     loaded = manager.restore(step, args=ocp.args.StandardRestore(target))
     restored = jax.tree.unflatten(jax.tree.structure(state), [loaded[str(i)] for i in range(len(loaded))])
