@@ -68,7 +68,8 @@ def export(
         make_folder(unfinished / COMPILED)
         entries = {call.signature: _write(unfinished, call, data) for call, data in found.items()}
         said = f"{_listed(sizes)} in batches of {_listed(batches)}, guidance {_listed(guidance)}"
-        write_bytes(unfinished / MANIFEST, json.dumps(_manifest(sd, said, entries), indent=1).encode())
+        manifest = _manifest(sd, said, entries, _sums(unfinished / COMPILED))
+        write_bytes(unfinished / MANIFEST, json.dumps(manifest, indent=1).encode())
         _put_in_place(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -167,7 +168,12 @@ def _write(folder: Path, call: Call, data: Any) -> dict[str, Any]:
     return {"file": name, "sha256": hashlib.sha256(content).hexdigest(), **call.described()}
 
 
-def _manifest(sd: "StableDiffusion", sizes: str, entries: dict[str, Any]) -> dict[str, Any]:
+def _sums(compiled: Path) -> dict[str, str]:
+    """The sha256 of each entry; what JAX lays beside them (when they were last read) is none."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(compiled.glob("*-cache"))}
+
+
+def _manifest(sd: "StableDiffusion", sizes: str, entries: dict[str, Any], compiled: dict[str, str]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "made_by": made_by(),
@@ -176,6 +182,7 @@ def _manifest(sd: "StableDiffusion", sizes: str, entries: dict[str, Any]) -> dic
         "model": fingerprint(_networks(sd), sd.dtype),
         "sizes": sizes,
         "programs": entries,
+        "compiled": compiled,
     }
 
 
