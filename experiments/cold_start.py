@@ -86,7 +86,7 @@ def by_shapes(way: str, family: str, folder: Path) -> Times:
         from sdjax.exported import COMPILED, runnable
 
     if way == "exported":
-        cache.enable(exported=folder / "programs" / COMPILED)
+        cache.enable(fill=lambda caches: folder / "programs" / COMPILED)
         for path in sorted((folder / "programs").glob("*.bin")):
             function, content = path.name.split("-")[0], path.read_bytes()
             if function in PROGRAMS:

@@ -3,14 +3,15 @@
 The cache is a setting of the whole process (JAX keeps it in `jax.config`); it is left alone where the user has
 already chosen a folder, by `JAX_COMPILATION_CACHE_DIR` or in code.
 
-An entry that cannot be read is compiled again, with a warning of JAX's own: a cache never decides about a picture.
+An entry that cannot be read is compiled again, with a warning of JAX's own. One that can be read is machine code, and
+runs: JAX does not ask who wrote it. So let nobody write to the folder whom you would not let run programs.
 """
 
 import math
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,10 +36,11 @@ def default_folder() -> Path:
     return Path(base) / "sdjax" / "compiled"
 
 
-def enable(folder: str | os.PathLike[str] | None = None, exported: Path | None = None) -> None:
+def enable(folder: str | os.PathLike[str] | None = None, fill: Callable[[Path], Path] | None = None) -> None:
     """Turns the cache on in `folder`; without one, and unless one was chosen already, in the user's cache folder.
 
-    exported: a folder that `within` filled, in place of the user's.
+    fill: given the folder around the user's, makes one there that holds what `within` compiled: it takes the user's
+    place. See `exported.compiled_into`.
 
     A folder that cannot be made is a warning, and there is no cache; from one that cannot be written to (also a
     warning) programs are only read.
@@ -46,7 +48,8 @@ def enable(folder: str | os.PathLike[str] | None = None, exported: Path | None =
     if folder is None and getattr(jax.config, FOLDER, None) is not None:
         return
     try:
-        path = Path(folder or exported or default_folder())
+        usual = default_folder() if folder is None else Path(folder)
+        path = fill(usual.parent) if fill is not None and folder is None else usual
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:
         warnings.warn(f"no compilation cache: {_why(error)}; choose a folder with compilation_cache=", stacklevel=2)
@@ -60,7 +63,7 @@ def enable(folder: str | os.PathLike[str] | None = None, exported: Path | None =
         least = math.inf
     jax.config.update(FOLDER, str(path))
     jax.config.update(LEAST_SECONDS, least)
-    if path == exported:
+    if fill is not None and folder is None:
         jax.config.update(XLA_CACHES, "none")
 
 

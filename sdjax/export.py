@@ -28,6 +28,7 @@ from sdjax import cache, checks, programs
 from sdjax.calls import FUNCTIONS, Call
 from sdjax.canvas import INPAINTING, TEXT, UPSCALING, VARIATION, kind_of
 from sdjax.exported import COMPILED, FORMAT, MANIFEST, fingerprint, is_export, made_by, runnable
+from sdjax.keys import settled
 from sdjax.micro import REFINER_IDS
 from sdjax.weights.write import make_folder, write_bytes
 
@@ -67,7 +68,8 @@ def export(
         make_folder(unfinished / COMPILED)
         entries = {call.signature: _write(unfinished, call, data) for call, data in found.items()}
         said = f"{_listed(sizes)} in batches of {_listed(batches)}, guidance {_listed(guidance)}"
-        write_bytes(unfinished / MANIFEST, json.dumps(_manifest(sd, said, entries), indent=1).encode())
+        manifest = _manifest(sd, said, entries, _sums(unfinished / COMPILED))
+        write_bytes(unfinished / MANIFEST, json.dumps(manifest, indent=1).encode())
         _put_in_place(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -113,7 +115,8 @@ class Recorder:
         call, data = Call.of(function, args, kwargs)
         if call not in self.calls:
             shapes = _shapes(data)
-            self.calls[call] = shapes, getattr(programs, function).inside.eval_shape(*call.static, *shapes)
+            with settled():
+                self.calls[call] = shapes, getattr(programs, function).inside.eval_shape(*call.static, *shapes)
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.calls[call][1])
 
 
@@ -156,7 +159,8 @@ def _pictures(sd: "StableDiffusion", height: int, width: int, count: int) -> Ite
 def _write(folder: Path, call: Call, data: Any) -> dict[str, Any]:
     """Writes a program and what XLA makes of it; returns its entry in the manifest."""
     unstable = [jax_export.DisabledSafetyCheck.custom_call(name) for name in UNSTABLE]
-    made = jax_export.export(getattr(programs, call.function).inside, disabled_checks=unstable)(*call.static, *data)
+    with settled():
+        made = jax_export.export(getattr(programs, call.function).inside, disabled_checks=unstable)(*call.static, *data)
     content, name = bytes(made.serialize()), f"{call.function}-{call.signature[:16]}.bin"
     write_bytes(folder / name, content)
     with cache.within(folder / COMPILED):
@@ -164,7 +168,12 @@ def _write(folder: Path, call: Call, data: Any) -> dict[str, Any]:
     return {"file": name, "sha256": hashlib.sha256(content).hexdigest(), **call.described()}
 
 
-def _manifest(sd: "StableDiffusion", sizes: str, entries: dict[str, Any]) -> dict[str, Any]:
+def _sums(compiled: Path) -> dict[str, str]:
+    """The sha256 of each entry; what JAX lays beside them (when they were last read) is none."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(compiled.glob("*-cache"))}
+
+
+def _manifest(sd: "StableDiffusion", sizes: str, entries: dict[str, Any], compiled: dict[str, str]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "made_by": made_by(),
@@ -173,6 +182,7 @@ def _manifest(sd: "StableDiffusion", sizes: str, entries: dict[str, Any]) -> dic
         "model": fingerprint(_networks(sd), sd.dtype),
         "sizes": sizes,
         "programs": entries,
+        "compiled": compiled,
     }
 
 

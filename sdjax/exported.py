@@ -2,12 +2,18 @@
 
     folder/manifest.json       what the programs are for, of which versions, and each file's sha256
            <function>-*.bin    one program each: StableHLO in JAX's own format (`jax.export`)
-           compiled/           what XLA made of them: a compilation cache as JAX keeps it
+           compiled/           what XLA made of them: machine code, in entries of a compilation cache as JAX keeps it
 
 Tracing and lowering, which are Python's work and take longer than a small picture, happen when a folder is written
-(`sdjax.export`). What is read here is data: no file of the folder is run as code by Python, and none is a pickle.
+(`sdjax.export`). To open a folder is to run what is in it, as it is with any program. The sums in the manifest tell a
+file that was damaged or exchanged, and such a folder is refused; but who writes a manifest of his own writes its sums
+as well. So open none that you would not run a program from.
+
+Nothing is written into the folder. Its compiled entries are copied to the user's cache, into a folder for this export
+alone (no other process takes a stranger's entry for its own), and what is compiled besides is kept there.
 """
 
+import errno
 import hashlib
 import json
 import warnings
@@ -26,9 +32,10 @@ import sdjax
 from sdjax import programs
 from sdjax.calls import FUNCTIONS, Call, digest
 from sdjax.config import Config
+from sdjax.picture import write
 from sdjax.program import options
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, COMPILED = "manifest.json", "compiled"
 AGAIN = "write it again with sdjax.export"
 
@@ -39,11 +46,14 @@ class Exported:
 
     Attributes:
       folder: where they lie. files: each program's file by its call's signature. sizes: what they are for, in words.
+      compiled: the sha256 of each entry of `compiled/`. name: a digest of the whole manifest.
     """
 
     folder: Path
     files: Mapping[str, Path]
     sizes: str
+    compiled: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
     _ready: dict[Call, Callable[..., Any]] = field(default_factory=dict, repr=False)
     _missed: set[str] = field(default_factory=set, repr=False)
 
@@ -102,8 +112,27 @@ def open_exported(folder: str | Path, networks: Mapping[str, Config], dtype: DTy
             f"or dtype than this one; {AGAIN}"
         )
     listed = manifest("programs", dict)
-    files = {signature: _checked(folder, _Read(entry, folder)) for signature, entry in listed.items()}
-    return Exported(folder, files, manifest("sizes", str))
+    files = {}
+    for signature, entry in listed.items():
+        own = _Read(entry, folder)
+        files[signature] = folder / own("file", str)
+        _checked(folder, own("file", str), own("sha256", str))
+    compiled = _compiled(folder, manifest("compiled", dict))
+    return Exported(folder, files, manifest("sizes", str), compiled, digest(manifest.values))
+
+
+def compiled_into(exported: Exported, caches: Path) -> Path:
+    """Copies the compiled entries into a folder of their own among the user's `caches`, and returns it.
+
+    Raises OSError where it cannot be written, and ValueError for an entry that was exchanged since.
+    """
+    own = caches / "exported" / exported.name[:16]
+    own.mkdir(parents=True, exist_ok=True)
+    for name, sha256 in exported.compiled.items():
+        content = _checked(exported.folder / COMPILED, name, sha256)
+        if not (own / name).exists() or (own / name).read_bytes() != content:
+            write(content, own / name)
+    return own
 
 
 def is_export(folder: Path) -> bool:
@@ -151,22 +180,42 @@ class _Read:
 
 def _parsed(folder: Path) -> Any:
     try:
-        return json.loads((folder / MANIFEST).read_bytes())
+        return json.loads(_content(folder / MANIFEST))
     except OSError as error:
         raise ValueError(f"{folder} holds no exported programs ({MANIFEST}: {error.strerror}); {AGAIN}") from None
     except (ValueError, RecursionError):
         raise ValueError(f"{folder / MANIFEST} is damaged: it is not JSON; {AGAIN}") from None
 
 
-def _checked(folder: Path, entry: _Read) -> Path:
-    """A program's file, which must lie in the folder and be what was written. Raises ValueError."""
-    name = entry("file", str)
+def _checked(folder: Path, name: str, sha256: str) -> bytes:
+    """What a file holds, which must lie in the folder and be what was written. Raises ValueError."""
     if not name or Path(name).name != name:
-        raise ValueError(f"{folder / MANIFEST} is damaged: the file {name!r} leads out of the folder; {AGAIN}")
+        raise ValueError(f"{folder}: the manifest is damaged: the file {name!r} leads out of the folder; {AGAIN}")
     try:
-        content = (folder / name).read_bytes()
+        content = _content(folder / name)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder / name} cannot be read ({error}); {AGAIN}") from None
-    if hashlib.sha256(content).hexdigest() != entry("sha256", str):
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"{folder / name} is not the file that was exported: truncated or changed; {AGAIN}")
-    return folder / name
+    return content
+
+
+def _compiled(folder: Path, listed: dict[str, Any]) -> dict[str, str]:
+    """The sha256 of each entry of `compiled/`, all of which must be there and no other. Raises ValueError.
+
+    Made anew in place of one that was exchanged, they would cost every process what they are there to save, and say
+    nothing of the rest of the folder, which the same hand may have reached.
+    """
+    for name in listed:
+        _checked(folder / COMPILED, name, _Read(listed, folder)(name, str))
+    others = sorted({path.name for path in (folder / COMPILED).glob("*-cache")} - set(listed))
+    if others:
+        raise ValueError(f"{folder / COMPILED / others[0]} is no entry that was exported; {AGAIN}, or delete it")
+    return listed
+
+
+def _content(path: Path) -> bytes:
+    """Raises OSError, also for what is no file: a pipe would be waited for."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "no file")
+    return path.read_bytes()

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sdjax.conditions import TextEncoder
 from sdjax.config import ClipTextConfig, ClipVisionConfig, Config, ConfigError, DepthConfig, UNetConfig, VaeConfig
 from sdjax.depth import DepthEstimator
 from sdjax.diffusion.noise import Settings
-from sdjax.exported import COMPILED, open_exported
+from sdjax.exported import compiled_into, open_exported
 from sdjax.fields import Fields
 from sdjax.image_encoder import ImageEncoder
 from sdjax.pipeline import StableDiffusion
@@ -51,8 +52,9 @@ def load(
         for a single file, of what its tensors suggest.
       vae: another autoencoder in place of the checkpoint's own: a file or a folder.
       compilation_cache: keep compiled programs for later processes: True, False, or a folder.
-      exported: a folder that `sdjax.export` wrote for this model: its programs run without tracing. With
-        compilation_cache=True, and where no folder was chosen, what is compiled is also kept there.
+      exported: a folder that `sdjax.export` wrote for this model: its programs run without tracing. It is run, as a
+        program is, so open none from a stranger. With compilation_cache=True, and where no folder was chosen, its
+        compiled entries are copied into the user's cache, and what is compiled besides is kept with them.
 
     Warns of what was left aside or had to be guessed.
 
@@ -86,7 +88,7 @@ def load(
     stand_in = None if exported is None else open_exported(exported, networks, compute)
     if compilation_cache is not False:
         chosen = None if compilation_cache is True else compilation_cache
-        cache.enable(chosen, None if stand_in is None else stand_in.folder / COMPILED)
+        cache.enable(chosen, None if stand_in is None else partial(compiled_into, stand_in))
     params, layouts = {}, {}
     for name, expected in programs.expected_params(networks).items():
         # float32 holds what narrower files say to the last bit, and two copies of a large U-Net fit nowhere.

@@ -34,6 +34,7 @@ from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import Guidance
 from sdjax.diffusion.held import Held
 from sdjax.diffusion.table import Table
+from sdjax.keys import settled
 from sdjax.nn.attention import Chunks
 from sdjax.nn.unet import Conditions
 from sdjax.pipeline import StableDiffusion
@@ -285,11 +286,27 @@ def _taken(array: Any, index: np.ndarray, axis: int) -> Any:
 @cache
 def _mapped(
     devices: Devices, function: Callable[..., Any], axes: tuple[int | None, ...], *static: Any, **named: Any
-) -> Callable[..., Any]:
+) -> "_Mapped":
     """`function(*static, ..)` on each device with its entry of the arguments, those of axis None the same on all."""
     donate = named.pop("donate", ())
     function = partial(function, *static, **named)
-    return jax.pmap(function, AXIS, in_axes=axes, devices=devices, donate_argnums=donate)
+    return _Mapped(jax.pmap(function, AXIS, in_axes=axes, devices=devices, donate_argnums=donate))
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """A function on many devices, under the same settings of JAX as a `Program` runs under."""
+
+    pmapped: Any
+
+    def __call__(self, *args: Any) -> Any:
+        with settled():
+            return self.pmapped(*args)
+
+    def lower(self, *args: Any) -> Any:
+        """`jax.pmap`'s."""
+        with settled():
+            return self.pmapped.lower(*args)
 
 
 def _from_both(own: jax.Array) -> jax.Array:

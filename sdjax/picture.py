@@ -46,8 +46,8 @@ class Picture(Image.Image):
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """Pixels in [-1, 1] as uint8, rounded; what lies outside is clipped."""
-    return np.clip(np.rint((pixels + 1) * 127.5), 0, 255).astype(np.uint8)
+    """Pixels in [-1, 1] as uint8, rounded; what lies outside is clipped, and NaN is black."""
+    return np.nan_to_num(np.clip(np.rint((pixels + 1) * 127.5), 0, 255)).astype(np.uint8)
 
 
 def from_uint8(pixels: np.ndarray) -> np.ndarray:

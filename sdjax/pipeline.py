@@ -19,7 +19,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from PIL import Image
 
-from sdjax import asking, checks, picture, programs, request, sampling
+from sdjax import asking, checks, finite, picture, programs, request, sampling
 from sdjax.conditions import ClipSkip, Encoding, TextEncoder
 from sdjax.config import UNetConfig, VaeConfig
 from sdjax.diffusion import scan
@@ -159,13 +159,26 @@ class StableDiffusion:
         return self.programs.predict(self.unet, self.dtype, self.ready["unet"], x_t, steps, given)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3`, float32 in [-1, 1]."""
-        return self.programs.decode(self.vae, self.vae_dtype, self.ready["vae"], jnp.asarray(latents, jnp.float32))
+        """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3`, float32 in [-1, 1].
+
+        A picture that leaves the range of a narrower dtype is decoded in float32. Warns of those that are NaN.
+        """
+        pixels, lost = self._decoded(latents)
+        finite.tell(lost, stacklevel=2)
+        return pixels
+
+    def _decoded(self, latents: Any) -> tuple[jax.Array, dict[int, str]]:
+        """`decode`, and why pictures are NaN that are."""
+        latents = jnp.asarray(latents, jnp.float32)
+        pixels = finite.by_picture(self, lambda where, *args: where.decode(self.vae, *args), latents)
+        traced = isinstance(pixels, jax.core.Tracer)
+        return pixels, {} if traced else finite.lost_in_decoding(self, latents, pixels)
 
     def encode(self, pixels: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Pixels `b H W 3` in [-1, 1] -> latents `b h w c` at the U-Net's scale.
 
-        A draw from the VAE's posterior, image i by fold_in(key, i); its mean where key is None.
+        A draw from the VAE's posterior, image i by fold_in(key, i); its mean where key is None. A picture that leaves
+        the range of a narrower dtype is encoded in float32.
         """
         pixels = jnp.asarray(pixels, jnp.float32)
         for name, size in zip(("height", "width"), pixels.shape[1:3], strict=True):
@@ -174,7 +187,7 @@ class StableDiffusion:
         if key is not None:
             shape = (pixels.shape[1] // self.vae.factor, pixels.shape[2] // self.vae.factor, self.vae.latent_channels)
             noise = self.programs.noise(shape, None, scan.keys_per_image(key, pixels.shape[0]))
-        return self.programs.encode(self.vae, self.vae_dtype, self.ready["vae"], pixels, noise)
+        return sampling.encode(self, pixels, noise)
 
     def encode_image(self, image: ImageLike) -> jax.Array:
         """A picture -> what the U-Net of an image-variation model attends to, float32 `1 1 d`, for `predict`.
@@ -185,7 +198,8 @@ class StableDiffusion:
         if eye is None:
             raise ValueError(f"{self.name} has no image_encoder; models for image variations have one")
         pixels = jnp.asarray(eye.processor(read_image(image)))
-        return self.programs.encode_image(eye.config, self.dtype, self.ready["image_encoder"], pixels)[None, None]
+        own = finite.whole(self, "image_encoder", lambda where, *how: where.encode_image(eye.config, *how, pixels))
+        return own[None, None]
 
     def estimate_depth(self, image: ImageLike) -> np.ndarray:
         """A picture -> its inverse depth, float32 `H W` of the estimator's own size; larger is nearer.
@@ -196,7 +210,8 @@ class StableDiffusion:
         if eye is None:
             raise ValueError(f"{self.name} has no depth_estimator; Stable Diffusion 2 depth has one")
         pixels = jnp.asarray(eye.processor(read_image(image)))
-        return np.asarray(self.programs.estimate_depth(eye.config, self.dtype, self.ready["depth_estimator"], pixels))
+        own = finite.whole(self, "depth_estimator", lambda where, *how: where.estimate_depth(eye.config, *how, pixels))
+        return np.asarray(own)
 
     def plan(self, sampler: SamplerLike, steps: int | None, schedule: str | None = None, **options: Any) -> Plan:
         """The sampler's plan under this checkpoint's scheduler config, as diffusers' pipelines would run it.
@@ -318,6 +333,8 @@ class StableDiffusion:
           progress: a bar; None shows one where standard error is a terminal.
           All of the sampler's and the guidance's arguments may be lists with one entry per picture.
 
+        Warns of pictures that hold NaN or infinities, with what did it.
+
         Raises:
           ValueError: anything out of range, named with its remedy, before anything is compiled.
         """
@@ -326,13 +343,19 @@ class StableDiffusion:
         shown = None if callback is None else lambda step: callback(self.viewer.preview(step))
         watch = Watch(progress, shown, show_steps, stop_after)
         made = sampling.sample(self, asked, watch)
+        lost = finite.lost_in_run(self, asked, made.latents)
         if refiner is not None and refined is not None and made.stopped is None:
             rest = replace(refined, latents=np.asarray(made.latents))
             made = made.then(sampling.sample(refiner, rest, watch.after(made.evaluations)))
+            lost = finite.lost_in_run(refiner, refined, made.latents) | lost
         settings = request.settings(given, asked, refined)
         if made.stopped is not None:
             settings["stop_after"] = made.stopped
-        pixels = asked.canvas.paste(picture.to_uint8(np.asarray(self.decode(made.latents)))) if decode else None
+        pixels = None
+        if decode:
+            decoded, undone = self._decoded(made.latents)
+            pixels, lost = asked.canvas.paste(picture.to_uint8(np.asarray(decoded))), undone | lost
+        finite.tell(lost, stacklevel=2)
         images = [self._image(asked, settings, i, one) for i, one in enumerate(() if pixels is None else pixels)]
         return Output(np.asarray(made.latents), pixels, settings, images, made.steps)
 

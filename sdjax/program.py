@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from sdjax.keys import settled
+
 # Compiler options by platform; only what was measured to pay.
 OPTIONS: dict[str, dict[str, Any]] = {"cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}}
 
@@ -62,11 +64,13 @@ class Program:
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, named)))
-        return (self.inside if traced else self.alone)(*args, **named)
+        with settled():
+            return (self.inside if traced else self.alone)(*args, **named)
 
     def lower(self, *args: Any, **named: Any) -> Any:
         """`jax.jit`'s: the program for arguments of these shapes, not yet compiled."""
-        return self.alone.lower(*args, **named)
+        with settled():
+            return self.alone.lower(*args, **named)
 
     def _cache_size(self) -> int:
         """How many times it was compiled, as jitted functions tell."""

@@ -172,7 +172,7 @@ def noise(shape: tuple[int, ...], purpose: int | None, keys: jax.Array) -> jax.A
 
     def one(key: jax.Array) -> jax.Array:
         own = jax.random.split(key)[0] if purpose is None else jax.random.fold_in(key, purpose)
-        return jax.random.normal(own, shape)
+        return jax.random.normal(own, shape, jnp.float32)
 
     return jax.vmap(one)(keys)
 
@@ -302,10 +302,14 @@ def _one_by_one(network: Any, inputs: Any, needed: jax.Array, parts: int) -> jax
 
 @program(static=(0, 1))
 def decode(config: VaeConfig, dtype: DTypeLike, params: Params, latents: jax.Array) -> jax.Array:
-    """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3` in [-1, 1], clipped, float32."""
+    """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3` in [-1, 1], clipped, float32.
+
+    NaN where the VAE gave an infinity: clipped, what overflowed could not be told from black or white.
+    """
 
     def one(z: jax.Array) -> jax.Array:
-        return jnp.clip(tiles.decode(config, dtype, params, z[None] / config.scaling_factor)[0], -1.0, 1.0)
+        pixels = tiles.decode(config, dtype, params, z[None] / config.scaling_factor)[0]
+        return jnp.where(jnp.isinf(pixels), jnp.nan, jnp.clip(pixels, -1.0, 1.0))
 
     at_once = PIXELS_AT_ONCE // (latents.shape[1] * latents.shape[2] * config.factor**2)
     return _in_groups(one, latents, at_once)

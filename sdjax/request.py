@@ -15,6 +15,7 @@ from sdjax.diffusion.guidance import Guidance, GuidanceSchedule
 from sdjax.diffusion.lanes import Lanes, stack_plans
 from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.run import Run
+from sdjax.keys import key
 from sdjax.micro import MicroConditions
 
 SECOND = ("prompt_2", "negative_prompt_2")
@@ -120,9 +121,7 @@ class Request:
     def keys(self, stage: int | None = None) -> jax.Array:
         """One key per picture: fold_in(key(seed), number); of a later stage, that folded once more."""
         stage = self.stage if stage is None else stage
-        keys = jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(
-            np.asarray(self.seeds, np.uint32), np.asarray(self.numbers, np.uint32)
-        )
+        keys = jax.vmap(jax.random.fold_in)(key(self.seeds), np.asarray(self.numbers, np.uint32))
         return jax.vmap(partial(jax.random.fold_in, data=stage))(keys) if stage else keys
 
     def alone(self, settings: Mapping[str, Any], i: int) -> dict[str, Any]:

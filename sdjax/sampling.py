@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from sdjax import conditions, depth, draws, steps
+from sdjax import conditions, depth, draws, finite, steps
 from sdjax.canvas import DEPTH, INPAINTING, PIX2PIX, UPSCALING, VARIATION
 from sdjax.conditions import EncodeRow, Encoding, Pull, Texts
 from sdjax.diffusion import scan
@@ -102,12 +102,20 @@ def _held(sd: "StableDiffusion", asked: Request, noises: draws.Draws, start: jax
     if canvas.latents is not None:
         original = jnp.asarray(canvas.latents)
     else:
-        original = _encode(sd, canvas.pixels, noises["encoding"])
+        original = encode(sd, canvas.pixels, noises["encoding"])
     return Held(original, jnp.asarray(canvas.latent_mask) if masked else nothing.mask, start)
 
 
-def _encode(sd: "StableDiffusion", pixels: Any, noise: jax.Array | None) -> jax.Array:
-    return sd.programs.encode(sd.vae, sd.vae_dtype, sd.ready["vae"], jnp.asarray(pixels), noise)
+def encode(sd: "StableDiffusion", pixels: Any, noise: jax.Array | None) -> jax.Array:
+    """Pixels `b H W 3` -> latents: a draw by unit `noise`, or the mean. Raises ValueError where they are not finite."""
+    pixels = jnp.asarray(pixels)
+    latents = finite.by_picture(sd, lambda where, *args: where.encode(sd.vae, *args), pixels, noise)
+    if not isinstance(latents, jax.core.Tracer) and finite.broken(latents):
+        raise ValueError(
+            f"the VAE of {sd.name} encodes this picture as NaN or infinity, even in float32: load the model with "
+            "another vae=, or look whether the pixels are numbers in [-1, 1]"
+        )
+    return latents
 
 
 # ---------------------------------------------------------------------- what the network is told
@@ -117,10 +125,10 @@ def _channels(sd: "StableDiffusion", asked: Request, noises: draws.Draws) -> jax
     """What stands beside the latents, `b h w e`; None where nothing does."""
     canvas = asked.canvas
     if canvas.kind == INPAINTING:
-        hidden = _encode(sd, canvas.hidden, noises["masked"])
+        hidden = encode(sd, canvas.hidden, noises["masked"])
         return jnp.concatenate([jnp.asarray(canvas.latent_mask), hidden], axis=-1)
     if canvas.kind == PIX2PIX:
-        return _encode(sd, canvas.pixels, None) / sd.vae.scaling_factor
+        return encode(sd, canvas.pixels, None) / sd.vae.scaling_factor
     if canvas.low_res is not None:
         return canvas.low_res.alpha * jnp.asarray(canvas.pixels) + canvas.low_res.sigma * noises["low_res"]
     if canvas.kind == DEPTH:
@@ -166,7 +174,7 @@ def _conditions(
     features, parts = sd.unet.time_cond_proj_dim, len(pulls[0])
     beside = None
     if channels is not None:
-        beside = jnp.tile(channels, (parts, 1, 1, 1)) * jnp.asarray(shown)[:, None, None, None]
+        beside = jnp.tile(channels, (parts, 1, 1, 1)) * jnp.asarray(shown, jnp.float32)[:, None, None, None]
     told = {
         "added": Added(jnp.asarray(np.stack(pooled)), jnp.asarray(np.stack(ids))) if ids else None,
         "guidance": guidance_embedding(jnp.asarray(asked.guidance_scales), features) if features else None,
@@ -190,7 +198,11 @@ def encode_row(sd: "StableDiffusion") -> EncodeRow:
     @functools.cache
     def encode(component: str, ids: tuple[int, ...], depth: int) -> tuple[np.ndarray, np.ndarray]:
         config, row = sd.encoders[component].config, np.asarray(ids, np.int32)
-        made = sd.programs.encode_text(config, sd.dtype, not sd.xl, sd.ready[component], row, np.int32(depth))
+        made = finite.whole(
+            sd,
+            component,
+            lambda where, dtype, params: where.encode_text(config, dtype, not sd.xl, params, row, np.int32(depth)),
+        )
         return np.asarray(made[0]), np.asarray(made[1])
 
     return encode

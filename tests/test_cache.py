@@ -43,7 +43,7 @@ def test_default_is_the_users_cache_folder(config, monkeypatch, tmp_path):
 
 def test_a_folder_chosen_before_stays(config, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
-    cache.enable(exported=tmp_path / "other")
+    cache.enable(fill=lambda caches: tmp_path / "other")
     assert config.jax_compilation_cache_dir == str(tmp_path / "mine")
     cache.enable(tmp_path / "other")
     assert config.jax_compilation_cache_dir == str(tmp_path / "other")
@@ -53,7 +53,7 @@ def test_exported_programs_bring_theirs_which_may_have_been_moved(config, tmp_pa
     expected = compiled(tmp_path / "first", 0.25)
     (tmp_path / "first").rename(tmp_path / "second")
     before = set((tmp_path / "second").iterdir())
-    cache.enable(exported=tmp_path / "second")
+    cache.enable(fill=lambda caches: tmp_path / "second")
     assert config.jax_compilation_cache_dir == str(tmp_path / "second")
     assert compiled(tmp_path / "second", 0.25) == expected
     assert {path for path in (tmp_path / "second").iterdir() if path.name.endswith("-cache")} <= before

@@ -1,6 +1,8 @@
 """Exported programs: a new process makes the same picture without tracing, and says what it cannot use and why."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -12,6 +14,7 @@ import pytest
 import sdjax
 from sdjax import programs
 from sdjax.export import _put_in_place
+from sdjax.exported import compiled_into
 from tests.checkpoints import make_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -68,11 +71,12 @@ def folder(sd, tmp_path_factory):
 @pytest.fixture
 def copied(folder, tmp_path):
     """A copy of the programs, to damage."""
-    copy = tmp_path / "programs"
-    copy.mkdir()
-    for path in folder.glob("*.*"):
-        (copy / path.name).write_bytes(path.read_bytes())
-    return copy
+    return Path(shutil.copytree(folder, tmp_path / "programs"))
+
+
+def contents(folder):
+    """Every file of a folder, with what it holds."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def changed(copied, change):
@@ -90,13 +94,18 @@ def test_a_new_process_makes_the_same_pictures_and_traces_nothing(model, sd, fol
     calls = json.loads(json.dumps(CALLS).replace("picture.png", str(tmp_path / "picture.png")))
     sd.generate("a red circle", **ASKED).images[0].save(tmp_path / "picture.png")
     command = [sys.executable, "-c", CHILD, str(model), str(folder), str(tmp_path)]
-    compiled = {path.name for path in (folder / "compiled").glob("jit_call-*-cache")}
-    ran = subprocess.run(command, cwd=ROOT, input=json.dumps(calls), capture_output=True, text=True)
+    compiled = contents(folder)
+    alone = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    alone["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    ran = subprocess.run(command, cwd=ROOT, input=json.dumps(calls), capture_output=True, text=True, env=alone)
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout.splitlines()[-1])
     assert told["traced"] == [] and told["said"] == []
-    assert told["cache"] == str(folder / "compiled")
-    assert {path.name for path in (folder / "compiled").glob("jit_call-*-cache")} == compiled != set()  # nothing anew
+    assert contents(folder) == compiled  # by use nothing is written there, not even when it was
+    own = Path(told["cache"])
+    assert own.parent == tmp_path / "cache" / "sdjax" / "exported"
+    mine = {path.name for path in own.glob("jit_call-*-cache")}
+    assert mine == {path.name for path in (folder / "compiled").glob("jit_call-*-cache")} != set()  # nothing anew
     for number, call in enumerate(calls):
         mine = sd.generate(**call)
         assert np.array_equal(np.load(tmp_path / f"{number}.npy"), mine.latents), call
@@ -141,7 +150,7 @@ def first(manifest):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda m: m.update(format=2), "its format is 2, and this sdjax knows 1"),
+        (lambda m: m.update(format=3), "its format is 3, and this sdjax knows 2"),
         (lambda m: m.pop("format"), "'format' is no int"),
         (lambda m: m.update(programs=[1]), "'programs' is no dict"),
         (lambda m: m["programs"].update(more=3), "'file' is no str"),
@@ -150,6 +159,11 @@ def first(manifest):
         (lambda m: first(m).update(file=".."), "cannot be read"),
         (lambda m: first(m).update(file="gone.bin"), "gone.bin cannot be read"),
         (lambda m: first(m).update(sha256="0" * 64), "truncated or changed"),
+        (lambda m: m.pop("compiled"), "'compiled' is no dict"),
+        (lambda m: m["compiled"].popitem(), "is no entry that was exported"),
+        (lambda m: m["compiled"].update({"gone-cache": "0" * 64}), "gone-cache cannot be read"),
+        (lambda m: m["compiled"].update({"../manifest.json": "0" * 64}), "leads out of the folder"),
+        (lambda m: m["compiled"].update(dict.fromkeys(m["compiled"], 1)), "is no str"),
     ],
 )
 def test_a_damaged_manifest_is_said(model, copied, change, says):
@@ -169,6 +183,39 @@ def test_a_damaged_folder_is_said(model, copied, tmp_path):
         (copied / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
         with pytest.raises(ValueError, match="is damaged"):
             opened(model, copied)
+
+
+@pytest.mark.parametrize("what", ["exchanged", "damaged", "added", "a pipe"])
+def test_another_compiled_entry_is_refused(model, copied, what):
+    """CASES.md B 04: machine code that was not exported does not run."""
+    one, other = sorted((copied / "compiled").glob("*-cache"))[:2]
+    if what == "exchanged":
+        one.write_bytes(other.read_bytes())
+    elif what == "damaged":
+        one.write_bytes(one.read_bytes()[:-1] + b"x")
+    elif what == "added":
+        (copied / "compiled" / "jit_other-1234-cache").write_bytes(one.read_bytes())
+    else:
+        one.unlink()
+        os.mkfifo(one)
+    with pytest.raises(ValueError, match="-cache (is not the file that was exported|is no entry|cannot be read)"):
+        opened(model, copied)
+
+
+def test_compiled_entries_are_copied_to_a_folder_of_their_own(model, copied, tmp_path):
+    """What the user's folder holds already and was damaged is written anew; what was exchanged since is refused."""
+    found = opened(model, copied).programs
+    (copied / "compiled" / "something-atime").write_bytes(b"1")
+    own = compiled_into(found, tmp_path)
+    assert own.parent == tmp_path / "exported"
+    expected = {path.name: path.read_bytes() for path in (copied / "compiled").glob("*-cache")}
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == expected
+    next(own.iterdir()).write_bytes(b"")
+    assert compiled_into(found, tmp_path) == own
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == expected
+    next((copied / "compiled").glob("*-cache")).write_bytes(b"another")
+    with pytest.raises(ValueError, match="is not the file that was exported"):
+        compiled_into(found, tmp_path)
 
 
 @pytest.mark.parametrize(

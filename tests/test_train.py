@@ -22,6 +22,7 @@ import optax
 import pytest
 from optax import contrib
 
+from sdjax.train import loop
 from sdjax.train.loop import Diverged, fit, newest_step, restore, settings_of
 from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
 
@@ -124,6 +125,49 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_taken(tmp_path)
     assert (tmp_path / "run" / "damaged_20").is_dir() and newest_step(tmp_path / "run") == 40
     for ours, theirs in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def flipped(path: Path, at: int, bit: int) -> bytes:
+    """Flips one bit of a file, and returns what it was."""
+    before = path.read_bytes()
+    changed = bytearray(before)
+    changed[at] ^= 1 << bit
+    path.write_bytes(changed)
+    return before
+
+
+def test_no_flipped_bit_is_restored(tmp_path):
+    """CASES.md B 03: bits all over a state's files; each is refused, or is none of the numbers'."""
+    state = run(tmp_path, 20)
+    saved = jax.tree.leaves(state)
+    blank = jax.tree.map(jnp.zeros_like, state)
+    rng, refused = np.random.default_rng(0), 0
+    files = [path for path in sorted((tmp_path / "checkpoints" / "20").rglob("*")) if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    for path in [*files, *[largest] * 12]:
+        before = flipped(path, int(rng.integers(path.stat().st_size)), int(rng.integers(8)))
+        try:
+            for ours, theirs in zip(jax.tree.leaves(restore(tmp_path, blank)), saved, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+        except ValueError as error:
+            assert "the state after 20 steps is damaged" in str(error)
+            refused += 1
+        path.write_bytes(before)
+    assert refused >= 12
+
+
+def test_a_state_of_other_numbers_is_put_aside(tmp_path, monkeypatch):
+    """What orbax reads without complaint, and what is no longer what was saved."""
+    whole, said, digest = run(tmp_path / "whole", 5), [], loop._digest
+    (tmp_path / "run" / "damaged_4").mkdir(parents=True)  # of an earlier time
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_digest", lambda state: digest(state) if int(state.step) != 4 else "another")
+        run(tmp_path / "run", 4)
+    resumed = run(tmp_path / "run", 5, report=said.append)
+    assert "the state after 4 steps is damaged, put aside as damaged_4_2 (its numbers are not those" in said[0]
+    assert len(said) == 1 + 1  # and the line of the last step
+    for mine, theirs in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ from sdjax.nn.vae import Autoencoder
 from sdjax.picture import from_uint8, to_uint8
 from sdjax.text.tokens import Tokenizer, write_word_tokenizer
 from sdjax.train.loop import averaged, settings_of
+from sdjax.train.state import fresh
 from sdjax.weights.save import default_layout, save_component
 
 FLAGS = flags.FLAGS
@@ -44,7 +45,7 @@ Encode = Callable[[np.ndarray], jax.Array]  # pixels `b H W 3` in [-1, 1] to lat
 
 def trained_params(folder: str) -> dict:
     """The averaged parameters of a VAE run."""
-    params = jax.jit(Autoencoder(models.VAE).init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+    params = fresh(Autoencoder(models.VAE), 0, jnp.zeros((1, 64, 64, 3)))
     return averaged(folder, params, settings_of(folder)["optimiser"])
 
 

@@ -32,7 +32,7 @@ from sdjax.nn.unet import UNet
 from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
+from sdjax.train.state import TrainState, Trapezoid, fresh, make_optimiser, make_step
 
 FLAGS = flags.FLAGS
 
@@ -71,7 +71,7 @@ def initial(task: str, seed: int) -> dict:
     config = UNetConfig.from_dict(models.PICTURE_UNETS[task])
     x = jnp.zeros((1, config.sample_size, config.sample_size, config.in_channels))
     context = jnp.zeros((1, models.MAX_LENGTH, models.TEXT_WIDTH))
-    return jax.jit(UNet(config).init)(jax.random.key(seed), x, jnp.zeros((1,)), context)["params"]
+    return fresh(UNet(config), seed, x, jnp.zeros((1,)), context)
 
 
 def contexts(ids: np.ndarray) -> np.ndarray:

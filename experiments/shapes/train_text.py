@@ -19,7 +19,7 @@ from sdjax.nn.clip import ClipTextEncoder
 from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 from sdjax.train.loop import averaged, fit, newest_step
-from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
+from sdjax.train.state import TrainState, Trapezoid, fresh, make_optimiser, make_step
 
 FLAGS = flags.FLAGS
 
@@ -30,7 +30,7 @@ CHECK_SEED = 1_000_001
 def init_params(vocab_size: int, seed: int) -> dict:
     """Fresh parameters of the text encoder."""
     ids = jnp.zeros((1, models.MAX_LENGTH), jnp.int32)
-    return jax.jit(ClipTextEncoder(models.text_config(vocab_size)).init)(jax.random.key(seed), ids)["params"]
+    return fresh(ClipTextEncoder(models.text_config(vocab_size)), seed, ids)
 
 
 def loss(encoder: ClipTextEncoder, params: dict, batch: dict, key: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ from sdjax.nn.unet import UNet
 from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 from sdjax.train.loop import fit, newest_step, restore
-from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
+from sdjax.train.state import TrainState, Trapezoid, fresh, make_optimiser, make_step
 from sdjax.weights import default_layout, save_component
 
 FLAGS = flags.FLAGS
@@ -42,7 +42,7 @@ def init_params(seed: int) -> dict:
     context = jnp.zeros((1, models.MAX_LENGTH, models.TEXT_WIDTH))
     size = models.PIXELS // 8
     x = jnp.zeros((1, size, size, 4))
-    return jax.jit(UNet(models.UNET).init)(jax.random.key(seed), x, jnp.zeros((1,)), context)["params"]
+    return fresh(UNet(models.UNET), seed, x, jnp.zeros((1,)), context)
 
 
 def velocity_loss(

@@ -19,7 +19,7 @@ from experiments.shapes import models, world
 from sdjax.nn.vae import Autoencoder
 from sdjax.picture import from_uint8
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
+from sdjax.train.state import TrainState, Trapezoid, fresh, make_optimiser, make_step
 
 FLAGS = flags.FLAGS
 
@@ -56,7 +56,7 @@ def loss(
 
 def main() -> None:
     model = Autoencoder(models.VAE)
-    params = jax.jit(model.init)(jax.random.key(FLAGS.seed), jnp.zeros((1, 64, 64, 3)))["params"]
+    params = fresh(model, FLAGS.seed, jnp.zeros((1, 64, 64, 3)))
     optimiser = make_optimiser(FLAGS.optimiser)
     step = make_step(partial(loss, model, 1e-5, 0.1), optimiser, ema_decay=0.998)
     whole_from = int((1 - FLAGS.whole) * FLAGS.steps)

@@ -22,6 +22,7 @@ from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import classifier_free
 from sdjax.diffusion.plan import padded_length
 from sdjax.diffusion.table import Table
+from sdjax.keys import key, settled
 from sdjax.nn.unet import UNet
 
 SEGMENT_ROWS = 8  # rows of one call: how often the progress bar moves
@@ -87,8 +88,9 @@ class Program:
         text = np.concatenate([np.repeat(self._context[:1], self.batch, axis=0), self._context[1 + index]])
         ones = jnp.ones(len(text), jnp.int32)
         context = programs.hoist(self.sd.dtype, self._params, jnp.asarray(text)[:, None], ones)
-        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(self.seed), i))(index.astype(np.uint32))
-        carry = self._begin(keys, table)
+        keys = jax.vmap(partial(jax.random.fold_in, key(self.seed)))(index.astype(np.uint32))
+        with settled():
+            carry = self._begin(keys, table)
         return jax.block_until_ready(carry), jax.block_until_ready(context), jnp.full(self.batch, scale, jnp.float32)
 
     def _segment(self, carry: scan.Carry, rows: Table, params: Any, context: Any, scales: jax.Array) -> scan.Carry:

@@ -54,7 +54,7 @@ def increment(key: jax.Array, start: jax.Array, stop: jax.Array, like: jax.Array
     """Equation 4 between two leaves: a unit Gaussian of the shape and dtype of `like`. start, stop: int32 scalars."""
     key = jax.random.fold_in(key, PATH)
     before, after = jax.vmap(lambda leaf: _process(key, leaf, like))(jnp.stack([start, stop]))
-    d = ((stop - start) * WIDTH).astype(like.dtype)
+    d = (stop - start).astype(like.dtype) * WIDTH
     return (after - jnp.exp(-d) * before) / jnp.sqrt(-jnp.expm1(-2.0 * d))
 
 
@@ -71,9 +71,8 @@ def _process(key: jax.Array, leaf: jax.Array, like: jax.Array) -> jax.Array:
     def halve(level: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         a, b = ends
         node = (1 << level) + 1 + (leaf >> (DEPTH - level))
-        middle = jnp.asarray(mean, like.dtype)[level] * (a + b) + jnp.asarray(spread, like.dtype)[level] * gaussian(
-            node
-        )
+        shrunk, fresh = (jnp.asarray(each, like.dtype)[level] for each in (mean, spread))
+        middle = shrunk * (a + b) + fresh * gaussian(node)
         right = (leaf >> (DEPTH - 1 - level)) & 1
         return jnp.where(right, middle, a), jnp.where(right, b, middle)
 

@@ -72,7 +72,7 @@ def _held(denoised: jax.Array, row: Table) -> jax.Array:
 
     def threshold(d: jax.Array) -> jax.Array:
         s = jax.vmap(lambda one, q: jnp.quantile(jnp.abs(one), q))(d.reshape(len(d), -1), ratio)
-        return jnp.where(ratio > 0, jnp.clip(s, 1.0, limit), 1.0)
+        return jnp.where(ratio > 0, jnp.clip(s.astype(d.dtype), 1.0, limit), 1.0)
 
     scale = lax.cond(jnp.any(ratio > 0), threshold, lambda d: jnp.ones_like(limit), denoised)
     bound = beside(jnp.where(ratio > 0, scale, limit), denoised)

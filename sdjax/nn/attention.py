@@ -125,8 +125,8 @@ def attention_over_chunks(
         return jax.lax.cond(here.any(), add, lambda sums, *_: sums, sums, piece, here), None
 
     shape = (q.shape[0], heads, q.shape[1])
-    lowest = jnp.full(shape, jnp.finfo(jnp.float32).min)
-    start = (lowest, jnp.zeros(shape), jnp.zeros((*shape, q.shape[-1])))
+    lowest = jnp.full(shape, jnp.finfo(jnp.float32).min, jnp.float32)
+    start = (lowest, jnp.zeros(shape, jnp.float32), jnp.zeros((*shape, q.shape[-1]), jnp.float32))
     (_, total, out), _ = jax.lax.scan(step, start, (states.swapaxes(0, 1), jnp.arange(states.shape[1])))
     return (out / total[..., None]).swapaxes(1, 2).astype(q.dtype)
 

@@ -77,7 +77,7 @@ class Embeddings(nn.Module):
         config = self.config
         tokens = Embed(config.vocab_size, config.hidden_size, self.dtype, name="token_embedding")
         places = Embed(config.max_position_embeddings, config.hidden_size, self.dtype, name="position_embedding")
-        return tokens(ids) + places(jnp.arange(ids.shape[1]))
+        return tokens(ids) + places(jnp.arange(ids.shape[1]))[None]
 
 
 class EncoderLayer(nn.Module):

@@ -60,4 +60,4 @@ class PatchEmbeddings(nn.Module):
         b = pixels.shape[0]
         tokens = jnp.concatenate([jnp.broadcast_to(first, (b, 1, width)), patches.reshape(b, -1, width)], axis=1)
         places = Embed(tokens.shape[1], width, self.dtype, name="position_embedding")
-        return tokens + places(jnp.arange(tokens.shape[1]))
+        return tokens + places(jnp.arange(tokens.shape[1]))[None]

@@ -169,6 +169,6 @@ def _measured(grid: Grid, network: Network, x: jax.Array, known: Sequence[Moment
         arrived = network(grid.window(x, place), known)[1][len(known)]
         return grid.added(sums, arrived, place), None
 
-    nothing = jnp.zeros((x.shape[0], groups))
-    (count, mean, squares), _ = lax.scan(add, (jnp.zeros(()), nothing, nothing), grid.places())
+    zero, nothing = jnp.zeros((), jnp.float32), jnp.zeros((x.shape[0], groups), jnp.float32)
+    (count, mean, squares), _ = lax.scan(add, (zero, nothing, nothing), grid.places())
     return mean, squares / count

@@ -2,12 +2,14 @@
 
 A run is its folder: orbax checkpoints of the whole state, the two newest kept. Started again on the same folder it goes
 on where it was, with the same batches and the same randomness, since both are functions of the step's number. Killed
-at any moment it loses what it did since the last checkpoint; one that cannot be read is put aside, and the one before
-it taken.
+at any moment it loses what it did since the last checkpoint; one that cannot be read, or whose numbers are not those
+that were saved, is put aside, and the one before it taken.
 
 On several devices each has a copy of the state and its share of every batch (`jax.jit` adds what has to be added).
 """
 
+import hashlib
+import itertools
 import json
 import math
 import shutil
@@ -18,12 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 
 from sdjax import parallel
+from sdjax.keys import key, settled
 from sdjax.picture import write
 from sdjax.train.state import Params, Step, TrainState, make_optimiser
+
+SHA256 = "sha256"  # under which a state's digest stands in what orbax keeps beside it
 
 
 class Diverged(ValueError):
@@ -67,9 +73,10 @@ def fit(
     with _manager(folder) as manager:
         state = _resumed(manager, folder, jax.device_put(state, everywhere), report)
         _check_room(folder, state)
-        key, first, unread = jax.random.key(seed), int(state.step), []
+        own, first, unread = key(seed), int(state.step), []
         for n in range(first, steps):
-            state, metrics = step(state, _share(batch(n), shared), key, rate(n))
+            with settled():
+                state, metrics = step(state, _share(batch(n), shared), own, rate(n))
             watch(n + 1, state)
             unread.append(metrics)
             now = time.monotonic()
@@ -84,7 +91,7 @@ def fit(
                 report(_line(n + 1, steps, loss, norm, (time.monotonic() - begun) / (n + 1 - first)))
             if due:
                 _check_room(folder, state)
-                manager.save(n + 1, args=ocp.args.StandardSave(_plain(state)))
+                manager.save(n + 1, args=ocp.args.StandardSave(_plain(state)), custom_metadata={SHA256: _digest(state)})
                 saved = time.monotonic()
             if last:
                 break
@@ -167,13 +174,19 @@ def _resumed(
         try:
             return _read(manager, newest, state)
         except Exception as error:  # whatever orbax's layers raise; the settings are the same, so it is the files
-            aside = folder / f"damaged_{newest}"
+            aside = _free(folder / f"damaged_{newest}")
             report(
                 f"{folder}: the state after {newest} steps is damaged, put aside as {aside.name} ({_first_line(error)})"
             )
             (folder / "checkpoints" / str(newest)).rename(aside)
             manager.reload()
     return state
+
+
+def _free(path: Path) -> Path:
+    """The path, or where it is taken the first free one with a number after it: the same step may be damaged twice."""
+    others = (path.with_name(f"{path.name}_{i}") for i in itertools.count(2))
+    return path if not path.exists() else next(other for other in others if not other.exists())
 
 
 def _check_room(folder: Path, state: TrainState) -> None:
@@ -185,9 +198,27 @@ def _check_room(folder: Path, state: TrainState) -> None:
 
 
 def _read(manager: ocp.CheckpointManager, step: int, state: TrainState) -> TrainState:
+    """A saved state, shaped like `state`. Raises what orbax does, and ValueError for other numbers than were saved."""
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(state))
     loaded = manager.restore(step, args=ocp.args.StandardRestore(target))
-    return jax.tree.unflatten(jax.tree.structure(state), [loaded[str(i)] for i in range(len(loaded))])
+    restored = jax.tree.unflatten(jax.tree.structure(state), [loaded[str(i)] for i in range(len(loaded))])
+    said = manager.metadata(step)
+    if said.init_timestamp_nsecs is None:  # orbax's word for a file that it cannot read
+        raise ValueError("its _CHECKPOINT_METADATA cannot be read")
+    # Of a run from before there was a digest nothing is known.
+    found = _digest(restored)
+    if (said.custom_metadata or {}).get(SHA256, found) != found:
+        raise ValueError("its numbers are not those that were saved: their sha256 is another")
+    return restored
+
+
+def _digest(state: TrainState) -> str:
+    """sha256 of all numbers of a state, in hex. Orbax's files have none: a bit that flips there is another number."""
+    digest = hashlib.sha256()
+    for leaf in map(np.asarray, jax.tree.leaves(state)):
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _plain(state: TrainState) -> dict[str, jax.Array]:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from optax import contrib
+
+from sdjax.keys import key, settled
 
 Params = Any
 Loss = Callable[[Params, Any, jax.Array], jax.Array]  # (params, batch, key) -> scalar
@@ -35,6 +38,12 @@ class TrainState:
         """The state before the first step; the average starts as the parameters."""
         average = jax.tree.map(jnp.array, params)
         return cls(jnp.zeros((), jnp.int32), params, average, optimiser.init(params))
+
+
+def fresh(network: nn.Module, seed: int, *inputs: Any) -> Params:
+    """A network's parameters before training, for inputs of these shapes: the same for a seed in any process."""
+    with settled():
+        return jax.jit(network.init)(key(seed), *inputs)["params"]
 
 
 Step = Callable[[TrainState, Any, jax.Array, float], tuple[TrainState, dict[str, jax.Array]]]
