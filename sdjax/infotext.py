@@ -10,8 +10,8 @@ is parsed by a pattern, and nothing of it is ever run. A sampler or schedule tha
 A text of another tool also says how its prompt is meant and whose noise its seed is: A1111's, on a GPU unless it says
 `RNG: CPU`. What cannot be told from it (a Brownian tree's own seeds, `ENSD`) makes another picture.
 
-[1] https://github.com/AUTOMATIC1111/stable-diffusion-webui, modules/infotext_utils.py; the samplers' and schedules'
-names are from modules/sd_samplers_*.py and sd_schedulers.py, and Forge's modules_forge/alter_samplers.py
+[1] https://github.com/AUTOMATIC1111/stable-diffusion-webui, modules/infotext_utils.py; its names of
+samplers and schedules are in `diffusion.names`
 """
 
 import json
@@ -23,48 +23,9 @@ from typing import Any
 import numpy as np
 
 import sdjax
+from sdjax.diffusion.names import ALSO, SAMPLERS, SCHEDULES, SDE_HEUN, a1111_sampler, ours
 from sdjax.diffusion.peers import A1111, OWN_TIMESTEPS
 
-# Our word: theirs. DDPM, IPNDM and DEIS are Forge's.
-SAMPLERS = {
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "pndm": "PLMS",
-    "lms": "LMS",
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "dpm2": "DPM2",
-    "dpm2_ancestral": "DPM2 a",
-    "dpm_fast": "DPM fast",
-    "dpm_adaptive": "DPM adaptive",
-    "dpmpp_2s_ancestral": "DPM++ 2S a",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "dpmpp_sde": "DPM++ SDE",
-    "unipc": "UniPC",
-    "deis": "DEIS",
-    "ipndm": "IPNDM",
-    "restart": "Restart",
-    "lcm": "LCM",
-}
-SCHEDULES = {
-    "karras": "Karras",
-    "exponential": "Exponential",
-    "polyexponential": "Polyexponential",
-    "sgm_uniform": "SGM Uniform",
-    "kl_optimal": "KL Optimal",
-    "ays": "Align Your Steps",
-    "simple": "Simple",
-    "normal": "Normal",
-    "ddim_uniform": "DDIM",
-    "beta": "Beta",
-}
-# Second names: with their defaults Uniform is what Normal is; Turbo is Forge's word for trailing timesteps.
-ALSO = {"Uniform": "normal", "Turbo": "trailing"}
-# A sampler of theirs that is an option of one of ours.
-SDE_HEUN = "DPM++ 2M SDE Heun"
 RNG = {"torch_cpu": "CPU", "torch_cuda": "NV"}  # "GPU" is its default, and what "NV" computes on any machine
 OURS = "sdjax "  # begins our Version
 SIGMAS = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
@@ -152,20 +113,9 @@ def _rng(text: str) -> dict[str, Any]:
     return {"noise_source": "torch_cpu" if text == "CPU" else "torch_cuda"}
 
 
-def _sampler(text: str) -> dict[str, Any]:
-    """Before version 1.9 the schedule was part of the sampler's name: "DPM++ 2M Karras"."""
-    for ours, theirs in SCHEDULES.items():
-        rest = text.removesuffix(f" {theirs}")
-        if rest != text and rest in (*SAMPLERS.values(), SDE_HEUN):
-            return {**_sampler(rest), "schedule": ours}
-    if text == SDE_HEUN:
-        return {"sampler": "dpmpp_2m_sde", "sampler_options": {"solver_type": "heun"}}
-    return {"sampler": _ours(SAMPLERS, text)}
-
-
 def _schedule(text: str) -> dict[str, Any]:
     """Automatic is whatever their sampler likes best, and no schedule of ours."""
-    return {} if text == "Automatic" else {"schedule": ALSO.get(text) or _ours(SCHEDULES, text)}
+    return {} if text == "Automatic" else {"schedule": ALSO.get(text) or ours(SCHEDULES, text)}
 
 
 def _size(text: str) -> dict[str, Any]:
@@ -189,7 +139,7 @@ def _option(name: str) -> Callable[[str], dict[str, Any]]:
 
 _READERS: dict[str, Callable[[str], dict[str, Any]]] = {
     "Steps": lambda text: {"steps": int(text)},
-    "Sampler": _sampler,
+    "Sampler": a1111_sampler,
     "Schedule type": _schedule,
     "CFG scale": _number("guidance_scale"),
     "CFG rescale": _number("guidance_rescale"),
@@ -203,10 +153,6 @@ _READERS: dict[str, Callable[[str], dict[str, Any]]] = {
     "Eta DDIM": _number("eta"),
     **{theirs: _option(ours) for ours, theirs in SIGMAS.items()},
 }
-
-
-def _ours(words: Mapping[str, str], theirs: str) -> str:
-    return next((ours for ours, other in words.items() if other == theirs), theirs)
 
 
 def _quoted(value: str) -> str:
