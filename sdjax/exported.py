@@ -10,7 +10,6 @@ Tracing and lowering, which are Python's work and take longer than a small pictu
 
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +25,7 @@ import sdjax
 from sdjax import programs
 from sdjax.calls import FUNCTIONS, Call, digest
 from sdjax.config import Config
+from sdjax.notice import notice
 from sdjax.program import options
 
 FORMAT = 1
@@ -62,10 +62,9 @@ class Exported:
             return runnable(call.function, file.read_bytes())
         if call.function not in self._missed:
             self._missed.add(call.function)
-            warnings.warn(
+            notice(
                 f"{self.folder} has no program {call.function!r} for this call, which is compiled: it was exported "
-                f"for {self.sizes}. Export what you need with sdjax.export(sd, folder, sizes=...)",
-                stacklevel=4,
+                f"for {self.sizes}. Export what you need with sdjax.export(sd, folder, sizes=...)"
             )
         return partial(getattr(programs, call.function), *call.static)
 
@@ -94,7 +93,7 @@ def open_exported(folder: str | Path, networks: Mapping[str, Config], dtype: DTy
     there, here = manifest("made_by", dict), made_by()
     other = [f"{name} {there.get(name)} and not {here[name]}" for name in here if there.get(name) != here[name]]
     if other:
-        warnings.warn(f"{folder} is of {', '.join(other)}: its programs are not used, but compiled anew", stacklevel=3)
+        notice(f"{folder} is of {', '.join(other)}: its programs are not used, but compiled anew")
         return None
     if manifest("model", str) != fingerprint(networks, dtype):
         raise ValueError(

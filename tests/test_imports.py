@@ -17,6 +17,8 @@ MAY = {
     "text": ("sdjax.config", "sdjax.presets", "sdjax.text", "sdjax.vocabulary"),
     "weights": ("sdjax.config", "sdjax.presets", "sdjax.vocabulary", "sdjax.weights"),
 }
+# Files that import nothing of sdjax, which every folder may use.
+LEAVES = ("sdjax.hints", "sdjax.notice", "sdjax.short")
 NEVER = ("experiments", "tests", "torch", "diffusers", "transformers")
 
 
@@ -42,7 +44,13 @@ def test_who_may_import_whom(path):
     for name in imported(path):
         assert not within(name, NEVER), f"{path} imports {name}"
         if within(name, ("sdjax",)):
-            assert within(name, MAY.get(folder, ("sdjax",))), f"{path}: {folder} must not import {name}"
+            assert within(name, (*MAY.get(folder, ("sdjax",)), *LEAVES)), f"{path}: {folder} must not import {name}"
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_leaves_import_nothing_of_ours(name):
+    path = ROOT / f"{name.replace('.', '/')}.py"
+    assert not [one for one in imported(path) if within(one, ("sdjax",))]
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

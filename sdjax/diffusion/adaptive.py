@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sdjax import short
 from sdjax.diffusion import brownian
 from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.prediction import check_prediction
@@ -56,6 +57,8 @@ class Adaptive:
     accepted: jax.Array
     rejected: jax.Array
     evaluations: jax.Array
+
+    __repr__ = short.fields
 
 
 @dataclass(frozen=True)

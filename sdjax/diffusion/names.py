@@ -1,9 +1,15 @@
 """What samplers and schedules are called in other programs.
 
+    here("DPM++ 2M Karras")  ->  {"sampler": "dpmpp_2m", "schedule": "karras"}
+
+reads the names of A1111 and Forge, of ComfyUI, of k-diffusion's functions and of diffusers' classes, in whatever case
+and with whatever signs between the words. A name of ours is what `samplers` and `plan` take; the others are hints.
+
 A1111's names are from modules/sd_samplers_*.py and sd_schedulers.py of
 https://github.com/AUTOMATIC1111/stable-diffusion-webui, and Forge's from modules_forge/alter_samplers.py.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +53,60 @@ SCHEDULES = {
 ALSO = {"Uniform": "normal", "Turbo": "trailing"}
 # A sampler of theirs that is an option of one of ours.
 SDE_HEUN = "DPM++ 2M SDE Heun"
+# diffusers' classes. The multistep class is dpmpp_2m with its own defaults, and others of ours with its options.
+DIFFUSERS = {
+    "DDIMScheduler": "ddim",
+    "DDIMInverseScheduler": "ddim_inverse",
+    "DDPMScheduler": "ddpm",
+    "DEISMultistepScheduler": "deis",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "DPMSolverSDEScheduler": "dpmpp_sde",
+    "DPMSolverSinglestepScheduler": "dpmpp_2s",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral",
+    "EulerDiscreteScheduler": "euler",
+    "HeunDiscreteScheduler": "heun",
+    "IPNDMScheduler": "ipndm",
+    "KDPM2AncestralDiscreteScheduler": "dpm2_ancestral",
+    "KDPM2DiscreteScheduler": "dpm2",
+    "LCMScheduler": "lcm",
+    "LMSDiscreteScheduler": "lms",
+    "PNDMScheduler": "pndm",
+    "SASolverScheduler": "sa_solver",
+    "TCDScheduler": "tcd",
+    "UniPCMultistepScheduler": "unipc",
+}
+
+
+def here(name: str) -> dict[str, Any] | None:
+    """The arguments of `generate` that a sampler's name in another program means; None where nobody has it."""
+    theirs = {**SAMPLERS, **{word: word for word in DIFFUSERS.values()}}
+    known = {_spelt(word): ours for ours, word in theirs.items()} | {_spelt(ours): ours for ours in theirs}
+    known |= {_spelt(word): ours for word, ours in DIFFUSERS.items()}
+    spelt, endings = _spelt(name), {"": None, **_schedules()}
+    for ending, schedule in endings.items():
+        stem, also = spelt.removesuffix(ending), {} if schedule is None else {"schedule": schedule}
+        if stem + ending == spelt and stem in known:
+            return {"sampler": known[stem], **also}
+        if stem + ending == spelt and stem == _spelt(SDE_HEUN):
+            return {**a1111_sampler(SDE_HEUN), **also}
+    return None
+
+
+def schedule_here(name: str) -> str | None:
+    """The schedule of ours that a name in another program means; None where nobody has it."""
+    return _schedules().get(_spelt(name))
+
+
+def _schedules() -> dict[str, str]:
+    """Our schedules by all their names, `_spelt`."""
+    theirs = {word: ours for ours, word in SCHEDULES.items()} | ALSO
+    return {_spelt(word): ours for word, ours in {**theirs, **{ours: ours for ours in SCHEDULES}}.items()}
+
+
+def _spelt(name: str) -> str:
+    """In small letters without signs, `pp` for `++`; without k-diffusion's `sample_` or `k_` and ComfyUI's `_gpu`."""
+    word = re.sub(r"^(sample|k)_|_gpu$", "", name.lower().replace("++", "pp"))
+    return re.sub(r"[^a-z0-9]+", "", word)
 
 
 def a1111_sampler(text: str) -> dict[str, Any]:

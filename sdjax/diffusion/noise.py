@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from sdjax import short
+
 # diffusers replaces the zero of a zero-terminal-SNR schedule by this, in the schedulers that divide by alpha.
 TERMINAL_ALPHA_BAR = 2.0**-24
 
@@ -143,6 +145,8 @@ class NoiseSchedule:
     """The training levels. `alphas_cumprod`: float64 [T], alpha_t^2 of equation 2, strictly decreasing."""
 
     alphas_cumprod: np.ndarray
+
+    __repr__ = short.fields
 
     def __post_init__(self) -> None:
         a = self.alphas_cumprod

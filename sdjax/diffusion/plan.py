@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from sdjax import hints
 from sdjax.diffusion import plot
 from sdjax.diffusion.choice import choose, count_steps, keys_in_force
 from sdjax.diffusion.noise import Level, Settings
@@ -31,7 +32,7 @@ from sdjax.diffusion.table import FREE, NONE, Bound, Linear, Row, Table, Tape
 TOLERANCE = 1e-9  # of equation 1; float64 sums of up to 1000 terms stay below 1e-11
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """A sampler as a matrix; see equation 1 of `table`. All arrays are float64 NumPy unless said otherwise.
 
@@ -78,6 +79,12 @@ class Plan:
         self._check_causal()
         if not self.inexact:
             self._check_constant()
+
+    def __repr__(self) -> str:
+        """Of one line, without the matrix."""
+        told = [self.sampler, f"{self.steps} steps", self.schedule, f"{self.evaluations} evaluations"]
+        told += [f"{self.draws} draws"] if self.draws else []
+        return f"Plan({', '.join(told)})"
 
     @property
     def timesteps(self) -> np.ndarray:
@@ -195,6 +202,7 @@ def padded_length(rows: int) -> int:
     return max(64, 1 << (rows - 1).bit_length())
 
 
+@hints.arguments(hints.PLAN, needs="scheduler is a scheduler_config.json as a dict, as sd.scheduler; sd.plan has it")
 def plan(
     sampler: "str | Sampler | Callable[..., Linear]",
     steps: int | None,

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from sdjax import short
 from sdjax.diffusion import brownian
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.prediction import check_prediction, coefficients
@@ -248,6 +249,8 @@ class Table:
     draw: Array  # int32 [r], number of the Gaussian draw that comes in with the row, or -1
     start: Array  # int32 [r], leaves of the Brownian path between which that draw lies; -1 for a fresh one
     stop: Array  # int32 [r]
+
+    __repr__ = short.fields
 
     def rows(self, start: int, stop: int) -> "Table":
         """Rows start .. stop - 1 of the table."""

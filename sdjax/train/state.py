@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from sdjax import short
+
 Params = Any
 Loss = Callable[[Params, Any, jax.Array], jax.Array]  # (params, batch, key) -> scalar
 
@@ -29,6 +31,8 @@ class TrainState:
     params: Params
     average: Params  # the EMA of params
     optimiser_state: optax.OptState
+
+    __repr__ = short.fields
 
     @classmethod
     def create(cls, params: Params, optimiser: optax.GradientTransformation) -> "TrainState":
