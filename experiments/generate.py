@@ -13,7 +13,7 @@ original one, or a Hub id:
         --refiner=sd_xl_refiner_1.0.safetensors \
         --prompt="(an astronaut:1.2) on a horse BREAK oil on canvas" --prompt_style=a1111
 
-A picture to begin from, to paint into or to make larger (see experiments/_pictures.py for all of it):
+A picture to begin from, to paint into or to make larger (--helpshort lists all that there is):
 
     python -m experiments.generate --image=out/00000.png --strength=0.6 --prompt="a large red star"
     python -m experiments.generate --image=out/00000.png --grow=right:64 --ramp=8 --model=shapes-inpainting \

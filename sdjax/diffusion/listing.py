@@ -83,7 +83,7 @@ class Listing(Generic[Line]):
     def _cells(self) -> list[list[str]]:
         """The heads, then a row for each line."""
         heads = [one.name for one in fields(next(iter(self.lines.values()))) if one.repr]
-        rows = [[_cell(getattr(line, head)) for head in heads] for line in self.lines.values()]
+        rows: list[list[str]] = [[_cell(getattr(line, head)) for head in heads] for line in self.lines.values()]
         return [heads, *rows]
 
 
