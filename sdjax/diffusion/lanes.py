@@ -69,5 +69,5 @@ def stack_plans(plans: Sequence[Plan]) -> Lanes:
         raise ValueError("stack_plans needs at least one plan")
     for i, plan in enumerate(plans):
         if not isinstance(plan, Plan):
-            raise ValueError(f"plans[{i}] is a {type(plan).__name__}; make plans with sdjax.plan(...)")
+            raise ValueError(f"plans[{i}] is of type {type(plan).__name__}; make plans with sdjax.plan(...)")
     return Lanes(plans)

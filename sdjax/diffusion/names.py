@@ -10,7 +10,7 @@ https://github.com/AUTOMATIC1111/stable-diffusion-webui, and Forge's from module
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Our word: theirs. DDPM, IPNDM and DEIS are Forge's.
@@ -77,11 +77,13 @@ DIFFUSERS = {
 }
 
 
-def here(name: str) -> dict[str, Any] | None:
-    """The arguments of `generate` that a sampler's name in another program means; None where nobody has it."""
-    theirs = {**SAMPLERS, **{word: word for word in DIFFUSERS.values()}}
-    known = {_spelt(word): ours for ours, word in theirs.items()} | {_spelt(ours): ours for ours in theirs}
-    known |= {_spelt(word): ours for word, ours in DIFFUSERS.items()}
+def here(name: str, own: Iterable[str] = ()) -> dict[str, Any] | None:
+    """The arguments of `generate` that a sampler's name in another program means; None where nobody has it.
+
+    own: our names, which others may spell otherwise.
+    """
+    known = {_spelt(mine): mine for mine in (*SAMPLERS, *own)} | {_spelt(one): mine for mine, one in SAMPLERS.items()}
+    known |= {_spelt(one): mine for one, mine in DIFFUSERS.items()}
     spelt, endings = _spelt(name), {"": None, **_schedules()}
     for ending, schedule in endings.items():
         stem, also = spelt.removesuffix(ending), {} if schedule is None else {"schedule": schedule}

@@ -214,7 +214,7 @@ def _unknown(which: Any) -> str:
     """What to say of a sampler that there is not: what it is called here, or the nearest."""
     named = isinstance(which, str | type)
     word = (which.__name__ if isinstance(which, type) else which) if named else type(which).__name__
-    meant = names.here(word)
+    meant = names.here(word, SAMPLERS)
     if meant == {"sampler": "dpm_adaptive"}:
         return "dpm_adaptive chooses its steps as it goes, so it has no plan: call sdjax.dpm_adaptive"
     if meant is not None:

@@ -56,13 +56,15 @@ class Linear:
 
     def __mul__(self, factor: float) -> "Linear":
         if not _is_number(factor):
-            raise ValueError(f"a solver must be linear: it multiplies a form by {type(factor).__name__}, no number")
+            raise ValueError(
+                f"a solver must be linear: x and D are multiplied by numbers alone, here by {type(factor).__name__}"
+            )
         return Linear(self.weights * float(factor))
 
     def __truediv__(self, divisor: float) -> "Linear":
         if not _is_number(divisor):
             raise ValueError(
-                f"a solver must be linear: it divides a linear form by {type(divisor).__name__}, no number"
+                f"a solver must be linear: x and D are divided by numbers, not by {type(divisor).__name__}"
             )
         return Linear(self.weights / float(divisor))
 

@@ -99,7 +99,7 @@ class Tokenizer:
             raise ValueError('prompts is empty: give at least one prompt ("" is one)')
         for i, prompt in enumerate(prompts):
             if not isinstance(prompt, str):
-                raise ValueError(f"prompt {i} is {prompt!r}, a {type(prompt).__name__}; a prompt is a string")
+                raise ValueError(f"prompts[{i}] must be a string, not {prompt!r} (of type {type(prompt).__name__})")
         rows = np.full((len(prompts), self.max_length), self.pad, np.int32)
         for row, prompt in zip(rows, prompts, strict=True):
             ids = [self.bos, *self._fitting(prompt), self.eos]
