@@ -336,7 +336,7 @@ def test_latents_and_pixels_of_another_order_are_told(sd):
 
 
 def test_predict_with_parameters_of_one_s_own(sd):
-    """Those of another U-Net, and the tree that a loss is differentiated by: against finite differences."""
+    """Those of another U-Net, and the tree that a loss is differentiated by: against the derivative by hand."""
     context, params = (
         sd.encode_prompt(["a red circle"]),
         jax.tree.map(lambda a: np.asarray(a, np.float32), sd.params["unet"]),

@@ -57,14 +57,14 @@ class Linear:
     def __mul__(self, factor: float) -> "Linear":
         if not _is_number(factor):
             raise ValueError(
-                f"a solver must be linear: x and D are multiplied by numbers alone, here by {type(factor).__name__}"
+                f"a solver must be linear: it multiplies x or D by {type(factor).__name__}; only numbers may"
             )
         return Linear(self.weights * float(factor))
 
     def __truediv__(self, divisor: float) -> "Linear":
         if not _is_number(divisor):
             raise ValueError(
-                f"a solver must be linear: x and D are divided by numbers, not by {type(divisor).__name__}"
+                f"a solver must be linear: it divides x or D by {type(divisor).__name__}; only numbers may"
             )
         return Linear(self.weights / float(divisor))
 
