@@ -180,8 +180,11 @@ def check_times(shape: Sequence[int], count: int) -> None:
         raise ValueError(f"t must be one timestep or one for each of the {count} pictures, not of shape {tuple(shape)}")
 
 
-def check_context(context: Any, count: int, width: int) -> None:
-    """Raises ValueError unless `context` is an array `b l d`, d being `width`, for `count` pictures or one for all."""
+def check_context(context: Any, count: int, width: int, shared: bool = True) -> None:
+    """Raises ValueError unless `context` is an array `b l d`, d being `width`, for `count` pictures.
+
+    shared: whether one picture's may stand for all.
+    """
     if isinstance(context, str) or (is_list(context) and len(context) and isinstance(context[0], str)):
         raise ValueError("context is text: what the U-Net attends to is sd.encode_prompt([...])")
     shape = np.shape(context)
@@ -190,7 +193,5 @@ def check_context(context: Any, count: int, width: int) -> None:
             f"context must be b l d with d = {width}, as sd.encode_prompt([...]) of this model gives it, not of shape "
             f"{tuple(shape)}"
         )
-    if shape[0] not in (1, count):
-        raise ValueError(
-            f"context is for {shape[0]} pictures and x_t holds {count}; give encode_prompt {count} prompts"
-        )
+    if shape[0] != count and not (shared and shape[0] == 1):
+        raise ValueError(f"context is for {shape[0]} pictures and x_t holds {count}; give as many prompts")

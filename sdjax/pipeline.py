@@ -282,7 +282,7 @@ class StableDiffusion:
         pixels = jnp.asarray(eye.processor(read_image(image)))
         return np.asarray(self.programs.estimate_depth(eye.config, self.dtype, self.ready["depth_estimator"], pixels))
 
-    @hints.arguments(hints.PLAN)
+    @hints.arguments(hints.PLAN, needs="sampler is a name (see sdjax.samplers()), steps how many, as 20")
     def plan(self, sampler: SamplerLike, steps: int | None, schedule: str | None = None, **options: Any) -> Plan:
         """The sampler's plan under this checkpoint's scheduler config, as diffusers' pipelines would run it.
 
@@ -445,13 +445,24 @@ class StableDiffusion:
         """What `predict` was given, checked against x_t. Raises ValueError."""
         given = context if isinstance(context, Conditions) else None
         beside = 0 if given is None or given.channels is None else given.channels.shape[-1]
+        missing = self.unet.in_channels - beside - x_t.shape[-1] if x_t.ndim == 4 else 0
+        if missing and x_t.shape[-1] == self.unet.out_channels:
+            raise ValueError(
+                f"{self.name} is shown {missing} channels beside the latents (a mask, a picture, depth): give them as "
+                "dataclasses.replace(sd.conditions([...]), channels=...)"
+            )
         checks.check_axes(x_t.shape, self.unet.in_channels - beside, "x_t")
         if given is None or hasattr(given.context, "shape"):
-            states = context if given is None else given.context
-            checks.check_context(states, len(x_t), self.unet.cross_attention_dim)
+            states, shared = (context, True) if given is None else (given.context, given.added is None)
+            checks.check_context(states, len(x_t), self.unet.cross_attention_dim, shared)
         given = given or Conditions(jnp.asarray(context))
         if self.xl and given.added is None:
             raise ValueError("SDXL's U-Net also takes pooled text and sizes: pass what sd.conditions([...]) gives")
+        if self.unet.num_class_embeds is not None and given.class_labels is None:
+            raise ValueError(
+                f"{self.name} is told a noise level: give it as dataclasses.replace(sd.conditions([...]), "
+                "class_labels=...), int32 [b]"
+            )
         return given
 
     def _unet_params(self, params: Mapping[str, Any]) -> Any:

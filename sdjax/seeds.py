@@ -74,5 +74,7 @@ def _is_key(array: np.ndarray) -> bool:
 
 def _numbers(words: np.ndarray) -> Any:
     """Words `.. 2` as whole numbers: one, or a list of them."""
+    if words.ndim > 2:
+        raise ValueError(f"seed holds keys of shape {words.shape[:-1]}: give one, or a list with one for each picture")
     joined = [int(high) << 32 | int(low) for high, low in words.reshape(-1, 2)]
     return joined if words.ndim > 1 else joined[0]

@@ -10,6 +10,7 @@ import pytest
 
 import sdjax
 from sdjax import programs
+from sdjax.nn.unet import Added, Conditions
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +319,20 @@ def test_what_predict_is_given_is_checked(sd, x, t, message):
 def test_the_context_is_checked(sd, context, message):
     with pytest.raises(ValueError, match=message):
         sd.predict(X, 1.0, context)
+
+
+def test_what_a_model_is_shown_beside_the_latents_is_asked_for(sd):
+    """A 9-channel U-Net with latents alone, an upscaler's without its noise level, SDXL's with one text for two."""
+    context = np.zeros((1, 12, 16))
+    painter = dataclasses.replace(sd, unet=dataclasses.replace(sd.unet, in_channels=9))
+    with pytest.raises(ValueError, match="tiny is shown 5 channels beside the latents"):
+        painter.predict(X, 1.0, context)
+    upscaler = dataclasses.replace(sd, unet=dataclasses.replace(sd.unet, num_class_embeds=1000))
+    with pytest.raises(ValueError, match="tiny is told a noise level: .* class_labels="):
+        upscaler.predict(X, 1.0, context)
+    added = Conditions(context, Added(np.zeros((1, 8)), np.zeros((1, 6))))
+    with pytest.raises(ValueError, match="context is for 1 pictures and x_t holds 2"):
+        sd.predict(np.ones((2, 8, 8, 4)), 1.0, added)
 
 
 def test_latents_and_pixels_of_another_order_are_told(sd):

@@ -51,5 +51,7 @@ def test_other_keys_and_traced_ones_are_told():
         seeds.plain(jax.random.key(3, impl="rbg"))
     with pytest.raises(ValueError, match="before tracing: call generate outside of jit"):
         jax.eval_shape(seeds.plain, jax.random.key(3))
+    with pytest.raises(ValueError, match=r"seed holds keys of shape \(2, 2\)"):
+        seeds.plain(jax.random.split(jax.random.key(3), (2, 2)))
     with pytest.raises(ValueError, match="seed has 3 entries for 2 pictures"):
         seeds.check([1, 2, 3], 2)
