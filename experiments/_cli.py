@@ -10,6 +10,7 @@ JAX or NumPy is a fault of ours, and keeps its traceback.
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -84,10 +85,11 @@ def _heard() -> Iterator[None]:
 
 def parse(argv: Sequence[str], name: str) -> list[str]:
     """`flags.FLAGS(argv)`, where a wrong flag is one line and exit 2, and asking for help is exit 0."""
+    own_flags(argv[0])
     try:
         rest = flags.FLAGS(list(argv))
     except flags.Error as error:
-        fail(name, f"{' '.join(str(error).split())} (--helpshort lists the flags)", 2)
+        fail(name, f"{' '.join(str(error).split())}{_habit(error)} (--helpshort lists the flags)", 2)
     except SystemExit:  # --help and its like, for which absl exits with 1
         sys.exit(0)
     if flags.FLAGS["verbosity"].using_default_value:
@@ -95,6 +97,24 @@ def parse(argv: Sequence[str], name: str) -> list[str]:
     if len(rest) > 1:
         fail(name, f"{rest[1]!r} belongs to no flag; put a value with spaces in quotes", 2)
     return rest
+
+
+def own_flags(program: str) -> None:
+    """Makes the flags that any module of ours has defined those that --helpshort lists; absl's own are none of them."""
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.partition(".")[0] in OURS:
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(program, flag)
+
+
+def _habit(error: flags.Error) -> str:
+    """What a flag of another program is called here, where absl finds no name that is near."""
+    if not isinstance(error, flags.UnrecognizedFlagError) or "Did you mean" in str(error):
+        return ""
+    from sdjax import hints  # takes seconds with JAX behind it
+
+    meant = re.match(r"write (\w+)=", hints.GENERATE.get(error.flagname, ""))
+    return f". Did you mean: {meant[1]} ?" if meant and meant[1] in flags.FLAGS else ""
 
 
 def number(text: str, kind: type, flag: str) -> Any:

@@ -13,7 +13,7 @@ original one, or a Hub id:
         --refiner=sd_xl_refiner_1.0.safetensors \
         --prompt="(an astronaut:1.2) on a horse BREAK oil on canvas" --prompt_style=a1111
 
-A picture to begin from, to paint into or to make larger (see experiments/_pictures.py for all of it):
+A picture to begin from, to paint into or to make larger (--helpshort lists all that there is):
 
     python -m experiments.generate --image=out/00000.png --strength=0.6 --prompt="a large red star"
     python -m experiments.generate --image=out/00000.png --grow=right:64 --ramp=8 --model=shapes-inpainting \
@@ -53,7 +53,7 @@ def define_flags() -> None:
     flags.DEFINE_string("variant", None, "Which weights where there are several files, as fp16.")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "What the networks compute in.")
     flags.DEFINE_integer("steps", 20, "Steps of the sampler.", lower_bound=1)
-    flags.DEFINE_string("sampler", "dpmpp_2m", "By name: ddim, pndm, euler, dpmpp_2m ...")
+    flags.DEFINE_string("sampler", "dpmpp_2m", "By name: ddim, pndm, euler, dpmpp_2m ...; sdjax.samplers() in Python.")
     flags.DEFINE_string("schedule", None, "By name: leading, trailing, karras, ays ...; default: the model's own.")
     flags.DEFINE_string("preset", None, "Whose noise levels where programs differ: diffusers (default), a1111, comfy.")
     flags.DEFINE_float("eta", None, "Share of fresh noise; default: the sampler's own.", lower_bound=0.0)

@@ -5,13 +5,21 @@
 
 `load` opens a checkpoint, `plan` turns a sampler on a schedule into a matrix, `stack_plans` gives every image of a
 batch its own, `sample` runs them in one `lax.scan`, `dpm_adaptive` is the one sampler that is no matrix,
-`grow` makes room around a picture, `read_settings` gives back what made one, `export` writes compiled programs.
+`samplers` and `schedules` list what there is, `grow` makes room around a picture, `read_settings` gives back what made
+one, `export` writes compiled programs. `parallel` is for many devices and `train` for training: both are imported when
+they are first asked for.
 """
 
+import importlib
+from typing import Any
+
+from sdjax import hints as _hints
 from sdjax.canvas import grow as grow
 from sdjax.config import ConfigError as ConfigError
 from sdjax.diffusion.adaptive import dpm_adaptive as dpm_adaptive
 from sdjax.diffusion.lanes import stack_plans as stack_plans
+from sdjax.diffusion.listing import samplers as samplers
+from sdjax.diffusion.listing import schedules as schedules
 from sdjax.diffusion.plan import Plan as Plan
 from sdjax.diffusion.plan import plan as plan
 from sdjax.diffusion.scan import sample as sample
@@ -26,3 +34,23 @@ from sdjax.steps import Step as Step
 from sdjax.weights.names import CheckpointError as CheckpointError
 
 __version__ = "0.1.0"
+
+LATER = ("parallel", "train")  # modules that cost time or packages to import
+__all__ = [
+    "CheckpointError", "ConfigError", "Output", "Plan", "Preview", "StableDiffusion", "Step", "dpm_adaptive", "export",
+    "grow", "load", "notebook_callback", "parallel", "plan", "read_settings", "sample", "samplers", "schedules",
+    "stack_plans", "train",
+]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """What is meant to be used from here; the modules behind it can be imported by their names."""
+    return [*__all__, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """A module of `LATER`. Raises AttributeError for other names, with what they are called here."""
+    if name in LATER:
+        return importlib.import_module(f"sdjax.{name}")
+    told = "" if name.startswith("_") else f": {_hints.hint(name, _hints.PACKAGE, __all__)}"
+    raise AttributeError(f"sdjax has no {name}{told}")

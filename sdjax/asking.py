@@ -1,6 +1,5 @@
 """From the arguments of `generate` to what each model has to do: checked whole, before anything is compiled or run."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdjax import checks, conditions, images, masks
+from sdjax import checks, conditions, images, masks, seeds
 from sdjax.canvas import PIX2PIX, TEXT, VARIATION, Canvas
 from sdjax.conditions import ClipSkip, Pull
 from sdjax.diffusion.guidance import GuidanceSchedule
 from sdjax.diffusion.run import Run
 from sdjax.given import Given, read_canvas
 from sdjax.micro import REFINER_IDS, MicroConditions
+from sdjax.notice import notice
 from sdjax.request import GIVEN, SECOND, Request
 from sdjax.text.prompts import check_style
 
@@ -39,7 +39,7 @@ def stages(sd: "StableDiffusion", given: Given) -> tuple[Request, Request | None
     if refiner is None:
         asked = request(sd, given)
         if sd.time_ids == REFINER_IDS and asked.latents is None and not asked.shares[0].any():
-            warnings.warn(ALONE.format(sd.name), stacklevel=3)
+            notice(ALONE.format(sd.name))
         return asked, None
     _check_refiner(sd, given)
     cut = given["refiner_start"]
@@ -119,7 +119,7 @@ def request(sd: "StableDiffusion", given: Given, goes_on: bool = False) -> Reque
         clip_skip=_clip_skip(sd, given["clip_skip"], style),
         micro=micro,
         time_ids=micro.time_ids(canvas.height, canvas.width, count, sd.time_ids) if sd.xl else None,
-        seeds=tuple(checks.check_seeds(given["seed"], count, bits=32 if source == "jax" else 64)),
+        seeds=tuple(seeds.check(given["seed"], count)),
         numbers=tuple(first if many else first + i for i in range(count)),
         guidance_scales=checks.check_scales(scale, count),
         guidance_schedules=tuple(map(GuidanceSchedule.read, schedules)),

@@ -10,13 +10,14 @@ runs: JAX does not ask who wrote it. So let nobody write to the folder whom you 
 import math
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+
+from sdjax.notice import notice
 
 FOLDER, LEAST_SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
 # XLA's own caches on a GPU. Where they are on, JAX counts the folder's path as part of what a program depends on: a
@@ -52,14 +53,14 @@ def enable(folder: str | os.PathLike[str] | None = None, fill: Callable[[Path], 
         path = fill(usual.parent) if fill is not None and folder is None else usual
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:
-        warnings.warn(f"no compilation cache: {_why(error)}; choose a folder with compilation_cache=", stacklevel=2)
+        notice(f"no compilation cache: {_why(error)}; choose a folder with compilation_cache=")
         return
     least = LEAST
     try:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        warnings.warn(f"compiled programs are not kept: {path} cannot be written to ({error.strerror})", stacklevel=2)
+        notice(f"compiled programs are not kept: {path} cannot be written to ({error.strerror})")
         least = math.inf
     jax.config.update(FOLDER, str(path))
     jax.config.update(LEAST_SECONDS, least)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from sdjax import images, masks
+from sdjax import images, masks, short
 from sdjax.diffusion.noise import Level
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Canvas:
     under: tuple[Under, ...] | None = None
     noise_level: int = 20
     low_res: Level | None = None
+
+    __repr__ = short.fields
 
     @property
     def begun(self) -> bool:

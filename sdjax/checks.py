@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sdjax import torch_noise
+from sdjax.short import short
 
 # What makes a plan: the arguments that may be one value, or a list with one per picture.
 PLANNING = ("sampler", "steps", "schedule", "preset", "eta", "sampler_options")
@@ -22,13 +23,20 @@ def texts(value: str | Sequence[str], name: str) -> list[str]:
     """One string or a list of them, as a list. Raises ValueError for an empty list or an entry of another type."""
     if isinstance(value, str):
         return [value]
-    listed = list(value) if isinstance(value, Sequence) else [value]
+    if not is_list(value) and (isinstance(value, bytes) or not isinstance(value, Sequence)):
+        raise ValueError(f"{name} must be a string or a list of strings, not {_told(value)}")
+    listed = list(value.ravel().tolist() if isinstance(value, np.ndarray) else value)
     if not listed:
         raise ValueError(f'{name} is an empty list: give at least one string ("" is one)')
     for i, entry in enumerate(listed):
         if not isinstance(entry, str):
-            raise ValueError(f"{name}[{i}] is {entry!r}, a {type(entry).__name__}; it must be a string")
+            raise ValueError(f"{name}[{i}] must be a string, not {_told(entry)}")
     return listed
+
+
+def _told(value: Any) -> str:
+    """A value of a wrong type in a message, with that type."""
+    return f"{short(value)} (of type {type(value).__name__})"
 
 
 def is_list(value: Any) -> bool:
@@ -45,6 +53,11 @@ def spread(value: Any, count: int, name: str) -> list[Any]:
     if len(value) != count:
         raise ValueError(f"{name} has {len(value)} entries for {count} pictures; give one, or one per picture")
     return list(value)
+
+
+def unique(value: Any) -> list[Any]:
+    """One value, or those of a list, each once."""
+    return list({str(one): one for one in (value if is_list(value) else [value])}.values())
 
 
 def as_given(value: Any, column: list[Any]) -> Any:
@@ -70,15 +83,6 @@ def check_size(value: int | None, default: int, multiple: int, name: str) -> int
             f"{name} must be a multiple of {multiple}, not {value!r}; the nearest are {below} and {below + multiple}"
         )
     return int(value)
-
-
-def check_seeds(value: Any, count: int, bits: int = 32) -> list[int]:
-    """One seed for all pictures, or one each; 0 to 2^bits - 1. Raises ValueError."""
-    seeds = spread(value, count, "seed")
-    for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**bits:
-            raise ValueError(f"seed must be a whole number from 0 to {2**bits - 1}, not {seed!r}")
-    return [int(seed) for seed in seeds]
 
 
 def check_source(value: Any) -> str:
@@ -115,7 +119,9 @@ def _numbers(value: Any, count: int, name: str) -> np.ndarray:
 
 def optional_texts(value: str | Sequence[str] | None, count: int, name: str) -> list[str | None]:
     """`texts` for `count` prompts, None where there is none. Raises ValueError."""
-    listed: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
+    if value is None:
+        return [None] * count
+    listed: list[Any] = list(value) if is_list(value) else texts(value, name)
     texts(["" if entry is None else entry for entry in listed], name)
     return list(spread(listed, count, name))
 
@@ -143,8 +149,49 @@ def check_latents(value: Any, shape: tuple[int, ...]) -> np.ndarray:
     if latents.shape != shape:
         raise ValueError(
             f"latents must be {list(shape)} (pictures, height and width in latents, channels last), not "
-            f"{list(latents.shape)}"
+            f"{list(latents.shape)}{axes_remedy(latents.shape, shape[-1])}"
         )
     if not np.isfinite(latents).all():
         raise ValueError("latents hold NaN or infinite numbers")
     return latents
+
+
+def check_axes(shape: Sequence[int], channels: int, name: str, axes: str = "b h w c") -> None:
+    """Raises ValueError with the remedy unless a shape is `b h w c`, of so many channels c."""
+    if len(shape) != 4 or shape[-1] != channels or 0 in shape:
+        remedy = axes_remedy(shape, channels)
+        raise ValueError(f"{name} must be {axes} with c = {channels}, got {tuple(shape)}{remedy}")
+
+
+def axes_remedy(shape: Sequence[int], channels: int) -> str:
+    """What makes `b h w c` of a shape in another order, or without b; "" where that cannot be told."""
+    if len(shape) == 4 and shape[-1] != channels and shape[1] == channels:
+        return ", which looks like b c h w: np.moveaxis(x, 1, -1) puts the channels last"
+    if len(shape) == 3 and shape[-1] == channels:
+        return ", one picture without the axis b: x[None] gives it one"
+    if len(shape) == 3 and shape[0] == channels:
+        return ", which looks like c h w: np.moveaxis(x, 0, -1)[None] puts the channels last"
+    return ""
+
+
+def check_times(shape: Sequence[int], count: int) -> None:
+    """Raises ValueError unless timesteps are one number, or one for each of `count` pictures."""
+    if tuple(shape) not in ((), (1,), (count,)):
+        raise ValueError(f"t must be one timestep or one for each of the {count} pictures, not of shape {tuple(shape)}")
+
+
+def check_context(context: Any, count: int, width: int, shared: bool = True) -> None:
+    """Raises ValueError unless `context` is an array `b l d`, d being `width`, for `count` pictures.
+
+    shared: whether one picture's may stand for all.
+    """
+    if isinstance(context, str) or (is_list(context) and len(context) and isinstance(context[0], str)):
+        raise ValueError("context is text: what the U-Net attends to is sd.encode_prompt([...])")
+    shape = np.shape(context)
+    if len(shape) != 3 or shape[-1] != width:
+        raise ValueError(
+            f"context must be b l d with d = {width}, as sd.encode_prompt([...]) of this model gives it, not of shape "
+            f"{tuple(shape)}"
+        )
+    if shape[0] != count and not (shared and shape[0] == 1):
+        raise ValueError(f"context is for {shape[0]} pictures and x_t holds {count}; give as many prompts")

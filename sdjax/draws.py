@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdjax import programs, torch_noise
+from sdjax import programs, short, torch_noise
 
 if TYPE_CHECKING:
     from sdjax.request import Request
@@ -34,6 +34,8 @@ class Draws:
 
     by_use: dict[str, Any]
     sampler: np.ndarray | None = None
+
+    __repr__ = short.fields
 
     def __getitem__(self, use: str) -> jax.Array:
         return jnp.asarray(self.by_use[use])

@@ -125,7 +125,8 @@ def _record(sd: "StableDiffusion", recorder: Recorder, given: dict[str, Any]) ->
     params = {name: _shapes(tree, sd.vae_dtype if name == "vae" else sd.dtype) for name, tree in sd.params.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the picture, which nobody will see
-        replace(sd, params=params, programs=recorder).generate(**given, sampler="euler_ancestral", show_steps=1, progress=False)
+        whole = given | {"sampler": "euler_ancestral", "show_steps": 1, "progress": False}
+        replace(sd, params=params, programs=recorder).generate(**whole)
 
 
 def _shapes(tree: Any, dtype: Any = None) -> Any:

@@ -16,7 +16,6 @@ alone (no other process takes a stranger's entry for its own), and what is compi
 import errno
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +31,7 @@ import sdjax
 from sdjax import programs
 from sdjax.calls import FUNCTIONS, Call, digest
 from sdjax.config import Config
+from sdjax.notice import notice
 from sdjax.picture import write
 from sdjax.program import options
 
@@ -72,10 +72,9 @@ class Exported:
             return runnable(call.function, file.read_bytes())
         if call.function not in self._missed:
             self._missed.add(call.function)
-            warnings.warn(
+            notice(
                 f"{self.folder} has no program {call.function!r} for this call, which is compiled: it was exported "
-                f"for {self.sizes}. Export what you need with sdjax.export(sd, folder, sizes=...)",
-                stacklevel=4,
+                f"for {self.sizes}. Export what you need with sdjax.export(sd, folder, sizes=...)"
             )
         return partial(getattr(programs, call.function), *call.static)
 
@@ -104,7 +103,7 @@ def open_exported(folder: str | Path, networks: Mapping[str, Config], dtype: DTy
     there, here = manifest("made_by", dict), made_by()
     other = [f"{name} {there.get(name)} and not {here[name]}" for name in here if there.get(name) != here[name]]
     if other:
-        warnings.warn(f"{folder} is of {', '.join(other)}: its programs are not used, but compiled anew", stacklevel=3)
+        notice(f"{folder} is of {', '.join(other)}: its programs are not used, but compiled anew")
         return None
     if manifest("model", str) != fingerprint(networks, dtype):
         raise ValueError(

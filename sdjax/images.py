@@ -104,7 +104,9 @@ def open_image(value: ImageLike, name: str = "image") -> Image.Image:
         if isinstance(value, np.ndarray):
             return _from_array(value, label)
     kind = type(value).__name__
-    raise ValueError(f"{label} is a {kind}; it must be a PIL image, a file's path or a uint8 array as NumPy has it")
+    raise ValueError(
+        f"{label} is of type {kind}; it must be a PIL image, a file's path or a uint8 array as NumPy has it"
+    )
 
 
 def _read(value: ImageLike, name: str, under: str) -> Image.Image:

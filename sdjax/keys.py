@@ -20,9 +20,10 @@ IMPLEMENTATION = "threefry2x32"
 
 
 def key(seed: Any) -> jax.Array:
-    """`jax.random.key` as JAX has it by default: a seed 0 .. 2^32 - 1, or an array of them -> a key, or as many."""
-    low = np.asarray(seed, np.uint32)
-    return jax.random.wrap_key_data(jnp.asarray(np.stack([np.zeros_like(low), low], -1)), impl=IMPLEMENTATION)
+    """`jax.random.key` as JAX has it by default: a seed 0 .. 2^64 - 1, or an array of them -> a key, or as many."""
+    seeds = np.asarray(seed, np.uint64)
+    words = np.stack([seeds >> np.uint64(32), seeds & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)
+    return jax.random.wrap_key_data(jnp.asarray(words), impl=IMPLEMENTATION)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """From a name to a checkpoint in memory: a folder, a single file, a Hub id, or the model of our own."""
 
-import warnings
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdjax import cache, programs
+from sdjax import cache, hints, programs
 from sdjax.conditions import TextEncoder
 from sdjax.config import ClipTextConfig, ClipVisionConfig, Config, ConfigError, DepthConfig, UNetConfig, VaeConfig
 from sdjax.depth import DepthEstimator
@@ -18,9 +18,11 @@ from sdjax.diffusion.noise import Settings
 from sdjax.exported import compiled_into, open_exported
 from sdjax.fields import Fields
 from sdjax.image_encoder import ImageEncoder
+from sdjax.notice import notice
 from sdjax.pipeline import StableDiffusion
 from sdjax.processor import WHERE, Processor
 from sdjax.shipped import SHAPES, meant, open_shipped
+from sdjax.short import short
 from sdjax.text.tokens import Tokenizer
 from sdjax.weights import Checkpoint, CheckpointError, open_checkpoint, open_vae
 from sdjax.weights.files import parse_json
@@ -30,6 +32,7 @@ MOST_TIMESTEPS = 100_000  # of training; 1000 in every Stable Diffusion
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 
 
+@hints.arguments(hints.LOAD)
 def load(
     source: str | Path | None = None,
     *,
@@ -62,6 +65,8 @@ def load(
       CheckpointError: anything wrong with the files. ConfigError: a network this package does not have.
       ValueError: an unknown dtype or prediction type; exported programs that are damaged or of another model.
     """
+    if source is not None and not isinstance(source, str | os.PathLike):
+        raise ValueError(f"load takes a folder, a file, a Hub id or a name, not {short(source)}")
     compute = _check_dtype(dtype)
     by_name = source is None or (not (Path(source) / "model_index.json").exists() and meant(source))
     source = SHAPES if source is None else source
@@ -72,7 +77,7 @@ def load(
     if vae is not None:
         opened = open_vae(vae).into(opened)
     for note in opened.notes:
-        warnings.warn(note, stacklevel=2)
+        notice(note)
     encoders = {
         name: _encoder(opened, name, folder, f"{source}/{folder}")
         for name, folder in TOKENIZERS.items()

@@ -7,11 +7,11 @@ keeps the record that lets the same picture be made again.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from PIL import Image
 
-from sdjax import asking, checks, finite, picture, programs, request, sampling
+from sdjax import asking, checks, finite, hints, picture, programs, request, sampling, seeds, show
 from sdjax.conditions import ClipSkip, Encoding, TextEncoder
 from sdjax.config import UNetConfig, VaeConfig
 from sdjax.diffusion import scan
@@ -33,7 +33,8 @@ from sdjax.images import ImageLike, read_image
 from sdjax.micro import MicroConditions
 from sdjax.nn.unet import Added, Conditions
 from sdjax.preview import Preview, Viewer
-from sdjax.steps import Step, Watch
+from sdjax.short import cut
+from sdjax.steps import Watch
 from sdjax.text.prompts import check_style
 from sdjax.text.tokens import Tokenizer
 from sdjax.weights import Layout, save_folder
@@ -45,29 +46,76 @@ if TYPE_CHECKING:
 SamplerLike = str | Sampler | Callable[..., Linear]
 Options = Mapping[str, Any]
 Size = Sequence[int] | Sequence[Sequence[int]]
+# Keys of a scheduler config that say which noise a model was trained with.
+BETAS = frozenset(
+    ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+)
 Pictures = Any  # a PIL image, a path, an array; or a list of them
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Output:
-    """What `generate` gives for b pictures.
+    """What `generate` gives for b pictures: `out[0]` is the first, a PIL image, and `for image in out` goes over all.
+
+    A notebook shows the pictures themselves, each with its prompt.
 
     Attributes:
       latents: float32 `b h w c`, final, at the U-Net's scale.
       pixels: uint8 `b H W 3`, or None where `decode=False`.
       settings: the arguments of `generate` that make the same pictures again.
       images: PIL images; saved as PNG, each carries its own settings.
-      steps: those that `show_steps` asked for.
+      steps: those that `show_steps` asked for, as previews: each shows itself in a notebook.
     """
 
     latents: np.ndarray
     pixels: np.ndarray | None
     settings: dict[str, Any]
     images: list[Image.Image]
-    steps: tuple[Step, ...] = ()
+    steps: tuple[Preview, ...] = ()
+
+    def __len__(self) -> int:
+        """How many pictures, in latents or decoded."""
+        return len(self.latents)
+
+    @overload
+    def __getitem__(self, which: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[Image.Image]: ...
+    def __getitem__(self, which: int | slice) -> Image.Image | list[Image.Image]:
+        """Picture `which` from 0, or of a slice a list. Raises IndexError, and ValueError where none was decoded."""
+        if isinstance(which, int | np.integer) and not -len(self) <= which < len(self):
+            raise IndexError(f"picture {which} of {len(self)}: they are numbered from 0")
+        return self._decoded()[which]
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        return iter(self._decoded())
+
+    def __repr__(self) -> str:
+        """Of one line: how many, how large, how made."""
+        count, get = len(self), self.settings.get
+        parts = [f"{count} picture{'' if count == 1 else 's'}", f"{get('width')}x{get('height')}"]
+        parts += [] if self.images else ["latents alone"]
+        parts += [cut(", ".join(map(str, checks.unique(get("sampler"))))), f"seed {cut(str(get('seed')), 24)}"]
+        prompts = checks.unique(get("prompt"))
+        return f"Output({', '.join(parts)}, {cut(repr(prompts[0]), 60)}{', ..' if len(prompts) > 1 else ''})"
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: one picture with its settings, several as a sheet."""
+        return show.png(self.images, show.captions(self.images))
+
+    def _repr_html_(self) -> str | None:
+        """The same, each picture with its prompt and seed below."""
+        return show.html(self.images, show.captions(self.images))
+
+    def _decoded(self) -> list[Image.Image]:
+        if not self.images and len(self):
+            raise ValueError(
+                "decode=False left these in latent space: out.latents; sd.decode(out.latents) gives pixels"
+            )
+        return self.images
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StableDiffusion:
     """A loaded checkpoint. Immutable: `dataclasses.replace(sd, params=...)` is another one.
 
@@ -98,6 +146,26 @@ class StableDiffusion:
     layouts: Mapping[str, Layout] = field(default_factory=dict, repr=False)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     programs: Any = field(default=programs, repr=False)
+
+    def __repr__(self) -> str:
+        """Of one line: the name, the native size, what the U-Net predicts, the dtype."""
+        side = self.unet.sample_size * self.vae.factor
+        predicts = self.scheduler.get("prediction_type", "epsilon")
+        return f"StableDiffusion({self.name!r}, {side}x{side}, {predicts}, {jnp.dtype(self.dtype).name})"
+
+    if not TYPE_CHECKING:  # a checker of types knows better which names there are
+
+        def __call__(self, *_: Any, **__: Any) -> NoReturn:
+            """Raises TypeError: what makes pictures has a name."""
+            raise TypeError(f"a model is not called itself: {hints.CALLED}")
+
+        def __getattr__(self, name: str) -> Any:
+            """Raises AttributeError for a name that is not here, with what it is called here."""
+            if hasattr(type(self), name):  # there, and failed within: say how
+                return object.__getattribute__(self, name)
+            known = [one for one in (*dir(type(self)), *type(self).__dataclass_fields__) if not one.startswith("_")]
+            told = "" if name.startswith("_") else f": {hints.hint(name, hints.MODEL, known)}"
+            raise AttributeError(f"StableDiffusion has no {name}{told}")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -146,20 +214,32 @@ class StableDiffusion:
         ids = micro.time_ids(native, native, len(prompts), self.time_ids)[1] if self.xl else None
         return Conditions(jnp.asarray(states), None if ids is None else Added(jnp.asarray(pooled), jnp.asarray(ids)))
 
-    def predict(self, x_t: jax.Array, t: jax.Array | float, context: jax.Array | Conditions) -> jax.Array:
+    @hints.arguments(hints.PREDICT)
+    def predict(
+        self,
+        x_t: jax.Array,
+        t: jax.Array | float,
+        context: jax.Array | Conditions,
+        *,
+        params: Mapping[str, Any] | None = None,
+    ) -> jax.Array:
         """The U-Net's raw prediction: x_t `b h w c` at its own scale, t `b` or one -> `b h w c`.
 
         context: `b l d` from `encode_prompt`, or what `conditions` gives, which SDXL needs.
+        params: in place of the model's own, a tree as `sd.params["unet"]`: of a fine-tuned U-Net, or the one that a
+            loss is differentiated by. Differentiable with respect to all of these.
+
+        Raises ValueError for shapes that do not fit, in place of the network's own message.
         """
         x_t = jnp.asarray(x_t, jnp.float32)
-        steps = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x_t.shape[:1])
-        given = context if isinstance(context, Conditions) else Conditions(jnp.asarray(context))
-        if self.xl and given.added is None:
-            raise ValueError("SDXL's U-Net also takes pooled text and sizes: pass what sd.conditions([...]) gives")
-        return self.programs.predict(self.unet, self.dtype, self.ready["unet"], x_t, steps, given)
+        given = self._conditions_of(x_t, context)
+        t = jnp.asarray(t, jnp.float32)
+        checks.check_times(t.shape, len(x_t))
+        unet = self.ready["unet"] if params is None else self._unet_params(params)
+        return self.programs.predict(self.unet, self.dtype, unet, x_t, jnp.broadcast_to(t, x_t.shape[:1]), given)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3`, float32 in [-1, 1].
+        """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3`, float32 in [-1, 1]. Raises ValueError.
 
         A picture that leaves the range of a narrower dtype is decoded in float32. Warns of those that are NaN.
         """
@@ -170,6 +250,7 @@ class StableDiffusion:
     def _decoded(self, latents: Any) -> tuple[jax.Array, dict[int, str]]:
         """`decode`, and why pictures are NaN that are."""
         latents = jnp.asarray(latents, jnp.float32)
+        checks.check_axes(latents.shape, self.vae.latent_channels, "latents")
         pixels = finite.by_picture(self, lambda where, *args: where.decode(self.vae, *args), latents)
         traced = isinstance(pixels, jax.core.Tracer)
         return pixels, {} if traced else finite.lost_in_decoding(self, latents, pixels)
@@ -178,9 +259,12 @@ class StableDiffusion:
         """Pixels `b H W 3` in [-1, 1] -> latents `b h w c` at the U-Net's scale.
 
         A draw from the VAE's posterior, image i by fold_in(key, i); its mean where key is None. A picture that leaves
-        the range of a narrower dtype is encoded in float32.
+        the range of a narrower dtype is encoded in float32. Raises ValueError.
         """
+        if jnp.issubdtype(jnp.result_type(pixels), jnp.integer):
+            raise ValueError("pixels must be numbers in [-1, 1]; x / 127.5 - 1 makes them of uint8")
         pixels = jnp.asarray(pixels, jnp.float32)
+        checks.check_axes(pixels.shape, 3, "pixels", "b H W c")
         for name, size in zip(("height", "width"), pixels.shape[1:3], strict=True):
             checks.check_size(size, size, self.vae.factor, name)
         noise = None
@@ -213,6 +297,7 @@ class StableDiffusion:
         own = finite.whole(self, "depth_estimator", lambda where, *how: where.estimate_depth(eye.config, *how, pixels))
         return np.asarray(own)
 
+    @hints.arguments(hints.PLAN, needs="sampler is a name (see sdjax.samplers()), steps how many, as 20")
     def plan(self, sampler: SamplerLike, steps: int | None, schedule: str | None = None, **options: Any) -> Plan:
         """The sampler's plan under this checkpoint's scheduler config, as diffusers' pipelines would run it.
 
@@ -233,6 +318,7 @@ class StableDiffusion:
 
     # ------------------------------------------------------------------ from prompt to picture
 
+    @hints.arguments(hints.GENERATE)
     def generate(
         self,
         prompt: str | Sequence[str] | None = None,
@@ -244,7 +330,7 @@ class StableDiffusion:
         guidance_scale: float | Sequence[float] | None = None,
         guidance_schedule: str | None | Sequence[str | None] = None,
         guidance_rescale: float | Sequence[float] = 0.0,
-        seed: int | Sequence[int] = 0,
+        seed: int | jax.Array | Sequence[int | jax.Array] = 0,
         num_images: int = 1,
         height: int | None = None,
         width: int | None = None,
@@ -298,7 +384,9 @@ class StableDiffusion:
           guidance_schedule: where it acts, as "interval:0.2:0.8", "noise_interval:0.28:5.42", "linear", "cosine"; None
             is everywhere. See `guidance.GuidanceSchedule`.
           guidance_rescale: 0 to 1, how much of the spread that guidance adds is taken back (Lin et al. 2023).
-          seed: one (picture i then has number first_image + i under it), or one per picture (each number first_image).
+          seed: one (picture i then has number first_image + i under it), or one per picture (each number first_image):
+            a whole number from 0 to 2^64 - 1, or a jax key, which is such a number in two words (see `seeds`) and
+            which the settings hold as that number. jax.random.key(3) is seed 3.
           num_images: pictures of each prompt.
           height, width: pixels, multiples of the VAE's factor (8); default `image`'s size, or the checkpoint's own.
           latents: starting noise, unit Gaussian [b, h/8, w/8, c], in place of the seeds' own; with denoising_start
@@ -339,6 +427,7 @@ class StableDiffusion:
           ValueError: anything out of range, named with its remedy, before anything is compiled.
         """
         given = {name: value for name, value in locals().items() if name != "self"}
+        given["seed"] = seeds.plain(seed)
         asked, refined = asking.stages(self, given)
         shown = None if callback is None else lambda step: callback(self.viewer.preview(step))
         watch = Watch(progress, shown, show_steps, stop_after)
@@ -357,7 +446,8 @@ class StableDiffusion:
             pixels, lost = asked.canvas.paste(picture.to_uint8(np.asarray(decoded))), undone | lost
         finite.tell(lost, stacklevel=2)
         images = [self._image(asked, settings, i, one) for i, one in enumerate(() if pixels is None else pixels)]
-        return Output(np.asarray(made.latents), pixels, settings, images, made.steps)
+        kept = tuple(map(self.viewer.preview, made.steps))
+        return Output(np.asarray(made.latents), pixels, settings, images, kept)
 
     def _encoded(self, texts: Sequence[str], style: str, clip_skip: int | str | None) -> tuple[np.ndarray, np.ndarray]:
         """Hidden states `b l d` and pooled states `b d` of a list of texts."""
@@ -375,6 +465,39 @@ class StableDiffusion:
             empty = encoding(dict.fromkeys(self.encoders, ""))[0]
             rows = [np.concatenate([states, *[empty] * (most - len(states))]) for states in rows]
         return np.stack([row.reshape(-1, row.shape[-1]) for row in rows]), np.stack([pooled for _, pooled in made])
+
+    def _conditions_of(self, x_t: jax.Array, context: jax.Array | Conditions) -> Conditions:
+        """What `predict` was given, checked against x_t. Raises ValueError."""
+        given = context if isinstance(context, Conditions) else None
+        beside = 0 if given is None or given.channels is None else given.channels.shape[-1]
+        missing = self.unet.in_channels - beside - x_t.shape[-1] if x_t.ndim == 4 else 0
+        if missing and x_t.shape[-1] == self.unet.out_channels:
+            raise ValueError(
+                f"{self.name} is shown {missing} channels beside the latents (a mask, a picture, depth): give them as "
+                "dataclasses.replace(sd.conditions([...]), channels=...)"
+            )
+        checks.check_axes(x_t.shape, self.unet.in_channels - beside, "x_t")
+        if given is None or hasattr(given.context, "shape"):
+            states, shared = (context, True) if given is None else (given.context, given.added is None)
+            checks.check_context(states, len(x_t), self.unet.cross_attention_dim, shared)
+        given = given or Conditions(jnp.asarray(context))
+        if self.xl and given.added is None:
+            raise ValueError("SDXL's U-Net also takes pooled text and sizes: pass what sd.conditions([...]) gives")
+        if self.unet.num_class_embeds is not None and given.class_labels is None:
+            raise ValueError(
+                f"{self.name} is told a noise level: give it as dataclasses.replace(sd.conditions([...]), "
+                "class_labels=...), int32 [b]"
+            )
+        return given
+
+    def _unet_params(self, params: Mapping[str, Any]) -> Any:
+        """A tree of the U-Net's parameters in the dtype it computes in. Raises ValueError for another tree."""
+        own = self.params["unet"]
+        if not isinstance(params, Mapping) or set(params) != set(own):
+            whole = isinstance(params, Mapping) and "unet" in params
+            remedy = 'params["unet"] of what was given is one' if whole else 'as sd.params["unet"]'
+            raise ValueError(f"params must be the tree of a U-Net's parameters: {remedy}")
+        return programs.cast(self.dtype, params)
 
     def _check_text(self) -> None:
         if not self.encoders:
@@ -404,6 +527,15 @@ class StableDiffusion:
             raise ValueError(f"{self.name} has no low_res_scheduler, which says how an upscaler's picture is noised")
         config = json.loads(text)
         return noise_schedule(Settings.read(config, frozenset(config), {}))
+
+    @cached_property
+    def alphas_cumprod(self) -> np.ndarray:
+        """alpha_t^2 of the training levels x_t = alpha_t x_0 + sqrt(1 - alpha_t^2) e, float64 [T], t from 0.
+
+        The cumulative product of 1 - beta, as diffusers' schedulers have it under this name; the last is 0 where the
+        checkpoint's scheduler config asks for zero terminal SNR.
+        """
+        return noise_schedule(Settings.read(self.scheduler, BETAS, {})).alphas_cumprod
 
     @property
     def most_noise(self) -> int:

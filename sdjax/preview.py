@@ -20,6 +20,7 @@ over the squares: 16.7 dB and a correlation of 0.85. The best linear map there i
 16.9 and 0.86; one colour everywhere has 11.5 and 0.26.
 """
 
+import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from sdjax import picture
+from sdjax import picture, short
 from sdjax.steps import Step
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class LinearDecoder:
     bias: np.ndarray
     factor: int
     residual: float
+
+    __repr__ = short.fields
 
     def __call__(self, latents: Any) -> np.ndarray:
         """Raises ValueError for latents of another VAE."""
@@ -166,14 +169,18 @@ class Preview(Step):
         """One for each picture of the batch, by the VAE: as costly as the end of a run."""
         return [Image.fromarray(pixels) for pixels in self.viewer.vae(self.denoised)]
 
-    def __repr__(self) -> str:
-        return f"Preview(step {self.number} of {self.of}, t {self.timestep:.4g}, sigma {self.sigma:.3g})"
-
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""
         encoded = io.BytesIO()
         self.image.save(encoded, "PNG")
         return encoded.getvalue()
+
+    def _repr_html_(self) -> str:
+        """The same with what `repr` says below."""
+        data = base64.b64encode(self._repr_png_()).decode()
+        return (
+            f'<figure style="margin:0"><img src="data:image/png;base64,{data}"><figcaption>{self}</figcaption></figure>'
+        )
 
 
 def notebook_callback() -> Callable[[Preview], None]:

@@ -7,7 +7,8 @@ with the same numbers to the last bit in the same time.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property, update_wrapper
+from contextvars import ContextVar
+from functools import cache, cached_property, update_wrapper, wraps
 from typing import Any
 
 import jax
@@ -16,6 +17,9 @@ from sdjax.keys import settled
 
 # Compiler options by platform; only what was measured to pay.
 OPTIONS: dict[str, dict[str, Any]] = {"cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}}
+
+# Called where a program is traced, which is how compiling it begins; set for a while by who wants to tell of it.
+tracing: ContextVar[Callable[[], None] | None] = ContextVar("tracing", default=None)
 
 
 @cache
@@ -38,7 +42,7 @@ class Program:
 
     def __init__(self, function: Callable[..., Any], static: Sequence[int] = (), donate: Sequence[int] = ()) -> None:
         update_wrapper(self, function)
-        self.function = function
+        self.function = _telling(function)
         self.how: dict[str, Any] = {"static_argnums": tuple(static), "donate_argnums": tuple(donate)}
 
     @property
@@ -75,6 +79,19 @@ class Program:
     def _cache_size(self) -> int:
         """How many times it was compiled, as jitted functions tell."""
         return self.alone._cache_size()
+
+
+def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose body runs when it is traced, telling `tracing` of it."""
+
+    @wraps(function)
+    def traced(*args: Any, **named: Any) -> Any:
+        tell = tracing.get()
+        if tell is not None:
+            tell()
+        return function(*args, **named)
+
+    return traced
 
 
 def program(*, static: Sequence[int] = (), donate: Sequence[int] = ()) -> Callable[[Callable[..., Any]], Program]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sdjax import short
 from sdjax.canvas import BEGUN, Canvas
 from sdjax.checks import PLANNING, as_given, check_options, is_list, optional_texts, spread
 from sdjax.conditions import ClipSkip, Pull
@@ -53,6 +54,8 @@ class Request:
     drawn: tuple[int, ...] = ()  # draws of each picture before this stage
     image_scales: np.ndarray | None = None  # float32 [b], of a picture that is to be changed
     regions: np.ndarray | None = None  # float32 `n h w 1`: where the prompt counts, then where each region's does
+
+    __repr__ = short.fields
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -119,9 +122,9 @@ class Request:
         return np.stack([np.stack([self.regions[own[k].region] for own in pulls]) for k in range(1, len(pulls[0]))])
 
     def keys(self, stage: int | None = None) -> jax.Array:
-        """One key per picture: fold_in(key(seed), number); of a later stage, that folded once more."""
+        """One key per picture: fold_in(the seed's key, number); of a later stage, that folded once more."""
         stage = self.stage if stage is None else stage
-        keys = jax.vmap(jax.random.fold_in)(key(self.seeds), np.asarray(self.numbers, np.uint32))
+        keys = jax.vmap(jax.random.fold_in)(key(np.asarray(self.seeds, np.uint64)), np.asarray(self.numbers, np.uint32))
         return jax.vmap(partial(jax.random.fold_in, data=stage))(keys) if stage else keys
 
     def alone(self, settings: Mapping[str, Any], i: int) -> dict[str, Any]:

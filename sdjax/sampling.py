@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from sdjax import conditions, depth, draws, finite, steps
+from sdjax.bar import Bar
 from sdjax.canvas import DEPTH, INPAINTING, PIX2PIX, UPSCALING, VARIATION
 from sdjax.conditions import EncodeRow, Encoding, Pull, Texts
 from sdjax.diffusion import scan
@@ -41,15 +41,15 @@ def sample(sd: "StableDiffusion", asked: Request, watch: Watch) -> Sampled:
     table, guidance = asked.plan.table(length), asked.guidance(length)
     rows = steps.evaluated(table)
     kept, unfinished = steps.wanted(watch.show, len(rows)), any(plan.unfinished for plan in asked.plans)
-    noises = draws.make(asked, _latent_shape(sd, asked), sd.programs.noise)
-    held, carry = _begin(sd, asked, table, noises)
-    beside, labels = _channels(sd, asked, noises), _labels(asked)
-    pulls, encoding = asked.answered, Encoding(sd.encoders, encode_row(sd), sd.xl, asked.style, asked.clip_skip)
-    regions = None if guidance is None else sd.programs.place(asked.where(pulls), 1)
-    guidance = sd.programs.place(guidance, -1)
-    bar = tqdm(total=len(rows), disable=None if watch.progress is None else not watch.progress, leave=False)
-    stride = 1 if watch.closely else needed if bar.disable else SEGMENT_ROWS
-    with bar:
+    bar = Bar(len(rows), watch.progress)
+    stride = 1 if watch.closely else needed if bar.hidden else SEGMENT_ROWS
+    with bar.shown():
+        noises = draws.make(asked, _latent_shape(sd, asked), sd.programs.noise)
+        held, carry = _begin(sd, asked, table, noises)
+        beside, labels = _channels(sd, asked, noises), _labels(asked)
+        pulls, encoding = asked.answered, Encoding(sd.encoders, encode_row(sd), sd.xl, asked.style, asked.clip_skip)
+        regions = None if guidance is None else sd.programs.place(asked.where(pulls), 1)
+        guidance = sd.programs.place(guidance, -1)
         for start, stop, texts in conditions.pieces(pulls, asked.plans, needed):
             told = _conditions(sd, asked, pulls, texts, encoding, beside, labels)
             for first in range(start, stop, stride):
@@ -60,9 +60,9 @@ def sample(sd: "StableDiffusion", asked: Request, watch: Watch) -> Sampled:
                 )
                 seen = Seen(asked, table, rows, carry, held, sd.programs.look)
                 done = seen.done(last)
-                if not bar.disable:
+                if not bar.hidden:
                     jax.block_until_ready(carry)
-                    bar.update(done - bar.n)
+                    bar.reach(done)
                 # A run that is complete keeps its result; one that another was to go on with ends here.
                 if watch.closely and first in rows and watch.stops(seen, done) and (done < len(rows) or unfinished):
                     return seen.stopped(last, kept)

@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdjax import short
 from sdjax.diffusion.table import Table
 
 if TYPE_CHECKING:
     from sdjax.request import Request
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Step:
     """One network evaluation of b pictures.
 
@@ -38,6 +39,11 @@ class Step:
     sigma: float
     latents: np.ndarray
     denoised: np.ndarray
+
+    def __repr__(self) -> str:
+        """Of one line, without the latents."""
+        name = f"{type(self).__name__}(step {self.number} of {self.of}"
+        return f"{name}, t {self.timestep:.4g}, sigma {self.sigma:.3g})"
 
 
 Callback = Callable[[Step], Any]
@@ -56,6 +62,8 @@ class Sampled:
     evaluations: int
     steps: tuple[Step, ...] = ()
     stopped: int | None = None
+
+    __repr__ = short.fields
 
     def then(self, rest: "Sampled") -> "Sampled":
         """This run and what a refiner made of it, whose own steps are not kept."""
@@ -78,6 +86,8 @@ class Seen:
     carry: Any
     held: Any
     look: Callable[..., tuple[jax.Array, jax.Array]]
+
+    __repr__ = short.fields
 
     def done(self, row: int) -> int:
         """Evaluations in front of a row."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sdjax import picture
+from sdjax import picture, short
 from sdjax.preview import Decode
 from sdjax.steps import Step
 
@@ -37,6 +37,8 @@ class Frame:
     step: Step
     noisy: np.ndarray
     jump: np.ndarray
+
+    __repr__ = short.fields
 
 
 def develop(steps: Sequence[Step], decode: Decode) -> tuple[Frame, ...]:

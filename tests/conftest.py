@@ -24,7 +24,6 @@ import pytest  # noqa: E402
 
 from tests.checkpoints import make_checkpoint  # noqa: E402
 
-
 PARITY = Path(__file__).parent / "parity"
 
 

@@ -77,6 +77,7 @@ def test_a_prompt_becomes_a_picture(tiny_checkpoint, tmp_path):
     "arguments,message",
     [
         (["--prompt=a", "--step=3"], "Unknown command line flag 'step'. Did you mean: steps"),
+        (["--prompt=a", "--cfg_scale=3"], "Unknown command line flag 'cfg_scale'. Did you mean: guidance_scale"),
         (["--prompt=a", "--steps=0"], "--steps=0: 0 is not a positive integer"),
         (["--prompt=a", "--dtype=int8"], "--dtype=int8: value should be one of <float32|bfloat16|float16>"),
         (["--prompt", "a", "red", "circle"], "'red' belongs to no flag; put a value with spaces in quotes"),
@@ -99,9 +100,13 @@ def test_help():
     assert ran.returncode == 0 and ran.stderr == ""
     for words in (
         "python -m experiments.generate --prompt=",
-        *(f"--{name}:" for name in ("prompt", "steps", "out")),
+        *(
+            f"--{name}:"
+            for name in ("prompt", "steps", "out", "image", "mask", "grow", "strength", "show_steps", "depth")
+        ),
     ):
         assert words in ran.stdout
+    assert "--verbosity" not in ran.stdout and "--pdb" not in ran.stdout  # absl's own
     assert max(map(len, ran.stdout.splitlines())) <= 110
 
 

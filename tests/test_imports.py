@@ -4,9 +4,13 @@ import ast
 import os
 import subprocess
 import sys
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+
+import sdjax
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,6 +21,8 @@ MAY = {
     "text": ("sdjax.config", "sdjax.presets", "sdjax.text", "sdjax.vocabulary"),
     "weights": ("sdjax.config", "sdjax.presets", "sdjax.vocabulary", "sdjax.weights"),
 }
+# Files that import nothing of sdjax, which every folder may use.
+LEAVES = ("sdjax.hints", "sdjax.notice", "sdjax.short")
 NEVER = ("experiments", "tests", "torch", "diffusers", "transformers")
 
 
@@ -42,7 +48,13 @@ def test_who_may_import_whom(path):
     for name in imported(path):
         assert not within(name, NEVER), f"{path} imports {name}"
         if within(name, ("sdjax",)):
-            assert within(name, MAY.get(folder, ("sdjax",))), f"{path}: {folder} must not import {name}"
+            assert within(name, (*MAY.get(folder, ("sdjax",)), *LEAVES)), f"{path}: {folder} must not import {name}"
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_leaves_import_nothing_of_ours(name):
+    path = ROOT / f"{name.replace('.', '/')}.py"
+    assert not [one for one in imported(path) if within(one, ("sdjax",))]
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -61,3 +73,28 @@ def test_import_is_light():
     heavy = {"torch", "diffusers", "transformers", "orbax", "optax", "huggingface_hub", "matplotlib"}
     ran = run(f"import sdjax, sys; print(sorted({heavy} & {{m.split('.')[0] for m in sys.modules}}))")
     assert ran.stdout.strip() == "[]", ran.stdout + ran.stderr
+
+
+def test_what_is_listed_is_what_is_meant_to_be_used():
+    assert dir(sdjax) == sorted([*sdjax.__all__, "__version__"]) and sdjax.__all__ == sorted(sdjax.__all__)
+    assert not [name for name in ("checks", "fields", "calls", "given", "micro", "hints", "Any") if name in dir(sdjax)]
+    assert all(getattr(sdjax, name) is not None for name in sdjax.__all__)
+
+
+def test_modules_come_when_they_are_asked_for():
+    code = """
+import sys, sdjax
+assert not {"optax", "orbax"} & {name.split(".")[0] for name in sys.modules} and "sdjax.parallel" not in sys.modules
+print(sdjax.parallel.spread.__name__, sdjax.train.state.TrainState.__name__, sdjax.train.loop.fit.__name__)
+"""
+    ran = run(code)
+    assert ran.stdout.split() == ["spread", "TrainState", "fit"], ran.stderr
+
+
+def test_experiments_are_not_installed():
+    """A name that every second repository has; what is run from a clone is found there."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("*/**/__init__.py")}
+    found = {name for name in packages if any(fnmatch(name, one) for one in settings["packages"]["find"]["include"])}
+    assert {"sdjax", "sdjax.diffusion.solvers", "sdjax.train"} <= found
+    assert {name.partition(".")[0] for name in (*found, *settings["package-data"])} == {"sdjax"}

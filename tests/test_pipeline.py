@@ -10,6 +10,7 @@ import pytest
 
 import sdjax
 from sdjax import programs
+from sdjax.nn.unet import Added, Conditions
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +227,7 @@ def test_half_precision_stays_near_float32(tiny_checkpoint, sd):
     ("arguments", "message"),
     [
         ({"prompt": []}, "prompt is an empty list"),
-        ({"prompt": ["a", 3]}, r"prompt\[1\] is 3"),
+        ({"prompt": ["a", 3]}, r"prompt\[1\] must be a string, not 3"),
         ({"height": 17}, "height must be a multiple of 2, not 17; the nearest are 16 and 18"),
         ({"width": 0}, "width must be a multiple of 2"),
         ({"sampler": "dpmp_2m"}, "nearest: .*dpmpp_2m"),
@@ -237,7 +238,7 @@ def test_half_precision_stays_near_float32(tiny_checkpoint, sd):
         ({"negative_prompt": ["a", "b"]}, "negative_prompt has 2 entries for 1 pictures"),
         ({"seed": [1, 2]}, "seed has 2 entries for 1 pictures"),
         ({"seed": -1}, "seed must be"),
-        ({"seed": 2**32}, "seed must be"),
+        ({"seed": 2**64}, "seed must be"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be"),
         ({"guidance_scale": [1.0, 2.0]}, "guidance_scale has 2 entries"),
         ({"latents": np.zeros((1, 4, 8, 8))}, r"latents must be \[1, 8, 8, 4\]"),
@@ -288,3 +289,135 @@ def test_parameters_can_be_replaced(sd):
     zeroed = dataclasses.replace(sd, params={**sd.params, "unet": jax.tree.map(np.zeros_like, sd.params["unet"])})
     context = sd.encode_prompt(["a red circle"])
     assert np.all(np.asarray(zeroed.predict(np.ones((1, 8, 8, 4)), 1.0, context)) == 0)
+
+
+# The parts, given what does not fit -----------------------------------------------------------------
+
+X = np.ones((1, 8, 8, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("x", "t", "message"),
+    [
+        (
+            np.ones((1, 4, 8, 8)),
+            1.0,
+            r"x_t must be b h w c with c = 4, got \(1, 4, 8, 8\), which looks like b c h w: np.mov",
+        ),
+        (X[0], 1.0, r"got \(8, 8, 4\), one picture without the axis b: x\[None\]"),
+        (np.ones((4, 8, 8)), 1.0, r"which looks like c h w: np.moveaxis\(x, 0, -1\)\[None\]"),
+        (np.ones((1, 8, 8, 9)), 1.0, r"x_t must be b h w c with c = 4, got \(1, 8, 8, 9\)$"),
+        (X, [1.0, 2.0], r"t must be one timestep or one for each of the 1 pictures, not of shape \(2,\)"),
+        (X, [[1.0]], "t must be one timestep"),
+    ],
+)
+def test_what_predict_is_given_is_checked(sd, x, t, message):
+    with pytest.raises(ValueError, match=message):
+        sd.predict(x, t, np.zeros((1, 12, 16)))
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        ("a red circle", r"context is text: .* sd.encode_prompt\(\[...\]\)"),
+        (["a red circle"], "context is text"),
+        (np.zeros((12, 16)), r"context must be b l d with d = 16, .* not of shape \(12, 16\)"),
+        (np.zeros((1, 12, 768)), "context must be b l d with d = 16"),
+        (np.zeros((3, 12, 16)), "context is for 3 pictures and x_t holds 1"),
+    ],
+)
+def test_the_context_is_checked(sd, context, message):
+    with pytest.raises(ValueError, match=message):
+        sd.predict(X, 1.0, context)
+
+
+def test_what_a_model_is_shown_beside_the_latents_is_asked_for(sd):
+    """A 9-channel U-Net with latents alone, an upscaler's without its noise level, SDXL's with one text for two."""
+    context = np.zeros((1, 12, 16))
+    painter = dataclasses.replace(sd, unet=dataclasses.replace(sd.unet, in_channels=9))
+    with pytest.raises(ValueError, match="tiny is shown 5 channels beside the latents"):
+        painter.predict(X, 1.0, context)
+    upscaler = dataclasses.replace(sd, unet=dataclasses.replace(sd.unet, num_class_embeds=1000))
+    with pytest.raises(ValueError, match="tiny is told a noise level: .* class_labels="):
+        upscaler.predict(X, 1.0, context)
+    added = Conditions(context, Added(np.zeros((1, 8)), np.zeros((1, 6))))
+    with pytest.raises(ValueError, match="context is for 1 pictures and x_t holds 2"):
+        sd.predict(np.ones((2, 8, 8, 4)), 1.0, added)
+
+
+def test_latents_and_pixels_of_another_order_are_told(sd):
+    with pytest.raises(
+        ValueError, match=r"latents must be b h w c with c = 4, got \(1, 4, 8, 8\), which looks like b c h w"
+    ):
+        sd.decode(np.ones((1, 4, 8, 8)))
+    with pytest.raises(ValueError, match=r"pixels must be b H W c with c = 3, got \(1, 3, 16, 16\), which looks like"):
+        sd.encode(np.ones((1, 3, 16, 16)))
+    with pytest.raises(ValueError, match=r"pixels must be numbers in \[-1, 1\]; x / 127.5 - 1 makes them of uint8"):
+        sd.encode(np.ones((1, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"latents must be \[1, 8, 8, 4\] .* which looks like b c h w"):
+        sd.generate("a", latents=np.ones((1, 4, 8, 8)))
+    with pytest.raises(ValueError, match="prompts must be a list of strings, not the one string"):
+        sd.encode_prompt("a red circle")
+
+
+def test_predict_with_parameters_of_one_s_own(sd):
+    """Those of another U-Net, and the tree that a loss is differentiated by: against the derivative by hand."""
+    context, params = (
+        sd.encode_prompt(["a red circle"]),
+        jax.tree.map(lambda a: np.asarray(a, np.float32), sd.params["unet"]),
+    )
+    np.testing.assert_array_equal(sd.predict(X, 5.0, context, params=params), sd.predict(X, 5.0, context))
+    zeros = jax.tree.map(np.zeros_like, params)
+    assert not np.asarray(sd.predict(X, 5.0, context, params=zeros)).any()
+
+    def loss(bias):
+        changed = {**params, "conv_out": {**params["conv_out"], "bias": bias}}
+        return jnp.sum(sd.predict(X, 5.0, context, params=changed) ** 2)
+
+    bias = jnp.asarray(params["conv_out"]["bias"])
+    slope = jax.grad(loss)(bias)[0]  # d/db sum (f + b)^2 = 2 sum (f + b), over the picture
+    answer = np.asarray(sd.predict(X, 5.0, context), np.float64)
+    assert float(slope) == pytest.approx(2 * answer[..., 0].sum(), rel=1e-4)
+    with pytest.raises(
+        ValueError, match=r'params must be the tree of a U-Net.s parameters: params\["unet"\] of what was'
+    ):
+        sd.predict(X, 5.0, context, params=sd.params)
+    with pytest.raises(ValueError, match=r'as sd.params\["unet"\]'):
+        sd.predict(X, 5.0, context, params={"conv_in": {}})
+
+
+def test_alphas_cumprod_are_stable_diffusion_s(sd):
+    """From the betas by hand, and the number at the end that is in every write-up of SD 1.5: 0.00466."""
+    beta = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    assert sd.alphas_cumprod.dtype == np.float64
+    np.testing.assert_allclose(sd.alphas_cumprod, np.cumprod(1 - beta), rtol=1e-12)
+    assert sd.alphas_cumprod[-1] == pytest.approx(0.00466, abs=5e-6)
+    terminal = dataclasses.replace(sd, scheduler={**sd.scheduler, "rescale_betas_zero_snr": True})
+    assert terminal.alphas_cumprod[-1] == 0 and terminal.alphas_cumprod[0] == pytest.approx(1 - 0.00085)
+
+
+def test_a_jax_key_is_a_seed_and_its_settings_make_the_picture_again(sd):
+    prompts = ["a red circle", "a blue square"]
+    number = sd.generate(prompts, steps=3, sampler="euler", seed=3, decode=False)
+    key = sd.generate(prompts, steps=3, sampler="euler", seed=jax.random.key(3), decode=False)
+    np.testing.assert_array_equal(key.latents, number.latents)
+    assert key.settings["seed"] == 3
+    each = sd.generate(prompts, steps=3, sampler="euler", seed=jax.random.split(jax.random.key(9)))
+    assert np.abs(each.latents - number.latents).max() > 0.1
+    np.testing.assert_array_equal(sd.generate(**each.settings).latents, each.latents)
+    for i, image in enumerate(each.images):
+        assert sdjax.read_settings(image)["seed"] == each.settings["seed"][i] > 2**32
+
+
+def test_a_prompt_that_is_no_text_is_named(sd):
+    for prompt, told in (
+        (5, "prompt must be a string or a list of strings, not 5"),
+        ([5], r"prompt\[0\] must be a string, not 5"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            sd.generate(prompt)
+    scene = dataclasses.make_dataclass("Scene", ["shape"])("circle")
+    with pytest.raises(ValueError, match="prompt must be a string or a list of strings, not Scene"):
+        sd.generate(scene)
+    with pytest.raises(ValueError, match="negative_prompt must be a string or a list of strings, not 5"):
+        sd.generate("a red circle", 5)

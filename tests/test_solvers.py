@@ -135,5 +135,5 @@ def test_one_compilation_for_everything():
 def test_unknown_options_and_names():
     with pytest.raises(ValueError, match="sampler euler has no option 'order'"):
         plan("euler", 5, SD, order=2)
-    with pytest.raises(ValueError, match="nearest: dpmpp_2m"):
+    with pytest.raises(ValueError, match="write sampler='dpmpp_2m'"):
         plan("dpmpp2m", 5, SD)

@@ -120,7 +120,7 @@ def test_an_inconsistent_solver_is_named():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("dpmpp2m", 20), "nearest: dpmpp_2m"),
+        (("dpmpp2m", 20), "write sampler='dpmpp_2m'"),
         (("ddim", 0), "1 .. 1000"),
         (("ddim", 1001), "1 .. 1000"),
         (("ddim", 2.5), "1 .. 1000"),

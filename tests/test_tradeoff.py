@@ -293,6 +293,43 @@ def test_pictures_of_the_shapes_model_are_judged_and_the_first_kept(tmp_path):
     np.testing.assert_array_equal(seen["pixels"], [pixels for pixels, _ in rendered])
 
 
+def test_twelve_samplers_have_colours_of_their_own():
+    """In the plot, and the same in the page."""
+    assert len(set(plot.COLOURS)) == 12
+    script = (report.PAGE / "report.js").read_text()
+    assert f"const HUES = {json.dumps(list(plot.COLOURS))}" in script
+    looks = {(plot.COLOURS[at % 12], plot.MARKERS[(at + at // 12) % 4]) for at in range(48)}
+    assert len(looks) == 48
+
+
+def row(sampler: str, evaluations: int, seconds: float) -> figures.Figures:
+    settings = {"sampler": sampler, "schedule": "default", "steps": evaluations, "guidance_scale": 2.0}
+    return {**settings, "evaluations": evaluations, "seconds": seconds, "distance_pictures": 0}
+
+
+def test_seconds_that_are_chance_are_not_drawn(tiny, tmp_path):
+    grown = [row("ddim", n, 0.001 * n) for n in (4, 8, 16)]
+    chance = [row("ddim", n, seconds) for n, seconds in ((4, 0.0007), (8, 0.0002), (16, 0.0004))]
+    assert figures.timed(grown) and figures.timed([]) and not figures.timed(chance)
+    assert figures.timed(
+        [*grown, *(row(f"s{i}", n, 0.01 * n) for i in range(5) for n in (1, 2, 3)), row("ddim", 32, 0.001)]
+    )
+    told = [" ".join(report._method(experiment(tiny, tmp_path), rows)) for rows in (grown, chance)]
+    assert ["are not drawn" in one for one in told] == [False, True]
+
+
+def test_without_references_nothing_is_said_of_distances(tiny, tmp_path):
+    apart = [{**row("ddim", 4, 0.1), "distance_pictures": 3}]
+    none, some = (" ".join(report._method(experiment(tiny, tmp_path), rows)) for rows in ([row("ddim", 4, 0.1)], apart))
+    assert "distance" not in none and "0 pictures" not in none and "0.004" not in none
+    assert "its mean over 3 pictures" in some
+
+
+def test_short_times_keep_their_digits():
+    told = figures.line({**row("ddim", 4, 0.000213), "accuracy": None, "distance": None})
+    assert told == "4 evaluations, 0.000213 s a picture"
+
+
 def test_a_missing_matplotlib_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(OSError, match="pip install matplotlib"):

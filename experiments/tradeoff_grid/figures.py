@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def of_cell(runs: Runs, reference: Mapping[int, np.ndarray]) -> Figures:
     known = [d for d in apart if np.isfinite(d)]
     return {
         **(runs.about() or {}),
-        "seconds": round(min(runs.seconds()), 5),
+        "seconds": float(f"{min(runs.seconds()):.3g}"),
         "pictures": len(latents),
         "failed": sum(not np.isfinite(x).all() for x in latents.values()),
         **_accuracy(runs),
@@ -59,7 +60,21 @@ def line(row: Figures) -> str:
     """A cell's figures in words."""
     right = "" if row["accuracy"] is None else f"{row['correct']} of {row['pictures']} right, "
     apart = "" if row["distance"] is None else f"distance {row['distance']:.4f}, "
-    return f"{right}{apart}{row['evaluations']} evaluations, {row['seconds']:.3f} s a picture"
+    return f"{right}{apart}{row['evaluations']} evaluations, {row['seconds']:.3g} s a picture"
+
+
+def timed(rows: Sequence[Figures]) -> bool:
+    """Whether the seconds tell anything: of one sampler on one schedule, more evaluations must take longer.
+
+    One pair of neighbours in ten may say otherwise. Of runs so short that the machine's other work takes as long, the
+    seconds are chance.
+    """
+    families: dict[tuple[Any, ...], list[Figures]] = {}
+    for row in sorted(rows, key=lambda row: row["evaluations"]):
+        families.setdefault((row["sampler"], row["schedule"], row["guidance_scale"]), []).append(row)
+    pairs = [pair for family in families.values() for pair in pairwise(family)]
+    wrong = sum(b["seconds"] <= a["seconds"] for a, b in pairs if a["evaluations"] < b["evaluations"])
+    return 10 * wrong <= len(pairs)
 
 
 def save(rows: Sequence[Figures], root: Path) -> None:

@@ -6,6 +6,14 @@ from typing import Any
 
 from experiments.tradeoff_grid.figures import Figures, front
 
+# As the page has them (report.js): no two of 48 samplers have both colour and mark in common, nor do two of twelve in
+# a row have the colour.
+COLOURS = (
+    "#2f6fde", "#d9541e", "#1d9a6c", "#b03fa8", "#b58900", "#0f97b5", "#8a1538", "#6d7f1f", "#7a5be0", "#8d6748",
+    "#e8709f", "#5c6670",
+)  # fmt: skip
+MARKERS = "os^D"
+
 
 def plot(rows: Sequence[Figures]) -> bytes:
     """A PNG of the cells of the first guidance scale; colours are samplers, line styles schedules.
@@ -40,8 +48,8 @@ def _panel(axes: Any, rows: Sequence[Figures], key: str) -> None:
         axes.plot(
             [_cost(row) for row in line],
             [row[key] for row in line],
-            color=f"C{at % 10}",
-            marker="os^D"[at // 10 % 4],
+            color=COLOURS[at % len(COLOURS)],
+            marker=MARKERS[(at + at // len(COLOURS)) % len(MARKERS)],
             linestyle=["-", "--", ":", "-."][schedules.index(schedule) % 4],
             markersize=4,
             linewidth=1.2,

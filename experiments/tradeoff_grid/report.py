@@ -45,7 +45,8 @@ def page(experiment: Experiment, rows: Mapping[str, Figures], pictures: Mapping[
     inside = embedded(pictures)
     data = {
         "about": _about(experiment, rows),
-        "method": _method(experiment),
+        "method": _method(experiment, list(rows.values())),
+        "timed": figures.timed(list(rows.values())),
         "prompts": list(experiment.prompts[: max(map(len, inside.values()), default=0)]),
         "cells": [
             {**row, "name": name, "images": inside[name], "right": right[name][: len(inside[name])] or None}
@@ -81,23 +82,35 @@ def _about(experiment: Experiment, rows: Mapping[str, Figures]) -> str:
     )
 
 
-def _method(experiment: Experiment) -> list[str]:
+def _method(experiment: Experiment, rows: Sequence[Figures]) -> list[str]:
+    chance = "" if figures.timed(rows) else " Here they are chance, as more evaluations took less, and are not drawn."
     lines = [
         "An evaluation with guidance counts as one, though the network answers in it with and without the prompt.",
-        "Seconds are those of the sampling loop, a picture of the fastest batch; text and pixels are not in them.",
-        f"The distance is the root mean square of the final latents' difference to {REFERENCE} in {REFERENCE_STEPS} "
-        f"steps from the same noise at the same guidance scale, its mean over {experiment.references} pictures. "
-        "Samplers with fresh noise do not aim at that solution: theirs tells how far they wander.",
+        "Seconds are those of the sampling loop, a picture of the fastest batch; text and pixels are not in them."
+        + chance,
+        *_distances(experiment, max((row["distance_pictures"] for row in rows), default=0)),
         "Intervals are Wilson's, 95 %; cells share their prompts and noise, so differences are surer than the "
         "intervals look. A front of many cells flatters the luckiest.",
         "The pictures shown are those of the first prompts, none chosen.",
     ]
-    if experiment.scored:
-        lines.insert(3, "The reference is itself good to about 0.004: so far apart are its 500 and 1,000 steps.")
     for run in experiment.runs():
         compiled = ", ".join(f"{name} {n}" for name, n in run["compilations"].items())
         lines.append(f"Run on {run['device']}: batches of {run['batch']}; programs compiled: {compiled}.")
     return list(dict.fromkeys(lines))
+
+
+def _distances(experiment: Experiment, pictures: int) -> list[str]:
+    """How the distance is measured, over so many pictures; nothing where there is none."""
+    if not pictures:
+        return []
+    lines = [
+        f"The distance is the root mean square of the final latents' difference to {REFERENCE} in {REFERENCE_STEPS} "
+        f"steps from the same noise at the same guidance scale, its mean over {pictures} pictures. "
+        "Samplers with fresh noise do not aim at that solution: theirs tells how far they wander."
+    ]
+    if experiment.scored:
+        lines.append("The reference is itself good to about 0.004: so far apart are its 500 and 1,000 steps.")
+    return lines
 
 
 def _webp(pixels: np.ndarray, edge: int) -> bytes:

@@ -183,12 +183,14 @@ class Experiment:
     # ------------------------------------------------------------------ doing it
 
     def _announce(self, groups: Mapping[str, Sequence[Task]], batch: int, seconds: Mapping[str, float]) -> None:
-        total = sum(seconds[name] * evaluations(tasks, batch) for name, tasks in groups.items() if tasks)
+        each = {name: seconds[name] * evaluations(tasks, batch) for name, tasks in groups.items() if tasks}
+        of_references = f" ({duration(each['reference'])} of it for the references)" if "reference" in each else ""
         rates = ", ".join(f"{batch / s:.1f} ({name})" for name, s in seconds.items())
         cells, pictures = len(groups["grid"]), len(self.prompts)
         print(
             f"{cells} cells of {pictures} pictures to make, {len(groups['reference'])} references; batches of {batch}; "
-            f"picture-evaluations a second: {rates}; about {duration(total)}",
+            f"picture-evaluations a second: {rates}; about "
+            f"{duration(sum(each.values()))}{of_references}",
             flush=True,
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from sdjax.config.limits import MOST_LAYERS, MOST_LEVELS, MOST_RESNETS
 from sdjax.fields import ConfigError, Fields, short
@@ -40,6 +40,10 @@ class UNetConfig:
     addition_time_embed_dim: int | None
     projection_class_embeddings_input_dim: int | None
     time_cond_proj_dim: int | None
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises TypeError: this is a network's config, and what computes is elsewhere."""
+        raise TypeError('sd.unet is the U-Net\'s config: call sd.predict(x, t, context); parameters: sd.params["unet"]')
 
     @property
     def levels(self) -> int:

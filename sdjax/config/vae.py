@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdjax.config.limits import MOST_LEVELS, MOST_RESNETS
 from sdjax.fields import ConfigError, Fields
@@ -24,6 +24,13 @@ class VaeConfig:
     use_post_quant_conv: bool
     mid_block_add_attention: bool
     force_upcast: bool  # float16 overflows in this VAE's decoder (SDXL)
+
+    if not TYPE_CHECKING:  # a checker of types knows better which names there are
+
+        def __getattr__(self, name: str) -> Any:
+            """Raises AttributeError, with the place of what this config is taken for."""
+            told = ": sd.vae is the VAE's config; call sd.decode and sd.encode" if name in ("decode", "encode") else ""
+            raise AttributeError(f"VaeConfig has no {name}{told}")
 
     @property
     def factor(self) -> int:

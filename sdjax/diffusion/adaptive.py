@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sdjax import short
 from sdjax.diffusion import brownian
 from sdjax.diffusion.bounds import LEAST_NOISE, MOST_NOISE, as_float, check_number, check_whole, shown
 from sdjax.diffusion.noise import Settings
@@ -59,6 +60,8 @@ class Adaptive:
     accepted: jax.Array
     rejected: jax.Array
     evaluations: jax.Array
+
+    __repr__ = short.fields
 
 
 @dataclass(frozen=True)

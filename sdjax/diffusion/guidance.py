@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sdjax import short
 from sdjax.diffusion.lanes import Lanes
 from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.row import beside
@@ -138,6 +139,8 @@ class Guidance:
     rescale: Array  # [r, b], phi of equation 2
     shares: Array | None = None  # [r, k, b], w of equation 4; None is one prompt of share 1
     shown: bool = field(default=False, metadata={"static": True})  # whether the first of the k is i of equation 5
+
+    __repr__ = short.fields
 
     @classmethod
     def along(

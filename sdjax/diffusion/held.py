@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdjax import short
 from sdjax.diffusion.row import beside
 from sdjax.diffusion.table import Table
 
@@ -37,6 +38,8 @@ class Held:
     original: jax.Array
     mask: jax.Array
     noise: jax.Array
+
+    __repr__ = short.fields
 
     @classmethod
     def nothing(cls, noise: jax.Array) -> "Held":

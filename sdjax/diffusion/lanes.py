@@ -15,11 +15,16 @@ from sdjax.diffusion.plan import Plan, padded_length
 from sdjax.diffusion.table import Table
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Lanes:
     """b plans side by side; taken wherever a `Plan` is, for a batch of b images."""
 
     plans: tuple[Plan, ...]
+
+    def __repr__(self) -> str:
+        """Of one line: the first plans of them."""
+        shown = [f"{plan.sampler}, {plan.steps} steps" for plan in self.plans[:3]]
+        return f"Lanes({len(self.plans)} plans: {'; '.join(shown)}{'; ..' if len(self.plans) > 3 else ''})"
 
     @property
     def rows(self) -> int:
@@ -64,5 +69,5 @@ def stack_plans(plans: Sequence[Plan]) -> Lanes:
         raise ValueError("stack_plans needs at least one plan")
     for i, plan in enumerate(plans):
         if not isinstance(plan, Plan):
-            raise ValueError(f"plans[{i}] is a {type(plan).__name__}; make plans with sdjax.plan(...)")
+            raise ValueError(f"plans[{i}] is of type {type(plan).__name__}; make plans with sdjax.plan(...)")
     return Lanes(plans)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sdjax import short
 from sdjax.diffusion.bounds import (
     LEAST_NOISE,
     MOST_NOISE,
@@ -147,6 +148,8 @@ class NoiseSchedule:
     """The training levels. `alphas_cumprod`: float64 [T], alpha_t^2 of equation 2, strictly decreasing."""
 
     alphas_cumprod: np.ndarray
+
+    __repr__ = short.fields
 
     def __post_init__(self) -> None:
         a = self.alphas_cumprod

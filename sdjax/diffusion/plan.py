@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from sdjax import hints
 from sdjax.diffusion import plot
 from sdjax.diffusion.bounds import as_float, check_number, shown
 from sdjax.diffusion.choice import choose, count_steps, dropped, keys_in_force
@@ -37,7 +38,7 @@ LEAST_BOUND = 1e-6  # of predicted clean latents
 TOLERANCE = 1e-9  # of equation 1; float64 sums of up to 1000 terms stay below 1e-11
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """A sampler as a matrix; see equation 1 of `table`. All arrays are float64 NumPy unless said otherwise.
 
@@ -85,6 +86,12 @@ class Plan:
         self._check_causal()
         if not self.inexact:
             self._check_constant()
+
+    def __repr__(self) -> str:
+        """Of one line, without the matrix."""
+        told = [self.sampler, f"{self.steps} steps", self.schedule, f"{self.evaluations} evaluations"]
+        told += [f"{self.draws} draws"] if self.draws else []
+        return f"Plan({', '.join(told)})"
 
     @property
     def timesteps(self) -> np.ndarray:
@@ -205,6 +212,7 @@ def padded_length(rows: int) -> int:
     return max(64, 1 << (rows - 1).bit_length())
 
 
+@hints.arguments(hints.PLAN, needs="scheduler is a scheduler_config.json as a dict, as sd.scheduler; sd.plan has it")
 def plan(
     sampler: "str | Sampler | Callable[..., Linear]",
     steps: int | None,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sdjax.diffusion import solvers
+from sdjax.diffusion import names, solvers
 from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.spacing import (
     Schedule,
@@ -198,11 +198,24 @@ def sampler(which: "str | Sampler | Callable[..., Linear]") -> tuple[str, Sample
     """
     if isinstance(which, Sampler):
         return getattr(which.solve, "__name__", "custom"), which
-    if callable(which):
+    if callable(which) and not isinstance(which, type):
         return getattr(which, "__name__", "custom"), Sampler(which, euler_schedule, _EULER, _LINSPACE)
-    if which in SAMPLERS:
+    if isinstance(which, str) and which in SAMPLERS:
         return which, SAMPLERS[which]
-    if which == "dpm_adaptive":
-        raise ValueError("dpm_adaptive chooses its steps as it goes, so it has no plan: call sdjax.dpm_adaptive")
-    near = difflib.get_close_matches(str(which), SAMPLERS, n=3, cutoff=0.3) or list(SAMPLERS)
-    raise ValueError(f"sampler {which!r} is unknown; nearest: {', '.join(near)}; known: {', '.join(SAMPLERS)}")
+    raise ValueError(_unknown(which))
+
+
+def _unknown(which: Any) -> str:
+    """What to say of a sampler that there is not: what it is called here, or the nearest."""
+    named = isinstance(which, str | type)
+    word = (which.__name__ if isinstance(which, type) else which) if named else type(which).__name__
+    meant = names.here(word, SAMPLERS)
+    if meant == {"sampler": "dpm_adaptive"}:
+        return "dpm_adaptive chooses its steps as it goes, so it has no plan: call sdjax.dpm_adaptive"
+    if meant is not None:
+        return f"sampler {word!r} is another program's name; write {', '.join(f'{k}={v!r}' for k, v in meant.items())}"
+    if not named:
+        return f"sampler must be a name, a Sampler or a function (tape, schedule) -> latents, not {which!r}"
+    near = difflib.get_close_matches(word, SAMPLERS, n=3, cutoff=0.5)
+    told = f"nearest: {', '.join(near)}; sdjax.samplers() lists all" if near else f"known: {', '.join(SAMPLERS)}"
+    return f"sampler {word!r} is unknown; {told}"

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sdjax import hints, short
 from sdjax.diffusion import row as rows_
 from sdjax.diffusion.held import Held
 from sdjax.diffusion.lanes import Lanes
@@ -46,7 +47,10 @@ class Carry:
     predictions: jax.Array
     draws: jax.Array
 
+    __repr__ = short.fields
 
+
+@hints.arguments(hints.SAMPLE, needs="the plan is from sdjax.plan, the model a function (x, t), x_T unit Gaussian")
 def sample(
     plan: Plan | Lanes, model: Model, x_T: jax.Array, *, key: jax.Array | None = None, noise: jax.Array | None = None
 ) -> jax.Array:
@@ -71,6 +75,10 @@ def sample(
     Raises:
       ValueError: shapes do not fit, or a plan with draws came without key and noise.
     """
+    if not isinstance(plan, Plan | Lanes):
+        raise ValueError(f"plan must be what sdjax.plan gives, as sd.plan('euler', 20), not {short.short(plan)}")
+    if not callable(model):
+        raise ValueError(f"model must be a function (x, t) -> raw prediction, not {short.short(model)}")
     x_T = widened(x_T)
     if x_T.ndim < 1:
         raise ValueError("x_T must be [b, ...], one row per image")
@@ -151,6 +159,8 @@ def result(carry: Carry) -> jax.Array:
 
 def keys_per_image(key: jax.Array, b: int) -> jax.Array:
     """b typed keys, from one key (image i gets fold_in(key, i)) or b keys; raw uint32 keys are taken too."""
+    if not hasattr(key, "dtype"):
+        raise ValueError(f"key must be a jax key, as jax.random.key(0), not {short.short(key)}")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.ndim == 0:

@@ -16,6 +16,7 @@ import difflib
 
 import numpy as np
 
+from sdjax.diffusion.names import schedule_here
 from sdjax.diffusion.noise import Level, NoiseSchedule, Settings, float32_ve, noise_schedule
 from sdjax.diffusion.peers import peer_schedule
 from sdjax.diffusion.schedule import CLEAN as CLEAN
@@ -37,6 +38,13 @@ def check_schedule(name: str) -> str:
     """Return `name` if it is one of `SCHEDULES`; otherwise raise ValueError with the nearest name."""
     if name in SCHEDULES:
         return name
+    meant = schedule_here(name) if isinstance(name, str) else None
+    if meant is not None:
+        raise ValueError(f"schedule {name!r} is another program's name; write schedule={meant!r}")
+    if str(name).lower() == "automatic":
+        raise ValueError(
+            f"schedule {name!r} is None here, the checkpoint's own; with preset='a1111' it is A1111's choice"
+        )
     near = difflib.get_close_matches(str(name), SCHEDULES, n=1, cutoff=0.0)
     raise ValueError(f"schedule {name!r} is unknown; nearest: {near[0]!r}; known: {', '.join(SCHEDULES)}")
 

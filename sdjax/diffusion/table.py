@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from sdjax import short
 from sdjax.diffusion import brownian
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.prediction import check_prediction, coefficients
@@ -55,13 +56,15 @@ class Linear:
 
     def __mul__(self, factor: float) -> "Linear":
         if not _is_number(factor):
-            raise ValueError(f"a solver must be linear: it multiplies a form by {type(factor).__name__}, no number")
+            raise ValueError(
+                f"a solver must be linear: it multiplies x or D by {type(factor).__name__}; only numbers may"
+            )
         return Linear(self.weights * float(factor))
 
     def __truediv__(self, divisor: float) -> "Linear":
         if not _is_number(divisor):
             raise ValueError(
-                f"a solver must be linear: it divides a linear form by {type(divisor).__name__}, no number"
+                f"a solver must be linear: it divides x or D by {type(divisor).__name__}; only numbers may"
             )
         return Linear(self.weights / float(divisor))
 
@@ -248,6 +251,8 @@ class Table:
     draw: Array  # int32 [r], number of the Gaussian draw that comes in with the row, or -1
     start: Array  # int32 [r], leaves of the Brownian path between which that draw lies; -1 for a fresh one
     stop: Array  # int32 [r]
+
+    __repr__ = short.fields
 
     def rows(self, start: int, stop: int) -> "Table":
         """Rows start .. stop - 1 of the table."""

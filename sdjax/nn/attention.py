@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from sdjax import short
 from sdjax.nn.convolution import on_cpu
 from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm, gelu, modules_named
 
@@ -42,6 +43,8 @@ class Chunks:
     first: KeysValues
     states: jax.Array
     count: jax.Array
+
+    __repr__ = short.fields
 
 
 # The text's hidden states [b, l, e], the keys and values already made from them, or a text in pieces.

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from sdjax import short
 from sdjax.config import UNetConfig
 from sdjax.nn.attention import Context, Transformer2D
 from sdjax.nn.layers import ACTIVATIONS, Conv, Dense, Embed, GroupNorm, TimestepMlp, modules_named, timestep_embedding
@@ -30,6 +31,9 @@ class Added(NamedTuple):
     pooled: jax.Array  # `b d`, the pooled and projected text
     time_ids: jax.Array  # `b i`: original size, crop, target size (base) or aesthetic score (refiner)
 
+    def __repr__(self) -> str:
+        return short.fields(self)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Conditions:
     guidance: jax.Array | None = None  # `b d`, see `guidance_embedding`
     channels: jax.Array | None = None  # `b h w c`, beside x: mask and masked picture, depth, picture to be edited ..
     class_labels: jax.Array | None = None  # int32 `b`: the upscaler's noise level
+
+    __repr__ = short.fields
 
 
 class UNet(nn.Module):

@@ -24,7 +24,6 @@ importing transformers for it costs about 1.2 s of a start that should take six.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
+from sdjax.notice import notice
 from sdjax.text.folder import FILES, TokenizerFiles
 from sdjax.vocabulary import BOS, END_OF_WORD, EOS, byte_alphabet, ids_by_token
 
@@ -99,7 +99,7 @@ class Tokenizer:
             raise ValueError('prompts is empty: give at least one prompt ("" is one)')
         for i, prompt in enumerate(prompts):
             if not isinstance(prompt, str):
-                raise ValueError(f"prompt {i} is {prompt!r}, a {type(prompt).__name__}; a prompt is a string")
+                raise ValueError(f"prompts[{i}] must be a string, not {prompt!r} (of type {type(prompt).__name__})")
         rows = np.full((len(prompts), self.max_length), self.pad, np.int32)
         for row, prompt in zip(rows, prompts, strict=True):
             ids = [self.bos, *self._fitting(prompt), self.eos]
@@ -112,10 +112,7 @@ class Tokenizer:
         room = self.max_length - 2
         if len(encoded.ids) > room:
             lost = prompt[encoded.offsets[room][0] :]
-            warnings.warn(
-                f"the prompt has {len(encoded.ids)} tokens and the text encoder sees {room}; cut: {lost!r}",
-                stacklevel=4,
-            )
+            notice(f"the prompt has {len(encoded.ids)} tokens and the text encoder sees {room}; cut: {lost!r}")
         return encoded.ids[:room]
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from sdjax import short
 from sdjax.keys import key, settled
 
 Params = Any
@@ -32,6 +33,8 @@ class TrainState:
     params: Params
     average: Params  # the EMA of params
     optimiser_state: optax.OptState
+
+    __repr__ = short.fields
 
     @classmethod
     def create(cls, params: Params, optimiser: optax.GradientTransformation) -> "TrainState":

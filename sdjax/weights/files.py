@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from sdjax.notice import notice
 from sdjax.weights.impostor import START, impostor, is_pickle, pointer_or_page
 from sdjax.weights.links import within
 from sdjax.weights.names import CheckpointError, listing, nearest, shown
@@ -133,7 +133,7 @@ def choose_weights(names: Iterable[str], variant: str | None, where: str) -> str
         if len(found) > 1:
             raise CheckpointError(f"{where} holds only variants; choose one with variant=: {offered}")
         variant = next(iter(found))
-        warnings.warn(f"{where} holds only the variant {variant!r}, which is taken", stacklevel=2)
+        notice(f"{where} holds only the variant {variant!r}, which is taken")
     if (variant or "") not in found:
         plain = " and a file without variant" if "" in found else ""
         raise CheckpointError(

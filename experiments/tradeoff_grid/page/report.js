@@ -4,7 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const cells = data.cells;
 const scored = cells.some((c) => c.accuracy !== null);
 const measured = cells.some((c) => c.distance !== null);
-const HUES = ["#2f6fde", "#d9541e", "#1d9a6c", "#b03fa8", "#b58900", "#0f97b5", "#cf3a5b", "#6d7f1f", "#7a5be0", "#8d6748"];
+const HUES = ["#2f6fde", "#d9541e", "#1d9a6c", "#b03fa8", "#b58900", "#0f97b5", "#8a1538", "#6d7f1f", "#7a5be0", "#8d6748", "#e8709f", "#5c6670"];  // as in plot.py
 const SHAPES = ["circle", "square", "triangle", "diamond"];
 const samplers = unique(cells.map((c) => c.sampler));
 const shown = { sampler: new Set(samplers), schedule: new Set(cells.map((c) => c.schedule)), guidance_scale: new Set(cells.map((c) => c.guidance_scale)) };
@@ -14,10 +14,10 @@ const tip = document.getElementById("tip");
 function unique(values) { return [...new Set(values)]; }
 function visible() { return cells.filter((c) => Object.keys(shown).every((key) => shown[key].has(c[key]))); }
 function colour(sampler) { return HUES[samplers.indexOf(sampler) % HUES.length]; }
-function shape(sampler) { return SHAPES[Math.floor(samplers.indexOf(sampler) / HUES.length) % SHAPES.length]; }
+function shape(sampler) { const at = samplers.indexOf(sampler); return SHAPES[(at + Math.floor(at / HUES.length)) % SHAPES.length]; }
 function label(c) { return `${c.sampler}, ${c.schedule}, ${c.steps} steps, scale ${c.guidance_scale}`; }
 function percent(v) { return v === null ? "" : (100 * v).toFixed(1) + " %"; }
-function seconds(v) { return v < 0.1 ? (1000 * v).toFixed(0) + " ms" : v.toFixed(2) + " s"; }
+function seconds(v) { return v < 0.1 ? Number((1000 * v).toPrecision(2)) + " ms" : v.toFixed(2) + " s"; }
 function short(v) { return v === null ? "" : v >= 10 ? v.toFixed(1) : v.toPrecision(3); }
 
 function node(name, attributes = {}, ...children) {
@@ -56,7 +56,7 @@ const CHARTS = [
   { title: "Right pictures against seconds a picture", x: "seconds", y: "accuracy" },
   { title: "Distance to the reference against network evaluations", x: "evaluations", y: "distance" },
   { title: "Distance to the reference against seconds a picture", x: "seconds", y: "distance" },
-].filter((chart) => (chart.y === "accuracy" ? scored : measured));
+].filter((chart) => (chart.y === "accuracy" ? scored : measured)).filter((chart) => chart.x !== "seconds" || data.timed);
 const WIDTH = 560, HEIGHT = 360, LEFT = 56, RIGHT = 14, TOP = 14, BOTTOM = 44;
 
 function logarithmic(values, from, to) {
@@ -234,7 +234,7 @@ function compare(a, b) {
 function written(c, key, best) {
   if (key === "sampler") return node("td", {}, node("button", { onclick: () => choose(c) }, c.sampler));
   if (key === "accuracy") return node("td", { class: "n" }, `${best ? "◆ " : ""}${percent(c.accuracy)} (${percent(c.accuracy_low)} to ${percent(c.accuracy_high)})`);
-  if (key === "seconds") return node("td", { class: "n" }, c.seconds.toFixed(3));
+  if (key === "seconds") return node("td", { class: "n" }, Number(c.seconds.toPrecision(3)));
   if (key === "distance") return node("td", { class: "n" }, `${short(c.distance)}${c.failed ? ` (${c.failed} not finite)` : ""}`);
   if (key === "stochastic") return node("td", {}, c.stochastic ? "yes" : "");
   return node("td", { class: typeof c[key] === "number" ? "n" : null }, String(c[key]));
