@@ -24,7 +24,6 @@ importing transformers for it costs about 1.2 s of a start that should take six.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
+from sdjax import caller
 from sdjax.text.folder import FILES, TokenizerFiles
 from sdjax.vocabulary import BOS, END_OF_WORD, EOS, byte_alphabet, ids_by_token
 
@@ -112,10 +112,7 @@ class Tokenizer:
         room = self.max_length - 2
         if len(encoded.ids) > room:
             lost = prompt[encoded.offsets[room][0] :]
-            warnings.warn(
-                f"the prompt has {len(encoded.ids)} tokens and the text encoder sees {room}; cut: {lost!r}",
-                stacklevel=4,
-            )
+            caller.warn(f"the prompt has {len(encoded.ids)} tokens and the text encoder sees {room}; cut: {lost!r}")
         return encoded.ids[:room]
 
 
