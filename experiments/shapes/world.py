@@ -118,6 +118,9 @@ class Thing:
         """The words with their article, such as "an orange ring" or "a large orange ring"."""
         return _article(" ".join(word for word in (self.size, self.colour, self.shape) if word))
 
+    def __str__(self) -> str:
+        return self.phrase()
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -155,6 +158,9 @@ class Scene:
         if self.background is not None:
             text += f" on {_article(self.background)} background"
         return text
+
+    def __str__(self) -> str:
+        return self.caption()
 
     def unseen(self) -> bool:
         """Whether any of the things is a pair that training never sees."""
