@@ -101,7 +101,7 @@ class Grammar:
         return f"was not trained on {' nor on '.join(said)}: the picture may show anything. {self}" if said else None
 
     def _near(self, word: str) -> str:
-        found = difflib.get_close_matches(word[:40], self.vocabulary, n=1)
+        found = difflib.get_close_matches(word[:40], self.vocabulary, n=1, cutoff=0.7)
         return short(word) + (f" (nearest: {found[0]!r})" if found else "")
 
     def __str__(self) -> str:
