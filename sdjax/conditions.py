@@ -18,10 +18,10 @@ from itertools import groupby
 
 import numpy as np
 
-from sdjax import caller
 from sdjax.config import ClipTextConfig
 from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.run import Run
+from sdjax.notice import notice
 from sdjax.text import emphasis, prompts
 from sdjax.text.grammar import Grammar
 from sdjax.text.tokens import Tokenizer
@@ -232,7 +232,7 @@ def warn_of_words(name: str, texts: Iterable[Texts], encoders: Mapping[str, Text
         said = dict.fromkeys(one[component] for one in told)
         complaint = encoder.grammar.complaint(piece for text in said for piece in sentences(text, style))
         if complaint:
-            caller.warn(f"{name} {complaint}")
+            notice(f"{name} {complaint}")
 
 
 def sentences(text: str, style: str) -> list[str]:

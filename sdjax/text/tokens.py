@@ -32,7 +32,7 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
-from sdjax import caller
+from sdjax.notice import notice
 from sdjax.text.folder import FILES, TokenizerFiles
 from sdjax.vocabulary import BOS, END_OF_WORD, EOS, byte_alphabet, ids_by_token
 
@@ -112,7 +112,7 @@ class Tokenizer:
         room = self.max_length - 2
         if len(encoded.ids) > room:
             lost = prompt[encoded.offsets[room][0] :]
-            caller.warn(f"the prompt has {len(encoded.ids)} tokens and the text encoder sees {room}; cut: {lost!r}")
+            notice(f"the prompt has {len(encoded.ids)} tokens and the text encoder sees {room}; cut: {lost!r}")
         return encoded.ids[:room]
 
 
