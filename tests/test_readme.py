@@ -19,7 +19,7 @@ from experiments.shapes.objects import nearest_colour
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 # What only a checkpoint, a picture or a machine of one's own can run.
-ELSEWHERE = re.compile(r"""-folder"|\.safetensors"|from_a1111|programs"|devices=""")
+ELSEWHERE = re.compile(r"-folder'|\.safetensors'|from_a1111|'programs'|devices=")
 
 
 def statements() -> list[ast.stmt]:
