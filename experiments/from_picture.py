@@ -65,7 +65,8 @@ def made(seed: int) -> tuple[list[tuple[Image.Image, str]], Any]:
     depth, shapes = standing_out(), "a pink cross on a blue background"
     filled = shaper.generate(shapes, depth=depth, seed=seed).images[0]
     half = box(0, 0, 64, 128)
-    regions = sd.generate("a large green star", regions=[("a large red star", half)], seed=seed).images[0]
+    two = [(f"a large blue heart {WHITE}", half)]
+    heart_of_two = sd.generate(f"a large red heart {WHITE}", regions=two, seed=seed).images[0]
     return [
         (circle, "given"),
         (star.images[0], f"a large red star {WHITE}, strength 0.7"),
@@ -76,7 +77,7 @@ def made(seed: int) -> tuple[list[tuple[Image.Image, str]], Any]:
         (depth, "given: what is near is light"),
         (filled, shapes),
         (half, "given: a region"),
-        (regions, "a large green star; where the region is, a large red star"),
+        (heart_of_two, f"a large red heart {WHITE}; where the region is, a large blue one"),
     ], (sd, star.steps)
 
 

@@ -11,8 +11,9 @@ What of the text encoders a U-Net attends to is a matter of the family (Podell e
     SDXL           the last but one before it, of every encoder side by side; and the last encoder's pooled state
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from itertools import groupby
 
 import numpy as np
@@ -20,7 +21,9 @@ import numpy as np
 from sdjax.config import ClipTextConfig
 from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.run import Run
-from sdjax.text import prompts
+from sdjax.notice import notice
+from sdjax.text import emphasis, prompts
+from sdjax.text.grammar import Grammar
 from sdjax.text.tokens import Tokenizer
 
 Texts = Mapping[str, str]  # by text encoder
@@ -35,10 +38,11 @@ TWO_A_STEP = ("heun", "dpm2", "dpm2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """A text encoder and the tokenizer that goes with it."""
+    """A text encoder, the tokenizer that goes with it, and the sentences that it knows where they are few."""
 
     config: ClipTextConfig
     tokenizer: Tokenizer
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,7 @@ class Encoding:
 
     def _one(self, name: str, text: str, negative: bool) -> tuple[list[np.ndarray], np.ndarray]:
         depth = self._depth(name, negative)
-        rows = prompts.chunks(text, self.encoders[name].tokenizer, self.style)
+        rows = self.rows(name, text)
         encoded = [self.encode(name, row.ids, depth) for row in rows]
         states = []
         for row, (raw, _) in zip(rows, encoded, strict=True):
@@ -195,8 +199,13 @@ class Encoding:
             states.append(raw if plain else prompts.weigh(raw, weights, self._empty(name, negative)[0], self.style))
         return states, encoded[0][1]
 
+    @cached_property
+    def rows(self) -> Callable[[str, str], list[prompts.Chunk]]:
+        """The rows of an encoder's text: made once, since a text that is cut gives a warning."""
+        return cache(lambda name, text: prompts.chunks(text, self.encoders[name].tokenizer, self.style))
+
     def _empty(self, name: str, negative: bool) -> tuple[np.ndarray, np.ndarray]:
-        row = prompts.chunks("", self.encoders[name].tokenizer, self.style)[0]
+        row = self.rows(name, "")[0]
         return self.encode(name, row.ids, self._depth(name, negative))
 
     def _depth(self, name: str, negative: bool) -> int:
@@ -212,6 +221,31 @@ def check(pulls: Sequence[Pull], encoders: Mapping[str, TextEncoder], style: str
             rows = prompts.chunks(text, encoder.tokenizer, style)
             if not np.isfinite([weight for row in rows for weight in row.weights]).all():
                 raise ValueError(f"the prompt's weights are infinite or no numbers: {text[:60]!r}")
+
+
+def warn_of_words(name: str, texts: Iterable[Texts], encoders: Mapping[str, TextEncoder], style: str) -> None:
+    """Warns, once, where some of the texts are none that the model called `name` was trained on."""
+    told = list(texts)
+    for component, encoder in encoders.items():
+        if encoder.grammar is None:
+            continue
+        said = dict.fromkeys(one[component] for one in told)
+        complaint = encoder.grammar.complaint(piece for text in said for piece in sentences(text, style))
+        if complaint:
+            notice(f"{name} {complaint}")
+
+
+def sentences(text: str, style: str) -> list[str]:
+    """The words of a text without the style's signs; several where BREAK parts them."""
+    if style == "plain":
+        return [text]
+    rows: list[list[str]] = [[]]
+    for segment in emphasis.a1111(text) if style == "a1111" else emphasis.comfy(text):
+        if style == "a1111" and segment == emphasis.BREAK:
+            rows.append([])
+        else:
+            rows[-1].append(segment[0])
+    return [" ".join(row) for row in rows]
 
 
 def in_pieces(encoded: Sequence[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,8 @@ from sdjax.pipeline import StableDiffusion
 from sdjax.processor import WHERE, Processor
 from sdjax.shipped import SHAPES, meant, open_shipped
 from sdjax.short import short
+from sdjax.text import grammar
+from sdjax.text.grammar import Grammar
 from sdjax.text.tokens import Tokenizer
 from sdjax.weights import Checkpoint, CheckpointError, open_checkpoint, open_vae
 from sdjax.weights.files import parse_json
@@ -136,7 +138,13 @@ def _encoder(opened: Checkpoint, name: str, folder: str, where: str) -> TextEnco
             raise CheckpointError(
                 f"{where} does not belong to {name}/config.json: it needs a {key} of at least {needs}, not {has}"
             )
-    return TextEncoder(config, tokenizer)
+    return TextEncoder(config, tokenizer, _grammar(opened, folder, f"{where}/{grammar.FILE}"))
+
+
+def _grammar(opened: Checkpoint, folder: str, where: str) -> Grammar | None:
+    """The sentences that a small text encoder knows, where its tokenizer's folder says. Raises ConfigError."""
+    data = opened.tokenizer(folder).get(grammar.FILE)
+    return None if data is None else Grammar.read(parse_json(data.decode("utf-8", "replace"), Path(where)), where)
 
 
 def _eyes(opened: Checkpoint) -> dict[str, Any]:

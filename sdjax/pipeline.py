@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from PIL import Image
 
 from sdjax import asking, checks, finite, hints, picture, programs, request, sampling, seeds, show
-from sdjax.conditions import ClipSkip, Encoding, TextEncoder
+from sdjax.conditions import ClipSkip, Encoding, TextEncoder, warn_of_words
 from sdjax.config import UNetConfig, VaeConfig
 from sdjax.diffusion import scan
 from sdjax.diffusion.noise import NoiseSchedule, Settings, noise_schedule
@@ -429,6 +429,8 @@ class StableDiffusion:
         given = {name: value for name, value in locals().items() if name != "self"}
         given["seed"] = seeds.plain(seed)
         asked, refined = asking.stages(self, given)
+        texts = [texts for own in asked.pulls for pull in own for texts in pull.texts]
+        warn_of_words(self.name, texts, self.encoders, asked.style)
         shown = None if callback is None else lambda step: callback(self.viewer.preview(step))
         watch = Watch(progress, shown, show_steps, stop_after)
         made = sampling.sample(self, asked, watch)
@@ -458,6 +460,7 @@ class StableDiffusion:
         skip = ClipSkip.read(clip_skip, style)
         encoding = Encoding(self.encoders, sampling.encode_row(self), self.xl, style, skip)
         listed = checks.texts(texts, "prompts")
+        warn_of_words(self.name, [dict.fromkeys(self.encoders, text) for text in listed], self.encoders, style)
         made = [encoding(dict.fromkeys(self.encoders, text)) for text in listed]
         most = max(len(states) for states, _ in made)
         rows = [states for states, _ in made]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 MAY = {
     "nn": ("sdjax.config", "sdjax.nn"),
     "diffusion": ("sdjax.diffusion",),
-    "text": ("sdjax.config", "sdjax.presets", "sdjax.text", "sdjax.vocabulary"),
+    "text": ("sdjax.config", "sdjax.fields", "sdjax.notice", "sdjax.presets", "sdjax.text", "sdjax.vocabulary"),
     "weights": ("sdjax.config", "sdjax.presets", "sdjax.vocabulary", "sdjax.weights"),
 }
 # Files that import nothing of sdjax, which every folder may use.

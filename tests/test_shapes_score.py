@@ -1,10 +1,15 @@
 """The scorer: right captions pass, wrong ones do not, noise and blur do not matter, errors have names."""
 
 import collections
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from experiments import shapes
 from experiments.shapes.objects import find_objects, label, nearest_colour
 from experiments.shapes.score import CHANGES, Verdict, score, wilson, wrong_scene
 from experiments.shapes.world import COLOURS, Scene, examples, parse_caption, render, shape_mask
@@ -187,3 +192,20 @@ def test_wilson_interval():
         assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
     with pytest.raises(ValueError, match="at least 1"):
         wilson(0, 0)
+
+
+def test_from_one_place():
+    """The short names; a picture may be PIL's, and a scene is written as its caption."""
+    scene = shapes.sample_scene(np.random.default_rng(0))
+    assert str(scene) == f"{scene}" == scene.caption() and str(scene.things[0]) == scene.things[0].phrase()
+    picture = Image.fromarray(shapes.render(scene, np.random.default_rng(0)))
+    assert shapes.score(picture, str(scene)).ok and shapes.score is score
+    assert not shapes.score(picture.rotate(180), "a red circle above a blue square").ok
+    with pytest.raises(ValueError, match=r"a picture is uint8 \[s, s, 3\]; this one is uint8 \[128, 128\]"):
+        shapes.score(picture.convert("L"), scene)
+
+
+def test_the_program_says_nothing_of_how_it_is_imported():
+    command = [sys.executable, "-m", "experiments.shapes.score", "--count=5"]
+    ran = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "") and ran.stdout.startswith("right captions pass          5 of 5")

@@ -15,6 +15,7 @@ VAE's own 1 x 1 convolutions, so the shipped file is a plain AutoencoderKL with 
 Also prints how many of the VAE's reconstructions the scorer accepts: the ceiling of everything that follows.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -30,6 +31,7 @@ from experiments.shapes.batches import write_arrays
 from experiments.shapes.score import score, wilson
 from sdjax.nn.vae import Autoencoder
 from sdjax.picture import from_uint8, to_uint8
+from sdjax.text import grammar
 from sdjax.text.tokens import Tokenizer, write_word_tokenizer
 from sdjax.train.loop import averaged, settings_of
 from sdjax.train.state import fresh
@@ -124,6 +126,7 @@ def main() -> None:
     half = evened(FLAGS.vae) if FLAGS.vae else models.shipped("vae", models.VAE)
     save_component(out / "vae", half, default_layout(half, models.VAE_JSON))
     write_word_tokenizer(out / "tokenizer", world.VOCABULARY, models.MAX_LENGTH)
+    (out / "tokenizer" / grammar.FILE).write_text(json.dumps(world.GRAMMAR, indent=2) + "\n", encoding="utf-8")
 
     params = jax.tree.map(lambda p: p.astype(np.float32), half)
     autoencode = jax.jit(lambda p, x: model.apply({"params": p}, x))

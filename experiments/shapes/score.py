@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from absl import app, flags
+from PIL import Image
 
 from experiments.shapes.objects import Found, find_objects
 from experiments.shapes.objects import nearest_colour as nearest_colour
@@ -89,14 +90,14 @@ def _holds(relation: str, first: Found, second: Found) -> bool:
     return along > abs(across)
 
 
-def score(image: np.ndarray, caption: str | Scene) -> Verdict:
-    """Whether a picture uint8 [s, s, 3] shows its caption: every named object once, and nothing else.
+def score(image: np.ndarray | Image.Image, caption: str | Scene) -> Verdict:
+    """Whether a picture, PIL's or uint8 [s, s, 3], shows its caption: every named object once, and nothing else.
 
     Raises:
         ValueError: no caption of the shapes world, or no picture.
     """
     scene = parse_caption(caption) if isinstance(caption, str) else caption
-    background, found = find_objects(image)
+    background, found = find_objects(np.asarray(image))
     errors: set[str] = set()
     if not background.even or scene.background not in (None, background.colour):
         errors.add("background")

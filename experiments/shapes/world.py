@@ -14,7 +14,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -53,6 +53,23 @@ VOCABULARY = (
     *("above", "below", "to", "the", "left", "right", "of", "on", "background"),
 )
 """Every word a caption can hold, once."""
+GRAMMAR: dict[str, Any] = {
+    "words": {
+        "ARTICLE": ["a", "an"],
+        "SIZE": [*SIZES],
+        "COLOUR": [*COLOURS],
+        "SHAPE": [*SHAPES],
+        "RELATION": [*RELATIONS],
+    },
+    "sentence": [
+        *("ARTICLE", ["SIZE"], "COLOUR", "SHAPE"),
+        ["RELATION", "ARTICLE", ["SIZE"], "COLOUR", "SHAPE"],
+        ["on", "ARTICLE", "COLOUR", "background"],
+    ],
+    "example": "a large red circle on a white background",
+}
+"""The captions as `sdjax.text.grammar` reads them; it lies beside the model's tokenizer. "a orange ring" and two things
+of one colour pass it: no caption says so, and the model draws them rightly."""
 WIDTHS = {1: {"small": 0.42, "large": 0.70}, 2: {"small": 0.26, "large": 0.40}}
 """Width of an object's box by the number of objects and the size's name."""
 JITTER = 0.04
@@ -101,6 +118,9 @@ class Thing:
         """The words with their article, such as "an orange ring" or "a large orange ring"."""
         return _article(" ".join(word for word in (self.size, self.colour, self.shape) if word))
 
+    def __str__(self) -> str:
+        return self.phrase()
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -138,6 +158,9 @@ class Scene:
         if self.background is not None:
             text += f" on {_article(self.background)} background"
         return text
+
+    def __str__(self) -> str:
+        return self.caption()
 
     def unseen(self) -> bool:
         """Whether any of the things is a pair that training never sees."""
