@@ -183,7 +183,8 @@ def _as_theirs(settings: dict[str, Any], fields: Mapping[str, str]) -> Found:
         return _as_comfys(settings, fields, notes)
     usual: dict[str, Any] = {"prompt_style": "a1111", "noise_source": "torch_cuda"}
     sampler, schedule = settings.get("sampler"), settings.get("schedule")
-    diffusers = fields.get("app") == "SD.Next" or fields.get("backend", "").casefold() == "diffusers"
+    backend = fields.get("backend", "Diffusers" if fields.get("app") == "SD.Next" else "")
+    diffusers = backend.casefold() == "diffusers"
     if sampler in SAMPLERS and sampler not in OWN_TIMESTEPS and schedule in (None, *A1111) and not diffusers:
         usual["preset"] = "a1111"
         if sampler in AUTOMATIC and sampler != "restart" and "schedule type" not in fields and _is_old(version):

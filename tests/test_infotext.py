@@ -115,6 +115,7 @@ def test_sd_next():
     text = "a\nSteps: 10, Size: 8x8, Sampler: DPM++ 2M, Seed: 1, CFG scale: 6, Parser: a1111, App: SD.Next"
     found, _ = read(f"{text}, Version: 0eb4a98, Pipeline: StableDiffusionPipeline, Backend: Diffusers")
     assert "preset" not in found and "schedule" not in found and found["prompt_style"] == "a1111"
+    assert "preset" not in read(text)[0] and read(f"{text}, Backend: Original")[0]["preset"] == "a1111"
 
 
 @pytest.mark.parametrize(
