@@ -348,7 +348,7 @@ def test_every_number_has_its_limits(tmp_path, name):
         ({"sampler_options": {"s_churn": 10**400}}, "sampler_options: 's_churn' must be from"),
         ({"sampler_options": {"s_noise": float("inf")}}, "sampler_options: 's_noise' must be from"),
         ({"sampler_options": {"rho": float("nan")}}, "sampler_options: 'rho' must be from"),
-        ({"sampler_options": {"sigmas": [1] * 10_001}}, "has 10,001 entries"),
+        ({"sampler_options": {"sigmas": [1] * 1002}}, "has 1,002 entries"),
         ({"sampler_options": {str(i): 1 for i in range(101)}}, "sampler_options has 101 entries"),
         ({"crop": [0, 10**400]}, "crop must be from"),
         ({"original_size": [1, 2, 3]}, "original_size must be two numbers"),

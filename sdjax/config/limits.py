@@ -29,5 +29,5 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 PIXELS = (-1_000_000, 1_000_000)  # of SDXL's sizes and crops
 OPTION = (-1e9, 1e9)  # of a number among a sampler's options
-MOST_OPTIONS, MOST_ENTRIES = 100, 10_000  # of a sampler's options, and of a list among them
+MOST_OPTIONS, MOST_ENTRIES = 100, 1001  # of a sampler's options, and of a list among them: the levels of 1000 steps
 MOST_PROMPTS_JOINED = 16  # by AND in one prompt: each is a row of the U-Net's batch
