@@ -10,7 +10,8 @@ from typing import Any
 
 from sdjax.config.limits import MOST_ENTRIES, MOST_OPTIONS, OPTION, PIXELS, RANGES
 
-GIVEN = ("latents", "image", "mask", "depth", "regions")  # which `generate` refuses with the remedy
+# Arguments that are no text or number: the settings say that there was one, and `generate` asks for it again.
+GIVEN = ("latents", "image", "mask", "depth", "regions")
 _SIZES = ("original_size", "crop", "target_size", "negative_original_size", "negative_crop", "negative_target_size")
 # A whole number will do for a float.
 _TYPES: dict[str, tuple[type, ...]] = {
