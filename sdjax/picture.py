@@ -80,7 +80,7 @@ def read_settings(source: str | os.PathLike[str] | Image.Image) -> dict[str, Any
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no picture, holds no settings, or holds broken ones; or numbers beyond `config.limits`.
+      ValueError: it is no picture, holds no settings, or holds broken ones; or numbers beyond those of `bounds`.
     """
     held = picture_texts.read(source)
     try:

@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 
 import sdjax
 from sdjax import infotext, picture
-from sdjax.config.limits import RANGES
+from sdjax.bounds import RANGES
 from sdjax.diffusion import spacing
 from sdjax.diffusion.samplers import SAMPLERS
 
@@ -326,7 +326,7 @@ LEAST_AND_MOST = {
     "steps": (0, 10_001), "seed": (-1, 2**64), "num_images": (0, 10**9), "first_image": (-1, 2**32),
     "height": (0, 8 * 10**9), "width": (-8, 16_385), "guidance_scale": (-0.1, 1e38),
     "image_guidance_scale": (-1, 10**400), "guidance_rescale": (-0.1, 10**400), "strength": (-0.1, 1.1),
-    "eta": (-(10**400), 10**400), "stop_after": (0, 10**9), "refiner_start": (-1, 2), "denoising_start": (-1, 2),
+    "eta": (-(10**400), 10**400), "stop_after": (0, 10**10), "refiner_start": (-1, 2), "denoising_start": (-1, 2),
     "denoising_end": (-1, 2), "aesthetic_score": (-1e9, 10**400), "negative_aesthetic_score": (-1e9, 1e9),
     "mask_blur": (-1, 10**400), "mask_crop": (-1, 10**9), "noise_level": (-1, 10**9),
 }  # fmt: skip
