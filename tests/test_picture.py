@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 import sdjax
-from sdjax import infotext, picture
+from sdjax import bounds, infotext, picture, request
 from sdjax.bounds import RANGES
 from sdjax.diffusion import spacing
 from sdjax.diffusion.samplers import SAMPLERS
@@ -313,9 +313,10 @@ def test_broken_settings_are_one_error(tmp_path, texts, message):
     assert str(path) in str(caught.value) and len(str(caught.value)) < 300 + len(str(path))
 
 
-@pytest.mark.parametrize("name", ["image", "mask", "depth", "latents", "regions"])
+@pytest.mark.parametrize("name", request.GIVEN)
 def test_a_picture_names_no_file(tmp_path, name):
     """It says that there was one, and `generate` then asks for it."""
+    assert bounds.GIVEN == request.GIVEN
     assert picture.read_settings(png(tmp_path / "x.png", sdjax=ours(**{name: "given"})))[name] == "given"
     for value in ("/etc/passwd", "x.png", "", "Given", "given ", ["given"], None):
         with pytest.raises(ValueError, match=f"{name} (can only be .given.|must be str)"):
