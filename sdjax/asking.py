@@ -192,7 +192,9 @@ def _runs(sd: "StableDiffusion", given: Given, strengths: Sequence[float | None]
         key = repr((sampler, steps, schedule, strength, sorted(options.items())))
         if key not in made:
             make = partial(sd.plan, sampler, steps, schedule, **options)
-            made[key] = Run.make(make, given["denoising_start"], given["denoising_end"], strength)
+            run = Run.make(make, given["denoising_start"], given["denoising_end"], strength)
+            # A1111 counts the evaluations that a prompt's edits go by from the picture on
+            made[key] = replace(run, before=0) if preset == "a1111" and strength is not None else run
         runs.append(made[key])
     return tuple(runs)
 

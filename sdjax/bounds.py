@@ -1,16 +1,45 @@
 """What a picture's settings may hold: which arguments of `generate`, of which type, and how large.
 
-Whoever reads settings from a file ends with `check`: every number is in its range of `config.limits`, and nothing
-names a file to open. Of what was given as a picture, a mask or noise a file can only say that there was one.
+Whoever reads settings from a file ends with `check`: every number is in its range before anything is made of it, for a
+stranger's text may ask for more memory or time than there is; and nothing names a file to open. Of what was given as a
+picture, a mask or noise a file can only say that there was one.
 """
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from sdjax.config.limits import MOST_ENTRIES, MOST_OPTIONS, OPTION, PIXELS, RANGES
+from sdjax.config.limits import MOST_BLUR, MOST_COUNT, MOST_PICTURES, MOST_SIDE
 
-GIVEN = ("latents", "image", "mask", "depth", "regions")  # which `generate` refuses with the remedy
+# Least and most of each number, both allowed: what `generate` allows at most, and less where that knows no end.
+RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, 10_000),
+    "seed": (0, 2**64 - 1),
+    "num_images": (1, MOST_PICTURES),
+    "first_image": (0, MOST_COUNT),
+    "height": (1, MOST_SIDE),
+    "width": (1, MOST_SIDE),
+    "guidance_scale": (0, 10_000),
+    "image_guidance_scale": (0, 10_000),
+    "guidance_rescale": (0, 1),
+    "strength": (0, 1),
+    "eta": (-100, 100),
+    "refiner_start": (0, 1),
+    "denoising_start": (0, 1),
+    "denoising_end": (0, 1),
+    "aesthetic_score": (-1000, 1000),
+    "negative_aesthetic_score": (-1000, 1000),
+    "mask_blur": (0, MOST_BLUR),
+    "mask_crop": (0, MOST_SIDE),
+    "noise_level": (0, 10_000),
+    "stop_after": (1, MOST_COUNT),
+}
+PIXELS = (-1_000_000, 1_000_000)  # of SDXL's sizes and crops
+OPTION = (-1e9, 1e9)  # of a number among a sampler's options
+MOST_OPTIONS, MOST_ENTRIES = 100, 1001  # of a sampler's options, and of a list among them: the levels of 1000 steps
+
+# As `request.GIVEN`, which imports what imports this.
+GIVEN = ("latents", "image", "mask", "depth", "regions")
 _SIZES = ("original_size", "crop", "target_size", "negative_original_size", "negative_crop", "negative_target_size")
 # A whole number will do for a float.
 _TYPES: dict[str, tuple[type, ...]] = {

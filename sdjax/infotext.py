@@ -109,10 +109,10 @@ def read(text: str) -> Found:
     at = _settings_line(lines)
     fields = {} if at is None else _fields(_unbroken(lines[at:]))
     told = lines[:at]
-    starts = [i for i, line in enumerate(told) if line.casefold().startswith(_NEGATIVE)]
+    starts = [i for i, line in enumerate(told) if line.strip().casefold().startswith(_NEGATIVE)]
     cut = starts[0] if starts else len(told)
     settings: dict[str, Any] = {"prompt": "\n".join(told[:cut]).strip()}
-    if negative := "\n".join(told[cut:])[len(_NEGATIVE) :].strip():
+    if negative := "\n".join(told[cut:]).strip()[len(_NEGATIVE) :].strip():
         settings["negative_prompt"] = negative
     settings |= _read_fields(fields)
     if not fields or fields.get("version", "").startswith(OURS):
@@ -139,7 +139,7 @@ def _settings_line(lines: Sequence[str]) -> int | None:
 def _is_fields(line: str, wanted: str | None = None) -> bool:
     found = _FIELD.findall(line)
     named = wanted is None or any(name.strip().casefold() == wanted for name, _ in found)
-    return len(found) >= _FEWEST_FIELDS and named and not line.casefold().startswith(_NEGATIVE)
+    return len(found) >= _FEWEST_FIELDS and named and not line.strip().casefold().startswith(_NEGATIVE)
 
 
 def _unbroken(lines: Sequence[str]) -> str:
@@ -179,11 +179,12 @@ def _as_theirs(settings: dict[str, Any], fields: Mapping[str, str]) -> Found:
     """With the conventions of the program that wrote it, and what it did that is not done here."""
     version = fields.get("version", "")
     notes = _notes(settings, fields)
-    if version == "ComfyUI" or version.startswith("Fooocus"):
+    if version.casefold().startswith(("comfyui", "fooocus")):
         return _as_comfys(settings, fields, notes)
     usual: dict[str, Any] = {"prompt_style": "a1111", "noise_source": "torch_cuda"}
     sampler, schedule = settings.get("sampler"), settings.get("schedule")
-    diffusers = fields.get("app") == "SD.Next" or fields.get("backend", "").casefold() == "diffusers"
+    backend = fields.get("backend", "Diffusers" if fields.get("app") == "SD.Next" else "")
+    diffusers = backend.casefold() == "diffusers"
     if sampler in SAMPLERS and sampler not in OWN_TIMESTEPS and schedule in (None, *A1111) and not diffusers:
         usual["preset"] = "a1111"
         if sampler in AUTOMATIC and sampler != "restart" and "schedule type" not in fields and _is_old(version):
@@ -198,7 +199,7 @@ def _as_comfys(settings: dict[str, Any], fields: Mapping[str, str], notes: list[
     made = {**settings, **swarmui.COMFY}
     if "clip_skip" in made:
         made["clip_skip"] = made["clip_skip"].replace("a1111:", "comfy:-")
-    if fields.get("version", "").startswith("Fooocus"):
+    if fields.get("version", "").casefold().startswith("fooocus"):
         raw = {"prompt": fields.get("raw prompt"), "negative_prompt": fields.get("raw negative prompt")}
         made |= {name: text for name, text in raw.items() if text}
         notes = [fooocus.NEVER, *notes]
@@ -242,7 +243,11 @@ def _notes(settings: Mapping[str, Any], fields: Mapping[str, str]) -> list[str]:
 
 
 def _clip_skip(text: str) -> dict[str, Any]:
-    return {"clip_skip": text if ":" in text else f"a1111:{int(float(text))}"}
+    """As A1111 counts, from 1; some tools write -1, as ComfyUI does, and 0 where nothing is skipped."""
+    if ":" in text:
+        return {"clip_skip": text}
+    count = abs(int(float(text)))
+    return {"clip_skip": f"a1111:{count}"} if count else {}
 
 
 def _rng(text: str) -> dict[str, Any]:

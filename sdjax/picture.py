@@ -6,8 +6,9 @@ A PNG holds any number of named texts. Ours hold two:
     sdjax        JSON, {"model": name, "settings": {...}}: exactly the keyword arguments of `generate`
 
 The first is ambiguous (a prompt may itself hold a line "Negative prompt: ...") and knows no `first_image`, so
-`read_settings` prefers the second. Both are data from strangers: they are measured, parsed as JSON or by a
-pattern, and checked by type; nothing of them is ever run.
+`read_settings` prefers the second. Other programs keep theirs elsewhere: `picture_texts` finds a picture's texts,
+`foreign` and `infotext` understand them. All are data from strangers: they are measured, parsed as JSON or by a
+pattern, and checked by type and range (`bounds`); nothing of them is ever run, and nothing names a file to open.
 """
 
 import contextlib
@@ -79,7 +80,7 @@ def read_settings(source: str | os.PathLike[str] | Image.Image) -> dict[str, Any
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no picture, holds no settings, or holds broken ones; or numbers beyond `config.limits`.
+      ValueError: it is no picture, holds no settings, or holds broken ones; or numbers beyond those of `bounds`.
     """
     held = picture_texts.read(source)
     try:

@@ -305,6 +305,12 @@ def test_easy_diffusion(texts):
     assert "Easy Diffusion: how Easy Diffusion's seeds" in warned and "LoRA" not in warned
 
 
+def test_easy_diffusion_from_a_picture():
+    for texts in ({**EASY_LABELS, "Prompt Strength": "0.5"}, {"UserComment": {**EASY, "prompt_strength": 0.5}}):
+        with pytest.raises(ValueError, match="Easy Diffusion: the picture is made from another"):
+            read(**texts)
+
+
 def test_draw_things():
     told = {"c": "a cat", "uc": "dog", "sampler": "DPM++ 2M Karras", "scale": 7, "seed": 1, "size": "512x768"}
     told |= {"steps": 20, "strength": 1, "model": "sd_v1.5_f16.ckpt", "v2": {}}

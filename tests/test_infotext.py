@@ -106,6 +106,16 @@ def test_comfyuis_nodes_that_write_this_text():
         assert (found["sampler"], found.get("schedule"), found["preset"]) == (ours, schedule, "comfy")
 
 
+@pytest.mark.parametrize(
+    ("version", "skip"), [("ComfyUI v0.3.10", "comfy:-2"), ("comfyui", "comfy:-2"), ("v1.9.0", "a1111:2")]
+)
+def test_clip_skip_with_either_sign(version, skip):
+    for number in (2, -2):
+        found, _ = read(f"a\n  Negative prompt: dog\n{LINE}, Clip skip: {number}, Version: {version}")
+        assert found["clip_skip"] == skip and found["negative_prompt"] == "dog"
+    assert "clip_skip" not in read(f"a\n{LINE}, Clip skip: 0, Version: {version}")[0]
+
+
 def test_comfyui_has_no_automatic():
     found, _ = read("a\nSteps: 10, Sampler: DPM++ 2M, Seed: 1, Version: ComfyUI")
     assert plan(found["sampler"], 10, SD, None, preset=found["preset"]).schedule == "normal"
@@ -115,6 +125,7 @@ def test_sd_next():
     text = "a\nSteps: 10, Size: 8x8, Sampler: DPM++ 2M, Seed: 1, CFG scale: 6, Parser: a1111, App: SD.Next"
     found, _ = read(f"{text}, Version: 0eb4a98, Pipeline: StableDiffusionPipeline, Backend: Diffusers")
     assert "preset" not in found and "schedule" not in found and found["prompt_style"] == "a1111"
+    assert "preset" not in read(text)[0] and read(f"{text}, Backend: Original")[0]["preset"] == "a1111"
 
 
 @pytest.mark.parametrize(

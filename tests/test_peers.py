@@ -1,12 +1,13 @@
 """A1111's and ComfyUI's levels, derived a second time from their sources, and what the presets refuse."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from sdjax import infotext
+from sdjax import asking, conditions, infotext
 from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.peers import NAMES, discards, peer_name, peer_schedule
 from sdjax.diffusion.plan import plan
@@ -268,3 +269,14 @@ def test_churn_of_a_part_is_its_own():
 def test_a_strength_too_small_for_comfyui():
     with pytest.raises(ValueError, match="strength 1e-06 is too small for 20 steps.*take a strength from 0.001"):
         euler("comfy", "karras", 20, strength=1e-6)
+
+
+@pytest.mark.parametrize(("preset", "expected"), [("a1111", "a" * 11), ("diffusers", "a" + "b" * 9)])
+def test_edits_of_a_run_from_a_picture(preset, expected):
+    """A1111's count begins with the picture (CFGDenoiser.step is 0 in sample_img2img); elsewhere with the whole run."""
+    model = SimpleNamespace(plan=partial(StableDiffusion.plan, SimpleNamespace(scheduler=SD, xl=False)))
+    given = {"sampler": "euler", "steps": 20, "schedule": "karras", "preset": preset, "eta": None}
+    given |= {"sampler_options": None, "denoising_start": None, "denoising_end": None}
+    (run,) = asking._runs(model, given, [0.5])
+    (pull,) = conditions.pulls({"text_encoder": "[a:b:0.5]"}, run, "a1111")
+    assert "".join(texts["text_encoder"] for texts in pull.texts) == expected

@@ -116,6 +116,15 @@ def test_a_jpegs_comment_and_xmp(tmp_path):
     assert picture_texts.read(tmp_path / "x.jpg").texts == {"XMP": '{"a": 1}'}
 
 
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+def test_user_comment_among_the_first_tags(tmp_path, format):
+    """Fooocus writes it there, and as plain text."""
+    made = Image.Exif()
+    made[0x9286], made[0x927C], made[0x0131] = PLAIN, "a1111", "Fooocus v2.5.5"
+    IMAGE.save(tmp_path / "x", format, exif=made)
+    assert read(tmp_path / "x") == WANT | {"prompt": "a cat"}
+
+
 def test_comfyuis_webp(tmp_path):
     made = Image.Exif()
     made[0x0110], made[0x010F] = 'prompt:{"1": {}}', 'workflow:{"nodes": []}'

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdjax.config.limits import MOST_PROMPTS_JOINED
 from sdjax.text import Tokenizer, emphasis
+from sdjax.text.editing import MOST_PROMPTS_JOINED
 from sdjax.text.prompts import MAX_CHUNKS, STYLES, Chunk, chunks, parts, timeline, weigh
 from tests.golden.make_prompts import EVALUATIONS, KINDS
 from tests.golden.make_tokens import write_tokenizer

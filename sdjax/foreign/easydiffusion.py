@@ -27,7 +27,7 @@ def is_its(fields: Fields) -> bool:
 
 def read(fields: Fields) -> Found:
     """Raises ValueError."""
-    if fields.truth("init_image") or fields.truth("prompt_strength") and "init_image" in fields:
+    if "prompt_strength" in fields:  # written only with an init_image
         raise ValueError("the picture is made from another")
     theirs = fields.text("sampler_name", "Sampler")
     choice = names.Choice(_SAMPLERS[theirs]) if theirs in _SAMPLERS else names.comfy(theirs)

@@ -27,12 +27,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Union
 
-from sdjax.config.limits import MOST_PROMPTS_JOINED
-
 TOKENS = re.compile(r"[\[\]():|]|(?:[^\\\[\]():|]|\\.)++")
 WHEN = re.compile(r"\s*([+-]?(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?[0-9]+)?)\s*")
 WEIGHT = re.compile(r"\s*([-+]?(?:\d++\.?|\d*+\.\d+))\s*")
 
+MOST_PROMPTS_JOINED = 16  # by AND: each is a row of the U-Net's batch
 MOST_READ = 5_000_000  # signs and texts of a prompt times evaluations
 
 Node = Union[str, "Edit", "Turns", Sequence["Node"]]
