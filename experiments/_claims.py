@@ -107,9 +107,6 @@ class Claims:
         finally:
             self._ended.set()
             self._vanish()
-            with self._appearing:
-                os.close(self._file)  # and with it the lock
-                self._file = -1
 
     def take(self, numbers: Iterable[int], most: int) -> range:
         """Claims neighbours: the first of `numbers` that is free, and up to `most` with it. Empty where none is."""
@@ -187,15 +184,28 @@ class Claims:
     def _appear(self) -> None:
         """Makes this process's own file where it is not there: before the first claim, or after it was thought dead."""
         with self._appearing:
-            while self._file < 0 or not os.fstat(self._file).st_nlink:
-                if self._file >= 0:
-                    os.close(self._file)
-                    self._file = -1
+            while not self._is_there():
+                self._close()
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):  # another process left and took the folder with it
                     self._file = self._made()
 
+    def _is_there(self) -> bool:
+        try:
+            return self._file >= 0 and os.fstat(self._file).st_nlink > 0
+        except OSError:  # of NFS: another host removed it
+            return False
+
+    def _close(self) -> None:
+        """And with it the lock is free."""
+        if self._file >= 0:
+            with suppress(OSError):
+                os.close(self._file)
+            self._file = -1
+
     def _vanish(self) -> None:
+        with self._appearing:  # before the name is taken away: NFS keeps a file that is open, and its folder with it
+            self._close()
         with suppress(OSError):
             os.unlink(self._member(self.id))
         with suppress(OSError):  # not empty: others are at work

@@ -34,6 +34,8 @@ def run(main: Callable[[], None]) -> NoReturn:
         app.run(lambda _: guarded(main, name), flags_parser=lambda argv: parse(argv, name))
     except KeyboardInterrupt:  # before main
         fail(name, "stopped", 130)
+    finally:  # another Ctrl-C would be a traceback out of what JAX does at the end
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise AssertionError("app.run always exits")
 
 

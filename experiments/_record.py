@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from sdjax import picture
 from sdjax.diffusion.samplers import SAMPLERS
 from sdjax.diffusion.spacing import SCHEDULES
 
+END = b"\0\0\0\0IEND\xaeB`\x82"  # of every PNG
 LARGEST = 1 << 30  # bytes of begun.json; the settings and a file of prompts take less
 
 
@@ -38,10 +40,14 @@ class Record:
     settings: Mapping[str, Any]
     lines: Sequence[Line]
 
-    @property
+    @cached_property
     def asked(self) -> dict[str, Any]:
         """As begun.json holds it."""
         return {"settings": dict(self.settings), "lines": [dict(line) for line in self.lines]}
+
+    @cached_property
+    def _written(self) -> bytes:
+        return json.dumps(self.asked, indent=1).encode()
 
     def begin(self, claims: Claims) -> None:
         """Writes down what is asked, or compares it. Raises ValueError naming a difference, OSError.
@@ -50,7 +56,7 @@ class Record:
         """
         with claims.lock():
             if not self._agrees():
-                self._check_change(self._begun(), claims)
+                self._check_change(self._read(), claims)
                 self._write()
             claims.join()
             if not claims.others():
@@ -103,6 +109,8 @@ class Record:
             settings = picture.read_settings(path)
         except (OSError, ValueError) as error:
             raise ValueError(f"{error}; {remedy}") from None
+        if not _ends(path):
+            raise ValueError(f"{path} is cut off; {remedy}")
         asked = {**self.settings, **self.lines[number], "first_image": number}
         for name in COMPARED:
             if name in asked and not COMPARED[name](asked[name], settings.get(name)):
@@ -118,33 +126,31 @@ class Record:
     def _path(self) -> Path:
         return self.folder / "begun.json"
 
-    def _begun(self) -> Any:
-        """What begun.json holds; None where there is none. Raises ValueError, OSError."""
+    def _read(self) -> bytes | None:
+        """begun.json; None where there is none. Raises ValueError, OSError."""
         try:
-            begun = json.loads(_files.read(self._path, str(self._path), LARGEST))
+            return _files.read(self._path, str(self._path), LARGEST)
         except FileNotFoundError:
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-            return {}
-        return begun
 
     def _agrees(self) -> bool:
-        return self._begun() == self.asked
+        begun = self._read()
+        return begun == self._written or (begun is not None and _parsed(begun) == self.asked)
 
     def _write(self) -> None:
         """Raises ValueError where another process was first, whatever became of the lock."""
-        data = json.dumps(self.asked, indent=1).encode()
         if self._path.exists():
-            picture.write(data, self._path)
-        elif not _files.publish(data, self._path) and not self._agrees():
+            picture.write(self._written, self._path)
+        elif not _files.publish(self._written, self._path) and not self._agrees():
             raise ValueError(f"{self.folder} is begun by another run in this moment; choose another --out")
 
-    def _check_change(self, begun: Any, claims: Claims) -> None:
+    def _check_change(self, data: bytes | None, claims: Claims) -> None:
         """Raises ValueError where this must not take the place of what was begun."""
-        if begun is None:
+        if data is None:
             if any(self.folder.glob("*.png")):
                 raise ValueError(f"{self.folder} holds pictures that this program did not make; choose another --out")
             return
+        begun = _parsed(data)
         if not _is_ours(begun):
             raise ValueError(f"{self._path} is not what this program writes; choose another --out, or delete it")
         every = range(max(len(begun["lines"]), len(self.lines)))
@@ -156,6 +162,21 @@ class Record:
                 f"{self.folder} is being filled by {other}, which was started with other settings: "
                 f"{_difference(begun, self.asked, every)}; choose another --out, or stop that one first"
             )
+
+
+def _ends(path: Path) -> bool:
+    """Whether a PNG's last chunk is there; what was cut off may well say its settings."""
+    with open(path, "rb") as file:
+        file.seek(-min(len(END), os.fstat(file.fileno()).st_size), os.SEEK_END)
+        return file.read() == END
+
+
+def _parsed(data: bytes) -> Any:
+    """JSON's value; None where it is none."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _is_ours(begun: Any) -> bool:

@@ -132,11 +132,11 @@ def main(values: Any) -> None:
         record.begin(claims)
         if missing := record.missing():
             sd, devices = opened(values)
-            print(f"{name}: {len(missing)} of {len(lines)} pictures are missing; {devices} devices", flush=True)
+            print(f"{name}: {len(missing)} of {len(lines)} pictures are missing; on {devices} devices", flush=True)
             check(sd, record, missing, [f"--prompts_file={values.prompts_file}, line {i}" for i in lines])
             make(sd, record, claims, values.batch * devices, rank)
         record.write_manifest()
-    print(f"{len(lines)} of {len(lines)} are in {record.folder}", flush=True)
+    print(f"{len(lines) - len(record.missing())} of {len(lines)} are in {record.folder}", flush=True)
 
 
 def opened(values: Any) -> tuple[Any, int]:

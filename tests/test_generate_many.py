@@ -164,7 +164,9 @@ def test_lines_with_arguments_of_their_own(sd, monkeypatch, tmp_path):
     lines = [{"prompt": "a red circle", "steps": 2}, {"prompt": "a", "guidance_scale": 2}, {"prompt": "below"}]
     out = tmp_path / "out"
     wrong = [*lines[:2], {"prompt": "below", "sampler": "oiler"}, {"prompt": "a", "schedule": "carras"}]
-    with pytest.raises(ValueError, match=r"line 3: sampler 'oiler' is unknown; nearest: euler.*line 4: schedule .*karras"):
+    with pytest.raises(
+        ValueError, match=r"line 3: sampler 'oiler' is unknown; nearest: euler.*line 4: schedule .*karras"
+    ):
         run(sd, monkeypatch, write(tmp_path / "p.jsonl", *wrong), out)
     assert {path.name for path in out.iterdir()} == {"begun.json"}  # before the first picture
     run(sd, monkeypatch, write(tmp_path / "p.jsonl", *lines), out)
@@ -240,17 +242,19 @@ def test_a_full_disk(tmp_path):
         ({"steps": 4}, "its steps is 4 where 3"),
         ({"guidance_scale": 2.0}, "its guidance_scale is 2.0 where 7.1"),
         (None, "cannot be read as a picture"),
+        ("cut", "is cut off"),
     ],
 )
 def test_pictures_that_are_not_what_was_asked_for(tmp_path, changed, message):
-    """Exchanged for another of ours, or no picture at all: named with the remedy, before others are made."""
+    """Exchanged for another of ours, cut off, or no picture at all: named with the remedy, before others are made."""
     mine = record(tmp_path, "a", guidance_scale=7.1)
     begin(mine)
     if changed is None:
         mine.path(0).write_bytes(b"garbage")
     else:
-        near = {"guidance_scale": float(np.float32(7.1))} | changed
-        mine.keep([0], [draw(mine, 0, **near)])
+        mine.keep([0], [draw(mine, 0, **({} if changed == "cut" else changed))])
+    if changed == "cut":
+        mine.path(0).write_bytes(mine.path(0).read_bytes()[:-20])
     for refused in (lambda: begin(mine), mine.write_manifest):
         with pytest.raises(ValueError, match=f"00000.png.*{message}.*; delete it, and the same command makes it anew"):
             refused()
