@@ -36,6 +36,7 @@ from sdjax.diffusion.table import Linear
 from sdjax.diffusion.timesteps import inverse_schedule, pndm_schedule, prk_schedule
 
 START, END = math.exp(2.5), math.exp(-3.5)
+NOISY_END = 0.5  # where a wrong timestep at the last evaluation shows
 LEVELS = ("exponential", "karras", "gentle", "uneven")
 STEPS = (8, 16, 32, 64, 128, 256, 512)
 MANY = 64  # up to this many steps, all samples are run where there is noise; beyond, a quarter
@@ -108,11 +109,11 @@ class Measured:
 
 
 def noise_levels(kind: str, steps: int) -> np.ndarray:
-    """ve from START to END, float64 [steps + 1].
+    """ve from START to END, or to NOISY_END where `kind` is "noisy", float64 [steps + 1].
 
-    exponential: even in log ve. karras: arXiv:2206.00364, equation 5, rho 7. gentle: the share of log ve walked after i
-    of N steps is (i / N)^2, so that the first step is of length 1 / N^2. uneven: every second step twice as long, what
-    formulas for even steps do not survive.
+    exponential, noisy: even in log ve. karras: arXiv:2206.00364, equation 5, rho 7. gentle: the share of log ve walked
+    after i of N steps is (i / N)^2, so that the first step is of length 1 / N^2. uneven: every second step twice as
+    long, what formulas for even steps do not survive.
     """
     if kind == "karras":
         return np.linspace(START ** (1 / 7), END ** (1 / 7), steps + 1) ** 7
@@ -121,7 +122,12 @@ def noise_levels(kind: str, steps: int) -> np.ndarray:
     else:
         length = np.resize([1.0, 2.0] if kind == "uneven" else [1.0], steps)
         walked = np.append(0.0, np.cumsum(length)) / length.sum()
-    return START * (END / START) ** walked
+    return START * (last(kind) / START) ** walked
+
+
+def last(kind: str) -> float:
+    """The noise at which levels of `kind` end."""
+    return NOISY_END if kind == "noisy" else END
 
 
 def told(ve: Any) -> Any:
@@ -220,9 +226,9 @@ def fit(steps: Sequence[int], errors: Sequence[float]) -> tuple[float, float]:
 
 
 @functools.cache
-def _flow_truth(upward: bool) -> np.ndarray:
-    start, end = (END, START) if upward else (START, END)
-    y = starting_noise(STARTS) * (math.hypot(1.0, END) if upward else START)
+def _flow_truth(upward: bool, low: float) -> np.ndarray:
+    start, end = (low, START) if upward else (START, low)
+    y = starting_noise(STARTS) * (math.hypot(1.0, low) if upward else START)
     return np.asarray(mixture.flow(jnp.asarray(y), start, end))
 
 
@@ -230,7 +236,7 @@ def flow(case: Case, kind: str, steps: Sequence[int] = STEPS, prediction: str = 
     """Root mean square distance to the solution of the probability-flow ODE."""
     steps = case.counts(steps)
     plans = [make_plan(case, kind, n, prediction) for n in steps]
-    truth = _flow_truth(bool(plans[0].sigma[-1] > plans[0].sigma[0]))
+    truth = _flow_truth(bool(plans[0].sigma[-1] > plans[0].sigma[0]), last(kind))
     errors = [rms(end_of(p, starting_noise(STARTS), prediction) - truth) for p in plans]
     return Measured(case, kind, "flow", plans[-1].evaluations / steps[-1], steps, errors, *fit(steps, errors))
 

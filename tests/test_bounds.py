@@ -96,6 +96,9 @@ def test_numbers_of_a_config(key):
 def test_a_config_that_asks_for_too_many_levels():
     with pytest.raises(ValueError, match="num_train_timesteps must be a whole number in 1 .. 100000"):
         plan("euler", 8, {**SD, "num_train_timesteps": 10**9})
+    assert plan("euler", 8, {**SD, "num_train_timesteps": 1000.0}).evaluations == 8
+    with pytest.raises(ValueError, match="disable_corrector must be a whole number in 0 .. 4096, not 'x'"):
+        plan("unipc", 8, SD, disable_corrector=["x"])
     with pytest.raises(ValueError, match="dynamic_thresholding_ratio must be a number from 0 to 1, not 5"):
         plan("ddim", 8, {**SD, "thresholding": True, "dynamic_thresholding_ratio": 5})
     with pytest.raises(ValueError, match="algorithm_type must be 'data_prediction' or"):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import sdjax
 from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import classifier_free
 from sdjax.diffusion.lanes import stack_plans
@@ -73,3 +74,29 @@ def test_what_the_model_closes_over_may_be_whole_numbers():
         return jax.grad(lambda x: scan.sample(p, lambda x, t: jnp.tanh(x) + table[ids][:, None, None], x).sum())(x)
 
     assert np.isfinite(grad(x, jnp.array([1, 3]))).all()
+
+
+@pytest.mark.ci
+def test_a_pictures_brightness(tiny_checkpoint):
+    """README's example: through guidance, the sampler and the VAE, to the noise and to the text; jitted once.
+
+    Along each gradient the brightness rises by its length, as a step to either side measures.
+    """
+    sd = sdjax.load(tiny_checkpoint)
+    six = sd.plan("dpmpp_2m", 6)
+
+    def brightness(x_T, context, scale):
+        model = classifier_free(lambda x, t: sd.predict(x, t, context), scale)
+        return sd.decode(sdjax.sample(six, model, x_T)).mean()
+
+    inputs = [
+        jax.random.normal(jax.random.key(0), (1, 8, 8, 4)),
+        sd.encode_prompt(["", "a red circle"]),
+        jnp.ones(1) * 5,
+    ]
+    of, grads = jax.jit(brightness), jax.jit(jax.grad(brightness, argnums=(0, 1)))(*inputs)
+    for i, grad in enumerate(grads):
+        length = float(jnp.linalg.norm(grad))
+        step = 0.004 * float(jnp.linalg.norm(inputs[i])) * grad / length
+        ends = [of(*inputs[:i], inputs[i] + sign * step, *inputs[i + 1 :]) for sign in (1, -1)]
+        assert float(ends[0] - ends[1]) / (2 * float(jnp.linalg.norm(step))) == pytest.approx(length, rel=0.02), i

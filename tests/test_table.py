@@ -61,9 +61,11 @@ def test_ddim_by_hand():
 
 
 @pytest.mark.parametrize(("what", "said"), [
-    (lambda x: x * x, "multiplies"), (lambda x: x**2, "power"), (lambda x: 2**x, "exponent"),
-    (lambda x: x + 1.0, "adds float"), (lambda x: np.float64(2.0) + x, "adds float64"), (lambda x: 1 / x, "divides by"),
-    (lambda x: x / x, "divides"), (abs, "absolute"), (lambda x: x > 0, "compares"), (float, "number of"),
+    (lambda x: x * x, "multiplies latents by latents; .* plain numbers"), (lambda x: x**2, "power"),
+    (lambda x: 2**x, "exponent"), (lambda x: x + 1.0, r"adds 1.0 \(float\) to latents"),
+    (lambda x: np.float64(2.0) + x, r"adds .* \(float64\) to"), (lambda x: 1 / x, "divides by"),
+    (lambda x: x / x, "divides latents by latents"), (abs, "absolute"), (lambda x: x > 0, "compares"),
+    (float, "number of"), (lambda x: x * "a", r"multiplies latents by 'a' \(str\)"),
     (lambda x: x if x else x, "decides"), (round, "rounds"), (np.sin, "np.sin"), (lambda x: np.ones(2) * x, "ndarray"),
     (lambda x: np.float64(1) / x, "np.divide"), (math.sqrt, "number of"),
 ])  # fmt: skip
@@ -111,7 +113,7 @@ def test_an_inconsistent_solver_is_named():
 
     with pytest.raises(ValueError, match="solver too_bold is inconsistent.* row 1"):
         plan(too_bold, 5, SD)
-    with pytest.raises(ValueError, match="must return its last latents"):
+    with pytest.raises(ValueError, match="must return its last latents, not None"):
         plan(lambda tape, schedule: None, 5, SD)
     with pytest.raises(ValueError, match="ask the network at least once"):
         plan(lambda tape, schedule: tape.x_T, 5, SD)

@@ -14,7 +14,7 @@ relatively.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -122,7 +122,7 @@ class Settings:
         kept = {k: v for k, v in said(config).items() if k in reads and k in names}
         settings = cls(**{**defaults, **kept})
         settings._check()
-        return settings
+        return replace(settings, num_train_timesteps=int(settings.num_train_timesteps))  # JSON's 1000.0 is 1000
 
     def _check(self) -> None:
         for field in fields(self):

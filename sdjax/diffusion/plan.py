@@ -315,7 +315,7 @@ def _check_kind(name: str, value: Any, default: Any) -> None:
     kinds: list[tuple[str, Callable[[Any], bool]]] = [
         ("True or False", lambda a: isinstance(a, bool | np.bool)),
         ("a string", lambda a: isinstance(a, str)),
-        ("a list of whole numbers", lambda a: isinstance(a, list | tuple | range)),
+        ("a list", lambda a: isinstance(a, list | tuple | range) or getattr(a, "ndim", 0) == 1),
         ("a function", callable),
         ("a number", lambda a: not math.isnan(as_float(a))),
     ]

@@ -23,6 +23,7 @@ import numpy as np
 
 from sdjax import short
 from sdjax.diffusion import brownian
+from sdjax.diffusion.bounds import shown
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.prediction import check_prediction, coefficients
 
@@ -34,10 +35,16 @@ def _refuse(operation: str) -> Callable[..., NoReturn]:
 
     def refuse(*_: Any) -> NoReturn:
         raise ValueError(
-            f"a solver must be linear: {operation}; x, predictions and draws may be added, and multiplied by numbers"
+            f"a solver must be linear: {operation}; latents, predictions and draws may be added, and multiplied or "
+            "divided by plain numbers"
         )
 
     return refuse
+
+
+def _what(value: Any) -> str:
+    """A value that cannot be combined with latents, in words."""
+    return "latents" if isinstance(value, Linear) else f"{shown(value)} ({type(value).__name__})"
 
 
 class Linear:
@@ -50,22 +57,18 @@ class Linear:
         if not isinstance(other, Linear):
             if _is_number(other) and other == 0:  # so that sum() works
                 return self
-            raise ValueError(f"a solver must be linear: it adds {type(other).__name__} to a linear form")
+            _refuse(f"it adds {_what(other)} to latents")()
         size = max(len(self.weights), len(other.weights))
         return Linear(_padded(self.weights, size) + _padded(other.weights, size))
 
     def __mul__(self, factor: float) -> "Linear":
         if not _is_number(factor):
-            raise ValueError(
-                f"a solver must be linear: it multiplies x or D by {type(factor).__name__}; only numbers may"
-            )
+            _refuse(f"it multiplies latents by {_what(factor)}")()
         return Linear(self.weights * float(factor))
 
     def __truediv__(self, divisor: float) -> "Linear":
         if not _is_number(divisor):
-            raise ValueError(
-                f"a solver must be linear: it divides x or D by {type(divisor).__name__}; only numbers may"
-            )
+            _refuse(f"it divides latents by {_what(divisor)}")()
         return Linear(self.weights / float(divisor))
 
     def __neg__(self) -> "Linear":
@@ -87,16 +90,16 @@ class Linear:
                 return self * inputs[0]
             if ufunc is np.add or ufunc is np.subtract:
                 return (self if ufunc is np.add else -self) + inputs[0]
-        return _refuse(f"it takes np.{ufunc.__name__} of a linear form")()
+        return _refuse(f"it takes np.{ufunc.__name__} of latents")()
 
-    __pow__ = _refuse("it takes a power of a linear form")
-    __rpow__ = _refuse("it takes a linear form as an exponent")
-    __rtruediv__ = _refuse("it divides by a linear form")
-    __abs__ = _refuse("it takes the absolute value of a linear form")
-    __float__ = _refuse("it makes a number of a linear form")
-    __bool__ = _refuse("it decides by the value of a linear form")
-    __round__ = _refuse("it rounds a linear form")
-    __lt__ = __le__ = __gt__ = __ge__ = _refuse("it compares linear forms")
+    __pow__ = _refuse("it takes a power of latents")
+    __rpow__ = _refuse("it takes latents as an exponent")
+    __rtruediv__ = _refuse("it divides by latents")
+    __abs__ = _refuse("it takes the absolute value of latents")
+    __float__ = _refuse("it makes a number of latents")
+    __bool__ = _refuse("it decides by the value of latents")
+    __round__ = _refuse("it rounds latents")
+    __lt__ = __le__ = __gt__ = __ge__ = _refuse("it compares latents")
 
 
 def _is_number(value: Any) -> bool:
@@ -209,14 +212,14 @@ class Tape:
     def finish(self, x: Linear, level: Level) -> list[Row]:
         """All rows, the result `x` at `level` last."""
         if not isinstance(x, Linear):
-            raise ValueError(f"a solver must return its last latents, a linear form; it returned {type(x).__name__}")
+            raise ValueError(f"a solver must return its last latents, not {_what(x)}")
         if not self.rows:
             raise ValueError("a solver must ask the network at least once: tape.denoise(x, level)")
         return [*self.rows, Row(x, level, draw=self._pending)]
 
     def _row(self, row: Row) -> Linear:
         if not isinstance(row.form, Linear):
-            raise ValueError(f"a solver must pass the network a linear form, not {type(row.form).__name__}")
+            raise ValueError(f"a solver must show the network latents, not {_what(row.form)}")
         self.rows.append(Row(**{**vars(row), "draw": self._pending}))
         self._pending = NONE
         return self._column("D")

@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Sequence
 
+from sdjax.diffusion.bounds import MOST_STEPS, check_whole
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers import exponential as ei
 from sdjax.diffusion.spacing import Schedule
@@ -34,6 +35,7 @@ def unipc(
     """
     order = ei.check_order("unipc", "solver_order", solver_order)
     solver_type = ei.check_type("unipc", solver_type, ("bh2", "bh1"))
+    off = [check_whole("unipc: disable_corrector", step, 0, MOST_STEPS) for step in disable_corrector]
     count = len(schedule.steps)
     orders = [min(order, i + 1, schedule.left(i) if lower_order_final else order) for i in range(count)]
     ei.check_end("unipc", schedule.steps[-1][1], orders[-1], predict_x0)
@@ -41,7 +43,7 @@ def unipc(
     x, before, past = tape.x_T, tape.x_T, list[tuple[Linear, Level]]()
     for i, (here, there) in enumerate(schedule.steps):
         new = (ei.predict(tape, x, here, predict_x0), here)
-        if i and schedule.before + i - 1 not in disable_corrector:
+        if i and schedule.before + i - 1 not in off:
             x = step(before, *schedule.steps[i - 1], [new, *past[: orders[i - 1]]])
         before, past = x, [new, *past][:order]
         x = step(before, here, there, past[: orders[i]])
