@@ -12,7 +12,7 @@ from sdjax.canvas import PIX2PIX, TEXT, VARIATION, Canvas
 from sdjax.conditions import ClipSkip, Pull
 from sdjax.diffusion.guidance import GuidanceSchedule
 from sdjax.diffusion.run import Run
-from sdjax.given import Given, read_canvas
+from sdjax.given import Given, read_canvas, resized
 from sdjax.micro import REFINER_IDS, MicroConditions
 from sdjax.notice import notice
 from sdjax.request import GIVEN, SECOND, Request
@@ -38,12 +38,14 @@ def stages(sd: "StableDiffusion", given: Given) -> tuple[Request, Request | None
     refiner = given["refiner"]
     if refiner is None:
         asked = request(sd, given)
+        _tell_size(sd, given, asked.canvas)
         if sd.time_ids == REFINER_IDS and asked.latents is None and not asked.shares[0].any():
             notice(ALONE.format(sd.name))
         return asked, None
     _check_refiner(sd, given)
     cut = given["refiner_start"]
     asked = request(sd, {**given, **dict.fromkeys(OF_REFINER), "denoising_end": cut})
+    _tell_size(sd, given, asked.canvas)
     rest = {**given, **dict.fromkeys(OF_BASE if refiner.time_ids == REFINER_IDS else ()), "denoising_start": cut}
     rest |= {"height": asked.height, "width": asked.width, "latents": None}
     rest |= dict.fromkeys(OF_PICTURE) | {"mask_blur": 0}
@@ -53,6 +55,12 @@ def stages(sd: "StableDiffusion", given: Given) -> tuple[Request, Request | None
     # The refiner goes on with the same picture held in the same place; where the run began is behind it.
     canvas = replace(asked.canvas, kind=TEXT, strengths=(None,) * len(asked.plans))
     return asked, replace(refined, drawn=tuple(plan.draws for plan in asked.plans), canvas=canvas)
+
+
+def _tell_size(sd: "StableDiffusion", given: Given, canvas: Canvas) -> None:
+    """Warns where a picture comes out of another size than it went in without that being asked."""
+    if said := resized(sd, given, canvas):
+        notice(said)
 
 
 def _check_refiner(sd: "StableDiffusion", given: Given) -> None:
@@ -78,7 +86,7 @@ def request(sd: "StableDiffusion", given: Given, goes_on: bool = False) -> Reque
     prompts = _prompts(sd, given)
     each = checks.check_count(given["num_images"], 1, "num_images")
     first = checks.check_count(given["first_image"], 0, "first_image")
-    count = len(prompts) * each
+    count = checks.check_pictures(len(prompts), each, first)
     if not sd.encoders and len(prompts) > 1:  # pictures stand for prompts: so many results of each
         given = {**given, "image": [one for one in given["image"] for _ in range(each)]}
     if given["stop_after"] is not None:

@@ -5,12 +5,15 @@ Each takes what the caller gave and returns it in one form, or raises ValueError
 
 import difflib
 import json
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sdjax import torch_noise
+from sdjax.config.limits import MOST_COUNT, MOST_PICTURES, MOST_PIXELS, MOST_SIDE
 from sdjax.short import short
 
 # What makes a plan: the arguments that may be one value, or a list with one per picture.
@@ -65,22 +68,59 @@ def as_given(value: Any, column: list[Any]) -> Any:
     return column if is_list(value) else column[0]
 
 
-def check_count(value: Any, least: int, name: str) -> int:
-    """A whole number >= least. Raises ValueError."""
+def brief(value: Any) -> str:
+    """What was given, for a message."""
+    try:
+        return short(value)
+    except ValueError:  # Python writes no whole number of over 4,300 digits
+        return "a number of thousands of digits"
+
+
+def check_count(value: Any, least: int, name: str, most: int = MOST_COUNT) -> int:
+    """A whole number from least to most. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number >= {least}, not {value!r}")
+        raise ValueError(f"{name} must be a whole number >= {least}, not {brief(value)}")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most:,}, not {brief(value)}")
     return value
+
+
+def check_pictures(prompts: int, each: int, first: int) -> int:
+    """How many pictures so many of each prompt are, the first of them number `first`. Raises ValueError."""
+    count = prompts * each
+    if count > MOST_PICTURES:
+        raise ValueError(
+            f"{prompts} prompts with num_images={each} are {count:,} pictures, and a call makes at most "
+            f"{MOST_PICTURES:,}: call several times, with first_image= or another seed="
+        )
+    if first + count > MOST_COUNT + 1:
+        raise ValueError(
+            f"first_image must be at most {MOST_COUNT + 1 - count:,} here, not {first}: take another seed="
+        )
+    return count
+
+
+def check_pixels(count: int, height: int, width: int) -> None:
+    """Raises ValueError for more pixels than a call makes, before any of them takes memory."""
+    if count * height * width > MOST_PIXELS:
+        raise ValueError(
+            f"{count} pictures of {width} x {height} are {count * height * width:,} pixels, and a call makes at most "
+            f"{MOST_PIXELS:,}: fewer or smaller pictures at once"
+        )
 
 
 def check_size(value: int | None, default: int, multiple: int, name: str) -> int:
     """Pixels along one side. Raises ValueError with the nearest sizes that do."""
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < multiple or value % multiple:
-        usable = isinstance(value, int | float | np.integer) and value > 0
-        below = max(multiple, int(value) // multiple * multiple) if usable else default
+    number = isinstance(value, int | float | np.integer) and not isinstance(value, bool)
+    if number and value > MOST_SIDE:
+        raise ValueError(f"{name} must be at most {MOST_SIDE:,} pixels, not {brief(value)}")
+    if not number or isinstance(value, float) or value < multiple or value % multiple:
+        below = max(multiple, int(value) // multiple * multiple) if number and value > 0 else default
         raise ValueError(
-            f"{name} must be a multiple of {multiple}, not {value!r}; the nearest are {below} and {below + multiple}"
+            f"{name} must be a multiple of {multiple}, not {brief(value)}; the nearest are {below} and "
+            f"{below + multiple}"
         )
     return int(value)
 
@@ -98,7 +138,7 @@ def check_scales(value: Any, count: int, name: str = "guidance_scale", least: fl
     """Guidance scales float32 [b]. Raises ValueError for one that is no finite number or below `least`."""
     scales = _numbers(value, count, name)
     if not np.isfinite(scales).all() or (scales < least).any():
-        raise ValueError(f"{name} must be a finite number >= {least:g} (1 turns it off), not {value!r}")
+        raise ValueError(f"{name} must be a finite number >= {least:g} (1 turns it off), not {brief(value)}")
     return scales
 
 
@@ -106,15 +146,38 @@ def check_rescales(value: Any, count: int) -> np.ndarray:
     """Guidance rescales float32 [b]. Raises ValueError for one outside 0 to 1."""
     rescales = _numbers(value, count, "guidance_rescale")
     if not ((rescales >= 0) & (rescales <= 1)).all():
-        raise ValueError(f"guidance_rescale must be a number from 0 (off) to 1, not {value!r}")
+        raise ValueError(f"guidance_rescale must be a number from 0 (off) to 1, not {brief(value)}")
     return rescales
 
 
 def _numbers(value: Any, count: int, name: str) -> np.ndarray:
-    """float32 [count]; NaN where an entry is no number."""
+    """float32 [count]; NaN where an entry is no number, infinite where float32 has no room for it."""
     listed = spread(value, count, name)
-    usable = [isinstance(one, int | float | np.number) and not isinstance(one, bool) for one in listed]
-    return np.array([one if ok else np.nan for one, ok in zip(listed, usable, strict=True)], np.float32)
+    with np.errstate(over="ignore"):
+        return np.array([number(one) for one in listed]).astype(np.float32)
+
+
+def number(value: Any) -> float:
+    """As a float; NaN where it is no number, infinite where it is a whole one that a float has no room for."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def floats(value: Any, name: str) -> np.ndarray:
+    """An array of numbers as float32. Raises ValueError for anything else, and for what is NaN or infinite."""
+    try:
+        with np.errstate(over="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("error", np.exceptions.ComplexWarning)
+            array = np.asarray(value, np.float32)
+    except (TypeError, ValueError, OverflowError, np.exceptions.ComplexWarning):
+        raise ValueError(f"{name} must be an array of numbers, not {type(value).__name__} {brief(value)}") from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} hold NaN or infinite numbers")
+    return array
 
 
 def optional_texts(value: str | Sequence[str] | None, count: int, name: str) -> list[str | None]:
@@ -145,14 +208,12 @@ def check_latents(value: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Given starting noise, unit Gaussian `b h w c`. Raises ValueError for another shape or a NaN."""
     if isinstance(value, str):
         raise ValueError("these settings are of a picture made from given noise: pass that array as latents=")
-    latents = np.asarray(value, np.float32)
+    latents = floats(value, "latents")
     if latents.shape != shape:
         raise ValueError(
             f"latents must be {list(shape)} (pictures, height and width in latents, channels last), not "
             f"{list(latents.shape)}{axes_remedy(latents.shape, shape[-1])}"
         )
-    if not np.isfinite(latents).all():
-        raise ValueError("latents hold NaN or infinite numbers")
     return latents
 
 

@@ -7,7 +7,6 @@ others keep their bits. The U-Net runs once a step, and is not run again: what i
 lost, with what most likely did it.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from sdjax import programs
+from sdjax.notice import notice
 from sdjax.text import prompts
 
 if TYPE_CHECKING:
@@ -84,14 +84,14 @@ def lost_in_decoding(sd: "StableDiffusion", latents: Any, pixels: Any) -> dict[i
     return {i: given if i in before else own for i in broken(pixels)}
 
 
-def tell(lost: Mapping[int, str], stacklevel: int) -> None:
-    """One warning for all the pictures that are lost. stacklevel: of `warnings.warn`, counted from the caller."""
+def tell(lost: Mapping[int, str]) -> None:
+    """One warning for all the pictures that are lost."""
     reasons: dict[str, list[int]] = {}
     for i in sorted(lost):
         reasons.setdefault(lost[i], []).append(i)
     if reasons:
         each = "; ".join(f"{_numbered(pictures)}: {reason}" for reason, pictures in reasons.items())
-        warnings.warn(f"lost to NaN or infinity, and black where it is NaN: {each}", stacklevel=stacklevel + 1)
+        notice(f"lost to NaN or infinity, and black where it is NaN: {each}")
 
 
 def _reason(sd: "StableDiffusion", asked: "Request", i: int) -> str:

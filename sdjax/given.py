@@ -44,18 +44,18 @@ def read_canvas(sd: "StableDiffusion", given: Given, count: int) -> Canvas:
     _check_wanted(sd, kind, {name for name in ("image", *FOR) if given[name] is not None})
     _check_together(given)
     if given["image"] is None:
-        height, width = _size(sd, given)
+        height, width = _size(sd, given, count)
         return Canvas(kind, height, width, (None,) * count, depth=_depth(given["depth"], count))
     if _is_floats(given["image"]):
         return _from_latents(sd, kind, given, count)
     pictures = read_each(given["image"], count, "image", images.read_image)
     if kind == VARIATION:
-        return Canvas(kind, *_size(sd, given), (None,) * count, sources=tuple(pictures))
+        return Canvas(kind, *_size(sd, given, count), (None,) * count, sources=tuple(pictures))
     if kind == UPSCALING:
         return _to_be_enlarged(sd, given, pictures)
     if given["mask"] is not None:
         return _under_masks(sd, kind, given, pictures)
-    size = _size(sd, given, partial(_natural, pictures, sd.vae.factor))
+    size = _size(sd, given, count, partial(_natural, pictures, sd.vae.factor))
     strengths = _strengths(given, count) if kind in BEGUN else (None,) * count
     return Canvas(
         kind, *size, strengths, pixels=_pixels(pictures, size), depth=_depth(given["depth"], count),
@@ -101,16 +101,14 @@ def _from_latents(sd: "StableDiffusion", kind: str, given: Given, count: int) ->
         raise ValueError(f"{sd.name} cannot tell depth from latents: give depth= as well, or the picture itself")
     if given["mask_crop"] is not None:
         raise ValueError("mask_crop cuts out a part of a picture; with latents as image= there is none to cut")
-    array, channels, factor = np.asarray(given["image"], np.float32), sd.vae.latent_channels, sd.vae.factor
+    array, channels, factor = checks.floats(given["image"], "image= as latents"), sd.vae.latent_channels, sd.vae.factor
     if array.ndim != 4 or array.shape[-1] != channels or array.shape[0] not in (1, count):
         raise ValueError(
             f"image as an array of floats is latents, [{count}, height, width, {channels}] for these pictures, not "
             f"{list(array.shape)}; give a picture as a PIL image, a path or an array of uint8"
         )
-    if not np.isfinite(array).all():
-        raise ValueError("image= holds latents that are NaN or infinite")
     own = array.shape[1] * factor, array.shape[2] * factor
-    if _size(sd, given, lambda: own) != own:
+    if _size(sd, given, count, lambda: own) != own:
         raise ValueError(f"image= holds latents of {own[1]} x {own[0]} pixels; leave height and width out")
     latents = np.broadcast_to(array, (count, *array.shape[1:]))
     small = None if given["mask"] is None else _latent_masks(given, count, array.shape[1:3], factor)
@@ -127,7 +125,7 @@ def _latent_masks(given: Given, count: int, size: Sequence[int], factor: int) ->
         soft = [masks.blurred(one, given["mask_blur"]) for one in pictures]
         full = [masks.to_mask(one, size[0] * factor, size[1] * factor) for one in soft]
         return np.stack([masks.latent_mask(one, factor) for one in full])
-    array = np.asarray(given["mask"], np.float32)
+    array = checks.floats(given["mask"], "mask= as numbers")
     if array.ndim != 4 or array.shape[0] not in (1, count) or array.shape[1:] != (*size, 1):
         raise ValueError(f"mask as an array of floats must be {[count, *size, 1]}, not {list(array.shape)}")
     if not ((array >= 0) & (array <= 1)).all():
@@ -144,7 +142,7 @@ def _to_be_enlarged(sd: "StableDiffusion", given: Given, pictures: Sequence[Imag
         height, width = _natural(pictures, 1)
         return height * factor, width * factor
 
-    height, width = _size(sd, given, natural)
+    height, width = _size(sd, given, len(pictures), natural)
     level = checks.check_count(NOISE_LEVEL if given["noise_level"] is None else given["noise_level"], 0, "noise_level")
     if level > sd.most_noise:
         raise ValueError(f"noise_level must be at most {sd.most_noise} for {sd.name}, not {level}")
@@ -162,9 +160,9 @@ def _under_masks(sd: "StableDiffusion", kind: str, given: Given, pictures: Seque
     drawn = [masks.blurred(mask, given["mask_blur"]) for mask in drawn]
     boxes: list[masks.Box | None] = [None] * count
     if given["mask_crop"] is None:
-        size = _size(sd, given, partial(_natural, pictures, factor))
+        size = _size(sd, given, count, partial(_natural, pictures, factor))
     else:
-        size, padding = _size(sd, given), checks.check_count(given["mask_crop"], 0, "mask_crop")
+        size, padding = _size(sd, given, count), checks.check_count(given["mask_crop"], 0, "mask_crop")
         boxes = [masks.crop_box(mask, padding, *size) for mask in drawn]
         if len({picture.size for picture in pictures}) > 1:
             raise ValueError("mask_crop pastes its results into the pictures, which must be of one size for one call")
@@ -201,15 +199,31 @@ def _pixels(pictures: Sequence[Image.Image], size: Sizes) -> np.ndarray:
     return np.stack([images.to_pixels(one, *size) for one in pictures])
 
 
-def _size(sd: "StableDiffusion", given: Given, natural: Callable[[], Sizes] | None = None) -> Sizes:
-    """(height, width): as asked; else the picture's, `natural()`, or the model's own."""
+def _size(sd: "StableDiffusion", given: Given, count: int, natural: Callable[[], Sizes] | None = None) -> Sizes:
+    """(height, width) of `count` pictures: as asked; else the picture's, `natural()`, or the model's own."""
     factor, usual = sd.vae.factor, (sd.unet.sample_size * sd.vae.factor,) * 2
     if natural is not None and None in (given["height"], given["width"]):
         usual = natural()
     height, width = (
         checks.check_size(given[name], own, factor, name) for name, own in zip(("height", "width"), usual, strict=True)
     )
+    checks.check_pixels(count, height, width)
     return height, width
+
+
+def resized(sd: "StableDiffusion", given: Given, canvas: Canvas) -> str:
+    """What to say of pictures whose own size no result can have, and which were made smaller for it; "" of others."""
+    if canvas.pixels is None or canvas.sources is None or canvas.kind == UPSCALING or given["mask_crop"] is not None:
+        return ""
+    for picture in canvas.sources:
+        sides = ((given["width"], picture.width), (given["height"], picture.height))
+        if any(asked is None and side % sd.vae.factor for asked, side in sides):
+            return (
+                f"image= is {picture.width} x {picture.height} and the result {canvas.width} x {canvas.height}: sides "
+                f"are multiples of {sd.vae.factor}, and it was resized to the next smaller ones. Give width= and "
+                "height= for another size"
+            )
+    return ""
 
 
 def _natural(pictures: Sequence[Image.Image], multiple: int) -> Sizes:

@@ -10,7 +10,7 @@ image of mode RGB or L, or raise one error with the remedy. From there to the mo
 
 Files are data from strangers. Only the six formats of `FORMATS` are tried, so that no file reaches PIL's rarer
 decoders or the programs that some of them start (Ghostscript for EPS). The size that a file's header states is
-checked before a pixel is decoded. What is done to a mask from here on is in `masks`.
+checked before a pixel is decoded, and so is that of a TIFF's tiles. What is done to a mask from here on is in `masks`.
 """
 
 import os
@@ -22,6 +22,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from sdjax.picture import from_uint8
 
@@ -30,6 +31,7 @@ ImageLike = Image.Image | str | os.PathLike[str] | np.ndarray  # arrays: uint8 [
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 NAMED = "PNG, JPEG, WebP, GIF, BMP and TIFF"
 MAX_PIXELS = 89_478_485  # from where PIL warns: a quarter of a gigabyte as RGB
+MAX_TILE = 1 << 24  # pixels of a TIFF's tile that is larger than its picture; programs write 256 x 256
 MAX_SIDE = 4096  # of a picture whose own size is taken; beyond, the size has to be asked for
 
 # Modes of 8 bits or 1 a channel, all of which PIL turns into RGB and L.
@@ -170,6 +172,16 @@ def _check_size(size: tuple[int, int], label: str) -> None:
         )
 
 
+def _check_tile(image: Image.Image, label: str) -> None:
+    """Raises ValueError for a TIFF whose tiles are far larger than it: a decoder takes memory for a whole one."""
+    if isinstance(image, TiffImageFile):
+        width, height = (image.tag_v2.get(tag, 0) for tag in (TILEWIDTH, TILELENGTH))
+        if width * height > max(2 * image.width * image.height, MAX_TILE):
+            raise _Refused(
+                f"{label} has tiles of {width} x {height} pixels for a picture of {image.width} x {image.height}"
+            )
+
+
 class _Refused(ValueError):
     """A message of our own, on its way through `_as_one_error`."""
 
@@ -204,6 +216,7 @@ def _as_one_error(label: str) -> Iterator[None]:
 def _loaded(image: Image.Image, label: str) -> Image.Image:
     """Measured, loaded, upright; the image given stays as it is."""
     _check_size(image.size, label)
+    _check_tile(image, label)
     image.load()
     return _upright(image)
 

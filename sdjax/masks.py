@@ -14,10 +14,12 @@ Sources: diffusers 0.42.1, image_processor.py (`preprocess`, `binarize`, `blur`,
 Masks and pictures are PIL images of modes L and RGB, as `images` reads them; boxes are (left, top, right, bottom).
 """
 
-import math
-
 import numpy as np
 from PIL import Image, ImageFilter
+
+from sdjax.checks import brief, number
+from sdjax.config.limits import MOST_BLUR
+from sdjax.notice import notice
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; right and bottom are past the last ones
 
@@ -48,10 +50,23 @@ def check_mask(mask: Image.Image, image: Image.Image, name: str = "mask", *, ful
 
 
 def blurred(mask: Image.Image, radius: float) -> Image.Image:
-    """The mask with soft edges, by a Gaussian whose standard deviation is `radius` pixels; 0 leaves it as it is."""
-    if isinstance(radius, bool) or not isinstance(radius, int | float | np.number) or not 0 <= radius < math.inf:
-        raise ValueError(f"mask_blur must be a number of pixels >= 0, not {radius!r}")
-    return mask.filter(ImageFilter.GaussianBlur(float(radius))) if radius else mask.copy()
+    """The mask with soft edges, by a Gaussian whose standard deviation is `radius` pixels; 0 leaves it as it is.
+
+    Raises ValueError for a radius that is none, and for one that leaves the mask black, so that nothing is painted.
+    """
+    pixels = number(radius)
+    if not 0 <= pixels <= MOST_BLUR:
+        raise ValueError(f"mask_blur must be a number of pixels >= 0 and at most {MOST_BLUR}, not {brief(radius)}")
+    soft = mask.filter(ImageFilter.GaussianBlur(pixels)) if pixels else mask.copy()
+    before, after = (int(np.asarray(one).max()) for one in (mask, soft))
+    if after == 0 < before:
+        raise ValueError(
+            f"mask_blur={pixels:g} spreads the white so thin that the mask is black all over and nothing is painted; "
+            "give a smaller one"
+        )
+    if 2 * after < before:
+        notice(f"mask_blur={pixels:g} leaves the mask at most {after / 2.55:.0f} % white: little is painted anew")
+    return soft
 
 
 def crop_box(mask: Image.Image, padding: int, height: int, width: int) -> Box:

@@ -244,7 +244,7 @@ class StableDiffusion:
         A picture that leaves the range of a narrower dtype is decoded in float32. Warns of those that are NaN.
         """
         pixels, lost = self._decoded(latents)
-        finite.tell(lost, stacklevel=2)
+        finite.tell(lost)
         return pixels
 
     def _decoded(self, latents: Any) -> tuple[jax.Array, dict[int, str]]:
@@ -446,7 +446,7 @@ class StableDiffusion:
         if decode:
             decoded, undone = self._decoded(made.latents)
             pixels, lost = asked.canvas.paste(picture.to_uint8(np.asarray(decoded))), undone | lost
-        finite.tell(lost, stacklevel=2)
+        finite.tell(lost)
         images = [self._image(asked, settings, i, one) for i, one in enumerate(() if pixels is None else pixels)]
         kept = tuple(map(self.viewer.preview, made.steps))
         return Output(np.asarray(made.latents), pixels, settings, images, kept)

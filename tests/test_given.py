@@ -8,7 +8,7 @@ from PIL import Image
 
 from sdjax.canvas import DEPTH, INPAINTING, PIX2PIX, TEXT, UPSCALING, VARIATION, grow, kind_of
 from sdjax.diffusion.noise import Level
-from sdjax.given import read_canvas
+from sdjax.given import read_canvas, resized
 
 NOTHING = dict.fromkeys(
     ("image", "mask", "strength", "mask_crop", "depth", "noise_level", "image_guidance_scale", "regions", "height",
@@ -74,6 +74,45 @@ def test_sizes():
     assert made.pixels.shape == (1, 96, 80, 3) and made.sources[0].size == (64, 48)  # as given
     made = canvas(UPSCALING, factor=4, image=picture(10, 6))
     assert (made.height, made.width, made.pixels.shape) == (24, 40, (1, 6, 10, 3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        (TEXT, {"image": picture(100, 100)}, "image= is 100 x 100 and the result 96 x 96: sides are multiples of 8"),
+        (PIX2PIX, {"image": picture(67, 64)}, "67 x 64 and the result 64 x 64"),
+        (TEXT, {"image": picture(67, 64), "mask": spot(67, 64)}, "67 x 64 and the result 64 x 64"),
+        (INPAINTING, {"image": picture(64, 50), "mask": spot(64, 50)}, "64 x 50 and the result 64 x 48"),
+        (TEXT, {"image": picture(100, 64), "height": 96}, "100 x 64 and the result 96 x 96"),
+        (TEXT, {"image": picture(64, 48)}, None),
+        (TEXT, {"image": picture(100, 100), "height": 64, "width": 64}, None),
+        (TEXT, {"image": picture(100, 64), "width": 64}, None),
+        (TEXT, {"image": picture(100, 100), "mask": spot(100, 100), "mask_crop": 4}, None),
+        (UPSCALING, {"image": picture(10, 7)}, None),
+        (VARIATION, {"image": picture(100, 100)}, None),
+    ],
+)
+def test_a_picture_that_comes_out_smaller_is_told(kind, given, said):
+    """CASES.md C 5."""
+    found = resized(model(kind), NOTHING | given, canvas(kind, **given))
+    assert said in found and "Give width= and height=" in found if said else found == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "says"),
+    [
+        ({"height": 8_000_000_000}, 1, "height must be at most 16,384 pixels"),
+        ({"width": 10**400}, 1, "width must be at most 16,384 pixels"),
+        ({"width": float("inf")}, 1, "width must be at most"),
+        ({"width": 64.0}, 1, "width must be a multiple of 8, not 64.0"),
+        ({"height": 16_384, "width": 16_384}, 5, "1,342,177,280 pixels, and a call makes at most 1,073,741,824"),
+        ({"image": picture(), "height": 1024, "width": 1024}, 2000, "fewer or smaller pictures at once"),
+    ],
+)
+def test_what_no_memory_holds_is_refused_first(given, count, says):
+    """CASES.md B 14, before an array of that size is made."""
+    with pytest.raises(ValueError, match=says):
+        canvas(count=count, **given)
 
 
 def test_a_huge_picture_may_be_made_smaller():
@@ -182,6 +221,7 @@ LATENTS = np.zeros((1, 6, 8, 4), np.float32)
         (VARIATION, {}, "image variations: give image="),
         (TEXT, {"image": np.zeros((48, 64, 3), np.float32)}, "is latents"),
         (TEXT, {"image": LATENTS * np.nan}, "NaN"),
+        (TEXT, {"image": (LATENTS + 1.0).astype(float) * 1e300}, "NaN or infinite"),
         (TEXT, {"image": LATENTS, "height": 64}, "leave height and width out"),
         (TEXT, {"image": LATENTS, "mask": np.full((1, 6, 8, 1), 2.0)}, "between 0"),
         (TEXT, {"image": LATENTS, "mask": np.zeros((1, 8, 6, 1))}, r"must be \[1, 6, 8, 1\]"),

@@ -218,6 +218,32 @@ def test_the_first_frame(tmp_path, format):
         assert image.tell() == 1
 
 
+def tiled(width: int, height: int, tile: int, compression: int, data: bytes = bytes(16)) -> bytes:
+    """A grey TIFF of one tile that is `tile` pixels wide and high. Compression: 8 deflate, 7 JPEG."""
+    longs = {256: width, 257: height, 322: tile, 323: tile, 324: 134, 325: len(data)}
+    shorts = {258: 8, 259: compression, 262: 1, 277: 1}
+    entries = [(tag, struct.pack("<HHII", tag, 4, 1, value)) for tag, value in longs.items()]
+    entries += [(tag, struct.pack("<HHIHH", tag, 3, 1, value, 0)) for tag, value in shorts.items()]
+    body = b"".join(entry for _, entry in sorted(entries))
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(4)
+    assert len(head) == 134
+    return head + data
+
+
+@pytest.mark.parametrize("compression", [7, 8])
+@pytest.mark.parametrize("size", [(64, 64), (46336, 16)])
+def test_a_tile_far_larger_than_its_picture(tmp_path, size, compression):
+    """CASES.md B 24: 2 GB were taken for it before it was refused."""
+    (tmp_path / "x.tif").write_bytes(tiled(*size, 46336, compression))
+    refused(tmp_path / "x.tif", "x.tif has tiles of 46336 x 46336 pixels for a picture of")
+
+
+def test_tiles_as_programs_write_them(tmp_path):
+    rows = zlib.compress(bytes(range(256)) * 256)
+    (tmp_path / "x.tif").write_bytes(tiled(20, 10, 256, 8, rows))
+    assert read(tmp_path / "x.tif")[0, :, 0].tolist() == list(range(20))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.sampled_from(images.EIGHT_BITS), st.integers(0, 2**32 - 1))
 def test_every_mode_gives_rgb_and_l_of_its_size(height, width, mode, seed):

@@ -63,6 +63,21 @@ def test_blur():
             masks.blurred(edge, radius)
 
 
+@pytest.mark.parametrize("radius", [1e5, 1e10, 10**400, 4097])
+def test_a_blur_beyond_all_pictures_is_refused(radius):
+    """CASES.md B 17 and 19."""
+    with pytest.raises(ValueError, match="mask_blur must be a number of pixels >= 0 and at most 4096"):
+        masks.blurred(rectangle(16, 16, (4, 4, 8, 8)), radius)
+
+
+def test_a_blur_that_leaves_nothing_is_told():
+    """CASES.md B 19: black after the blur. And nearly so: one pixel in 81 becomes 1 / (2 pi) of white at most."""
+    with pytest.raises(ValueError, match="mask_blur=64 spreads the white so thin that the mask is black all over"):
+        masks.blurred(rectangle(200, 200, (100, 100, 101, 101)), 64)
+    with pytest.warns(UserWarning, match="mask_blur=1 leaves the mask at most 1[0-9] % white"):
+        masks.blurred(rectangle(9, 9, (4, 4, 5, 5)), 1)
+
+
 def test_on_the_latents():
     mask = np.arange(16 * 24, dtype=np.float32).reshape(16, 24, 1)
     small = masks.latent_mask(mask, 8)

@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from sdjax.torch_noise import SOURCES, generator, picture_noise
 from sdjax.torch_noise.fused import multiply_add
+from sdjax.torch_noise.mersenne import gaussian
 from sdjax.torch_noise.philox import Philox, scramble
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/torch_noise.json").read_text())
@@ -49,6 +51,20 @@ def test_as_torch_has_printed(case):
     torch_like = generator("torch_cpu", case["seed"])
     for shape, column in zip(case["shapes"], case["columns"], strict=True):
         np.testing.assert_allclose(torch_like.randn(tuple(shape))[:, 0], column, rtol=0, atol=PRINTED)
+
+
+def test_what_comes_before_a_picture_is_passed_over_and_not_kept():
+    """CASES.md B 14: the numbers of the 40 pictures before, drawn by NumPy's own twister, are those passed over."""
+    late = picture_noise("torch_cpu", 7, 40, (8, 8, 4), 0)[0]
+    words = np.random.RandomState(7).randint(0, 1 << 32, 41 * 256, np.uint32)[-256:]
+    expected = gaussian((words & np.uint32(0xFFFFFF)).astype(np.float32) * np.float32(2.0**-24))
+    np.testing.assert_array_equal(np.moveaxis(late, -1, 0).reshape(-1), expected)
+    tracemalloc.start()
+    picture_noise("torch_cpu", 7, 100_000, (8, 8, 4), 0)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20  # 100 MB of words
+    tracemalloc.stop()
+    with pytest.raises(ValueError, match="picture 4000000000 of a seed comes after .* first_image=67108864 at most"):
+        picture_noise("torch_cpu", 7, 4_000_000_000, (8, 8, 4), 0)
 
 
 def test_one_rounding():

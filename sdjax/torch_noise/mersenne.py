@@ -26,6 +26,7 @@ import math
 
 import numpy as np
 
+from sdjax.config.limits import MOST_PASSED
 from sdjax.torch_noise.fused import multiply_add
 
 BLOCK = 16
@@ -44,7 +45,9 @@ class Mersenne:
     """`torch.Generator("cpu").manual_seed(seed)`, for `torch.randn` in float32. seed: 0 .. 2^64 - 1."""
 
     def __init__(self, seed: int):
-        self._words = np.random.RandomState(seed & 0xFFFFFFFF)  # the same seeding; its stream is frozen for ever
+        self._bits = np.random.MT19937()
+        self._words = np.random.RandomState(self._bits)  # the same seeding; its stream is frozen for ever
+        self._words.seed(seed & 0xFFFFFFFF)
         self._kept: float | None = None
 
     def randn(self, shape: tuple[int, ...]) -> np.ndarray:
@@ -63,10 +66,16 @@ class Mersenne:
         """float32 [calls, count]: row `number` of `randn((number + 1, count))`, then `randn((count,))` after that.
 
         A batch takes its numbers in order, so what is before the row is passed over, in whole blocks, but for a last
-        one that the end of the batch may still need.
+        one that the end of the batch may still need. Raises ValueError where that would take minutes.
         """
         passed = max(0, min(number * count, (number + 1) * count - BLOCK)) // BLOCK * BLOCK
-        self._draw(passed)
+        if passed > MOST_PASSED:
+            raise ValueError(
+                f"picture {number} of a seed comes after {passed:,} numbers of torch's CPU generator, which has to go "
+                f"through them; at most {MOST_PASSED:,} are: take first_image={MOST_PASSED // count} at most, or "
+                "another seed"
+            )
+        self._bits.random_raw(passed, output=False)  # one word a number, as `_uniform` takes them; none is kept
         rest = self.randn(((number + 1) * count - passed,))
         return np.stack([rest[number * count - passed :], *(self.randn((count,)) for _ in range(calls - 1))])
 
