@@ -56,15 +56,13 @@ class Linear:
 
     def __mul__(self, factor: float) -> "Linear":
         if not _is_number(factor):
-            raise ValueError(
-                f"a solver must be linear: it multiplies x or D by {type(factor).__name__}; only numbers may"
-            )
+            raise ValueError(f"a solver must be linear: it multiplies a form by {type(factor).__name__}, no number")
         return Linear(self.weights * float(factor))
 
     def __truediv__(self, divisor: float) -> "Linear":
         if not _is_number(divisor):
             raise ValueError(
-                f"a solver must be linear: it divides x or D by {type(divisor).__name__}; only numbers may"
+                f"a solver must be linear: it divides a linear form by {type(divisor).__name__}, no number"
             )
         return Linear(self.weights / float(divisor))
 
