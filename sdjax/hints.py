@@ -107,6 +107,10 @@ PREDICT: dict[str, str] = {
     "variables": 'write params=, a tree as sd.params["unet"]',
 }
 
+ENCODE: dict[str, str] = {
+    **dict.fromkeys(("prompt", "text", "texts", "negative_prompt"), "write prompts=, a list of texts"),
+}
+
 # Names that a loaded model of another program has.
 MODEL: dict[str, str] = {
     **dict.fromkeys(("to", "cuda", "cpu", "half", "float", "eval", "train"), f"{_NETWORK}{_LOAD}model, dtype=)"),
@@ -156,9 +160,10 @@ def arguments(hints: Mapping[str, str], needs: str = "") -> Callable[[Callable[P
 
         @functools.wraps(function)
         def checked(*args: P.args, **named: P.kwargs) -> R:
-            for word in named:
-                if word not in known and (word in hints or not takes_others):
-                    raise TypeError(f"{name}() has no argument {word}: {hint(word, hints, known)}")
+            wrong = [word for word in named if word not in known and (word in hints or not takes_others)]
+            if wrong:
+                told = "; nor ".join(f"{word}: {hint(word, hints, known)}" for word in wrong)
+                raise TypeError(f"{name}() has no argument {told}")
             if needs:
                 try:
                     signature.bind(*args, **named)

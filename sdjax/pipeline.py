@@ -188,6 +188,7 @@ class StableDiffusion:
 
     # ------------------------------------------------------------------ the parts, each usable alone
 
+    @hints.arguments(hints.ENCODE)
     def encode_prompt(
         self, prompts: Sequence[str], *, prompt_style: str = "plain", clip_skip: int | str | None = None
     ) -> jax.Array:

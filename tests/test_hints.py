@@ -46,11 +46,20 @@ def test_arguments_of_generate(sd, name, ours):
         sd.generate("a red circle", **{name: 1})
 
 
+def test_several_are_told_at_once(sd):
+    told = r"no argument num_inference_steps: write steps=; nor cfg_scale: write guidance_scale=$"
+    with pytest.raises(TypeError, match=told):
+        sd.generate("a red circle", num_inference_steps=20, cfg_scale=7)
+    with pytest.raises(TypeError, match=r"encode_prompt\(\) has no argument prompt: write prompts="):
+        sd.encode_prompt(prompt="a red circle")
+
+
 def test_what_is_written_in_place_is_there():
     """No hint names an argument that its function does not have, nor warns of one that it has."""
     pairs = {
         StableDiffusion.generate: hints.GENERATE,
         StableDiffusion.predict: hints.PREDICT,
+        StableDiffusion.encode_prompt: hints.ENCODE,
         sdjax.load: hints.LOAD,
         sdjax.plan: hints.PLAN,
         sdjax.sample: hints.SAMPLE,
