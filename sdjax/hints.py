@@ -93,6 +93,9 @@ PLAN: dict[str, str] = {
     "num_train_timesteps": "it belongs to the scheduler's config: scheduler={**sd.scheduler, ...}",
 }
 
+# Of `sd.plan` alone.
+OWN_PLAN = {"scheduler": "it is the checkpoint's own here; sdjax.plan takes another"}
+
 SAMPLE: dict[str, str] = {
     **dict.fromkeys(("seed", "generator", "rng"), "write key=, as jax.random.key(0)"),
     **dict.fromkeys(("latents", "x", "sample"), "write x_T=, unit Gaussian [b, h, w, c]"),

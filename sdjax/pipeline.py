@@ -249,7 +249,8 @@ class StableDiffusion:
 
         A draw from the VAE's posterior, image i by fold_in(key, i); its mean where key is None. Raises ValueError.
         """
-        if jnp.issubdtype(jnp.result_type(pixels), jnp.integer):
+        pixels = pixels if isinstance(pixels, jax.Array) else np.asarray(pixels)
+        if jnp.issubdtype(pixels.dtype, jnp.integer):
             raise ValueError("pixels must be numbers in [-1, 1]; x / 127.5 - 1 makes them of uint8")
         pixels = jnp.asarray(pixels, jnp.float32)
         checks.check_axes(pixels.shape, 3, "pixels", "b H W c")
@@ -283,7 +284,9 @@ class StableDiffusion:
         pixels = jnp.asarray(eye.processor(read_image(image)))
         return np.asarray(self.programs.estimate_depth(eye.config, self.dtype, self.ready["depth_estimator"], pixels))
 
-    @hints.arguments(hints.PLAN, needs="sampler is a name (see sdjax.samplers()), steps how many, as 20")
+    @hints.arguments(
+        hints.PLAN | hints.OWN_PLAN, needs="sampler is a name (see sdjax.samplers()), steps how many, as 20"
+    )
     def plan(self, sampler: SamplerLike, steps: int | None, schedule: str | None = None, **options: Any) -> Plan:
         """The sampler's plan under this checkpoint's scheduler config, as diffusers' pipelines would run it.
 
