@@ -93,6 +93,9 @@ PLAN: dict[str, str] = {
     "num_train_timesteps": "it belongs to the scheduler's config: scheduler={**sd.scheduler, ...}",
 }
 
+# Of `sd.plan` alone.
+OWN_PLAN = {"scheduler": "it is the checkpoint's own here; sdjax.plan takes another"}
+
 SAMPLE: dict[str, str] = {
     **dict.fromkeys(("seed", "generator", "rng"), "write key=, as jax.random.key(0)"),
     **dict.fromkeys(("latents", "x", "sample"), "write x_T=, unit Gaussian [b, h, w, c]"),
@@ -105,6 +108,10 @@ PREDICT: dict[str, str] = {
     **dict.fromkeys(("timestep", "timesteps"), "write t="),
     **dict.fromkeys(("encoder_hidden_states", "conditions", "prompt", "prompt_embeds"), "write context="),
     "variables": 'write params=, a tree as sd.params["unet"]',
+}
+
+ENCODE: dict[str, str] = {
+    **dict.fromkeys(("prompt", "text", "texts", "negative_prompt"), "write prompts=, a list of texts"),
 }
 
 # Names that a loaded model of another program has.
@@ -156,9 +163,10 @@ def arguments(hints: Mapping[str, str], needs: str = "") -> Callable[[Callable[P
 
         @functools.wraps(function)
         def checked(*args: P.args, **named: P.kwargs) -> R:
-            for word in named:
-                if word not in known and (word in hints or not takes_others):
-                    raise TypeError(f"{name}() has no argument {word}: {hint(word, hints, known)}")
+            wrong = [word for word in named if word not in known and (word in hints or not takes_others)]
+            if wrong:
+                told = "; nor ".join(f"{word}: {hint(word, hints, known)}" for word in wrong)
+                raise TypeError(f"{name}() has no argument {told}")
             if needs:
                 try:
                     signature.bind(*args, **named)

@@ -189,6 +189,7 @@ class StableDiffusion:
 
     # ------------------------------------------------------------------ the parts, each usable alone
 
+    @hints.arguments(hints.ENCODE)
     def encode_prompt(
         self, prompts: Sequence[str], *, prompt_style: str = "plain", clip_skip: int | str | None = None
     ) -> jax.Array:
@@ -261,7 +262,8 @@ class StableDiffusion:
         A draw from the VAE's posterior, image i by fold_in(key, i); its mean where key is None. A picture that leaves
         the range of a narrower dtype is encoded in float32. Raises ValueError.
         """
-        if jnp.issubdtype(jnp.result_type(pixels), jnp.integer):
+        pixels = pixels if isinstance(pixels, jax.Array) else np.asarray(pixels)
+        if jnp.issubdtype(pixels.dtype, jnp.integer):
             raise ValueError("pixels must be numbers in [-1, 1]; x / 127.5 - 1 makes them of uint8")
         pixels = jnp.asarray(pixels, jnp.float32)
         checks.check_axes(pixels.shape, 3, "pixels", "b H W c")
@@ -297,7 +299,9 @@ class StableDiffusion:
         own = finite.whole(self, "depth_estimator", lambda where, *how: where.estimate_depth(eye.config, *how, pixels))
         return np.asarray(own)
 
-    @hints.arguments(hints.PLAN, needs="sampler is a name (see sdjax.samplers()), steps how many, as 20")
+    @hints.arguments(
+        hints.PLAN | hints.OWN_PLAN, needs="sampler is a name (see sdjax.samplers()), steps how many, as 20"
+    )
     def plan(self, sampler: SamplerLike, steps: int | None, schedule: str | None = None, **options: Any) -> Plan:
         """The sampler's plan under this checkpoint's scheduler config, as diffusers' pipelines would run it.
 

@@ -46,11 +46,21 @@ def test_arguments_of_generate(sd, name, ours):
         sd.generate("a red circle", **{name: 1})
 
 
+def test_several_are_told_at_once(sd):
+    told = r"no argument num_inference_steps: write steps=; nor cfg_scale: write guidance_scale=$"
+    with pytest.raises(TypeError, match=told):
+        sd.generate("a red circle", num_inference_steps=20, cfg_scale=7)
+    with pytest.raises(TypeError, match=r"encode_prompt\(\) has no argument prompt: write prompts="):
+        sd.encode_prompt(prompt="a red circle")
+
+
 def test_what_is_written_in_place_is_there():
     """No hint names an argument that its function does not have, nor warns of one that it has."""
     pairs = {
         StableDiffusion.generate: hints.GENERATE,
         StableDiffusion.predict: hints.PREDICT,
+        StableDiffusion.encode_prompt: hints.ENCODE,
+        StableDiffusion.plan: hints.PLAN | hints.OWN_PLAN,
         sdjax.load: hints.LOAD,
         sdjax.plan: hints.PLAN,
         sdjax.sample: hints.SAMPLE,
@@ -59,7 +69,7 @@ def test_what_is_written_in_place_is_there():
         known = inspect.signature(function).parameters
         assert not set(told) & set(known), function
         for text in told.values():
-            assert {*re.findall(r"write (\w+)=", text)} <= set(known), text
+            assert {*re.findall(r"write (\w+)=", text)} <= {*known, "scheduler"}, text
     for text in (*hints.MODEL.values(), *hints.PACKAGE.values()):
         for name in re.findall(r"\bsd\.(\w+)", text):
             assert hasattr(StableDiffusion, name) or name in StableDiffusion.__dataclass_fields__, text
@@ -109,6 +119,8 @@ def test_the_package():
 def test_plan_and_sample():
     with pytest.raises(TypeError, match=r"plan\(\): missing a required argument: 'scheduler': .*sd\.scheduler"):
         sdjax.plan("euler", 20)
+    with pytest.raises(ValueError, match="scheduler must be a scheduler_config.json as a dict, .* not 'sd15'"):
+        sdjax.plan("euler", 20, "sd15")
     with pytest.raises(TypeError, match=r"plan\(\) has no argument num_inference_steps: write steps="):
         sdjax.plan("euler", num_inference_steps=20, scheduler={})
     with pytest.raises(TypeError, match=r"sample\(\) has no argument seed: write key="):

@@ -60,7 +60,7 @@ def test_bad_lanes():
     p = plan("euler", 5, SD)
     with pytest.raises(ValueError, match="at least one"):
         sdjax.stack_plans([])
-    with pytest.raises(ValueError, match=r"plans\[1\] is a str"):
+    with pytest.raises(ValueError, match=r"plans\[1\] is of type str"):
         sdjax.stack_plans([p, "euler"])
     with pytest.raises(ValueError, match="2 plans are stacked, one per image, but the batch holds 3"):
         sdjax.sample(sdjax.stack_plans([p, p]), model, jnp.zeros((3, *SHAPE[1:])))

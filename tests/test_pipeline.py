@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import sdjax
 from sdjax import programs
@@ -371,6 +372,8 @@ def test_latents_and_pixels_of_another_order_are_told(sd):
         sd.encode(np.ones((1, 3, 16, 16)))
     with pytest.raises(ValueError, match=r"pixels must be numbers in \[-1, 1\]; x / 127.5 - 1 makes them of uint8"):
         sd.encode(np.ones((1, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match="pixels must be numbers in"):
+        sd.encode(Image.new("RGB", (16, 16)))
     with pytest.raises(ValueError, match=r"latents must be \[1, 8, 8, 4\] .* which looks like b c h w"):
         sd.generate("a", latents=np.ones((1, 4, 8, 8)))
     with pytest.raises(ValueError, match="prompts must be a list of strings, not the one string"):

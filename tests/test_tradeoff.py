@@ -424,8 +424,11 @@ CHROMIUM = (
 RIGHT, DOWN, ENTER = "\ue014", "\ue015", "\ue007"
 
 
-def of_scored_pictures(root: Path) -> Path:
-    """A page of 2 samplers in 3 step counts on 2 schedules, with accuracies, distances and pictures, none computed."""
+def of_scored_pictures(root: Path, step: float = 0.01) -> Path:
+    """A page of 2 samplers in 3 step counts on 2 schedules, with accuracies, distances and pictures, none computed.
+
+    step: seconds of a picture for each step.
+    """
     rng, pictures, rows = np.random.default_rng(0), {}, {}
     for n, (sampler, schedule, steps) in enumerate(
         (a, b, c) for a in ("ddim", "heun") for b in ("default", "karras") for c in (2, 4, 8)
@@ -434,7 +437,11 @@ def of_scored_pictures(root: Path) -> Path:
         pictures[name] = list(rng.integers(0, 256, (4, 16, 16, 3), np.uint8))
         rows[name] = {
             **{"sampler": sampler, "schedule": schedule, "steps": steps, "guidance_scale": 5.0},
-            **{"stochastic": False, "evaluations": steps * (1 + (sampler == "heun")), "seconds": 0.01 * steps},
+            **{
+                "stochastic": False,
+                "evaluations": steps * (1 + (sampler == "heun")),
+                "seconds": step * steps or 0.0002,
+            },
             **{"pictures": 4, "failed": 0, "correct": n % 5, "accuracy": n % 5 / 4, "errors": {"shape": 4 - n % 5}},
             **{"accuracy_low": 0.0, "accuracy_high": 1.0, "distance": 1 / (n + 1), "distance_pictures": 4},
         }
@@ -490,6 +497,15 @@ def test_a_click_on_a_point_shows_its_pictures(page):
     ]  # fmt: skip
     assert "0 of 4 right" in page.run("return document.querySelector('#cell .note').textContent")
     assert page.run("return document.querySelectorAll('svg circle.here').length") == 4  # ringed in every chart
+
+
+@pytest.mark.ci
+def test_seconds_that_are_chance_have_no_charts(browser, tmp_path):
+    browser.ask("/url", {"url": of_scored_pictures(tmp_path / "page", step=0.0).as_uri()})
+    charts = browser.run("return [...document.querySelectorAll('svg[data-chart]')].map(s => s.dataset.chart)")
+    assert charts == ["accuracy-evaluations", "distance-evaluations"]
+    assert "0.2 ms a picture" in browser.run("return document.querySelector('#cell .note').textContent")
+    assert browser.ask("/se/log", {"type": "browser"}) == []
 
 
 @pytest.mark.ci

@@ -33,6 +33,7 @@ from sdjax.diffusion.samplers import sampler as find_sampler
 from sdjax.diffusion.schedule import CLEAN
 from sdjax.diffusion.spacing import schedule_name
 from sdjax.diffusion.table import FREE, NONE, Bound, Linear, Row, Table, Tape
+from sdjax.short import short
 
 LEAST_BOUND = 1e-6  # of predicted clean latents
 TOLERANCE = 1e-9  # of equation 1; float64 sums of up to 1000 terms stay below 1e-11
@@ -268,6 +269,9 @@ def plan(
         that has no such plan.
     """
     name, record = find_sampler(sampler)
+    if not isinstance(scheduler, Mapping):
+        told = short(scheduler)
+        raise ValueError(f"scheduler must be a scheduler_config.json as a dict, as sd.scheduler is, not {told}")
     chosen = {"rho": rho, "sigmas": sigmas, "timesteps": timesteps}
     settings = _settings(name, record, scheduler, schedule, preset or "diffusers", **chosen)
     count = count_steps(settings, steps)
