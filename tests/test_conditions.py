@@ -140,7 +140,7 @@ def test_pieces_of_a_text_are_attended_as_one(sd):
         given = Conditions(programs.hoist(sd.dtype, unet, states, count))
         return programs.predict(sd.unet, sd.dtype, unet, x, t, given).sum()
 
-    slope = np.abs(np.asarray(jax.grad(total)(jnp.asarray(states)))).max((2, 3))
+    slope = np.abs(np.asarray(jax.jit(jax.grad(total))(jnp.asarray(states)))).max((2, 3))
     assert (slope[0, :3] > 0).all() and slope[1, 0] > 0 and slope[0, 3:].max() == slope[1, 1:].max() == 0
 
 

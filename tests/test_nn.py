@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sdjax import programs
 from sdjax.config import UNetConfig
 from sdjax.nn import attention, layers, resnet
 from sdjax.nn.clip import end_of_text
 from sdjax.nn.unet import Added, UNet, time_shifts
+from tests.checkpoints import random_params
 
 
 def softmax_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool) -> np.ndarray:
@@ -112,11 +114,16 @@ SMALL = {
 }
 
 
+def drawn(config: UNetConfig) -> dict:
+    """Random parameters, drawn on the host: there is nothing to compile."""
+    return {"params": random_params(programs.expected_params({"unet": config})["unet"], np.float32, 2)}
+
+
 def test_hoisted_keys_and_values_change_nothing():
     config = UNetConfig.from_dict(SMALL)
     x, t = jax.random.normal(jax.random.key(0), (2, 9, 6, 4)), jnp.array([3.0, 700.5])
     context = jax.random.normal(jax.random.key(1), (2, 5, 6))
-    params = jax.jit(UNet(config).init)(jax.random.key(2), x, t, context)
+    params = drawn(config)
     hoisted = attention.cross_keys_values(params["params"], context, jnp.float32)
     assert len(hoisted) == 4  # one transformer down, two up, one in the middle
     apply = jax.jit(UNet(config).apply)
@@ -144,7 +151,7 @@ def test_hoisted_times_change_nothing(told):
         "class_labels": jnp.array([2, 5]) if "num_class_embeds" in told else None,
         "guidance": jax.random.normal(jax.random.key(3), (2, 5)) if "time_cond_proj_dim" in told else None,
     }
-    params = jax.jit(UNet(config).init)(jax.random.key(2), x, t, context, **given)
+    params = drawn(config)
     shifts = time_shifts(config, jnp.float32, params["params"], t, *given.values())
     assert len(shifts) == 8  # one resnet on each level down, two in the middle, two on each level up
     assert {shift.shape for shift in shifts.values()} == {(2, 8), (2, 16)}

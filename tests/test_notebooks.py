@@ -28,6 +28,8 @@ def shown(monkeypatch) -> list[Any]:
     return made
 
 
+@pytest.mark.ci
+@pytest.mark.optimised
 def test_first_steps(shown, monkeypatch, tmp_path):
     """Its cells in order; the last one holds that what the mask leaves out is as it was."""
     monkeypatch.chdir(tmp_path)

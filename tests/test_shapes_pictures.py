@@ -9,8 +9,10 @@ import pytest
 
 from experiments.shapes import depth, encode_pictures, inpainting, models, train_pictures, train_unet, world
 from experiments.shapes.score import score
+from sdjax import programs
 from sdjax.config import UNetConfig
 from sdjax.nn.unet import UNet
+from tests.checkpoints import UNET, random_params
 
 
 def same(a: tuple, b: tuple) -> bool:
@@ -189,8 +191,8 @@ def test_batches_are_a_function_of_the_step(tmp_path):
 
 
 def test_the_loss_sees_the_channels_and_the_weights():
-    unet = UNet(UNetConfig.from_dict(models.PICTURE_UNETS["depth"]))
-    params = train_pictures.initial("depth", 0)
+    config = UNetConfig.from_dict(UNET | {"in_channels": 5, "cross_attention_dim": 128})
+    unet, params = UNet(config), random_params(programs.expected_params({"unet": config})["unet"], np.float32, 0)
     rng = np.random.default_rng(0)
     batch = {
         name: rng.normal(size=size).astype(np.float32)

@@ -211,6 +211,7 @@ def kernel(process: subprocess.Popen) -> np.ndarray:
     return np.array(json.loads(out.splitlines()[-1]))
 
 
+@pytest.mark.ci
 def test_a_run_killed_again_and_again_equals_an_unbroken_one(tmp_path):
     whole = kernel(start(tmp_path / "whole", 60, 0))
     for wait in (0.0, 0.07, 0.4):
