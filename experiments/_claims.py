@@ -147,8 +147,10 @@ class Claims:
 
     def others(self) -> list[str]:
         """The ids of other processes that are at work, as far as is known; within `lock`."""
-        joined = [key.removeprefix("joined-") for key in self._there() if key.startswith("joined-")]
-        return [one for one in joined if one != self.id and self._lives(self._member(one)) is not False]
+        # All are looked at, also those that have not joined: a lease begins with the first look.
+        alive = [path.stem for path in self.folder.glob("*.member") if self._lives(path) is not False]
+        joined = {key.removeprefix("joined-") for key in self._there() if key.startswith("joined-")}
+        return [one for one in alive if one in joined and one != self.id]
 
     def at_work(self) -> str | None:
         """What another process that is at work calls itself; waits up to a lease where only time can tell."""
