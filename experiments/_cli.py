@@ -69,20 +69,23 @@ def _heard() -> Iterator[None]:
     What is raised in a callback of the garbage collector (JAX has one, which runs all the time) or in a destructor,
     Python drops, with a traceback and nothing more. A KeyboardInterrupt is sent again then, a moment later.
     """
-    usual = sys.unraisablehook
+    usual, waiting = sys.unraisablehook, list[threading.Timer]()
 
     def again(dropped: Any) -> None:
         if not issubclass(dropped.exc_type, KeyboardInterrupt):
             return usual(dropped)
-        timer = threading.Timer(AGAIN, os.kill, (os.getpid(), signal.SIGINT))
-        timer.daemon = True
-        timer.start()
+        if not any(timer.is_alive() for timer in waiting):  # pressed twice, it stops once
+            waiting.append(threading.Timer(AGAIN, os.kill, (os.getpid(), signal.SIGINT)))
+            waiting[-1].daemon = True
+            waiting[-1].start()
 
     sys.unraisablehook = again
     try:
         yield
     finally:
         sys.unraisablehook = usual
+        for timer in waiting:  # what is heard by now stops nothing that comes after
+            timer.cancel()
 
 
 def parse(argv: Sequence[str], name: str) -> list[str]:
