@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdjax.config.limits import MOST_BLUR, MOST_COUNT, MOST_PICTURES, MOST_SIDE
+from sdjax.short import short
 
 # Least and most of each number, both allowed: what `generate` allows at most, and less where that knows no end.
 RANGES: dict[str, tuple[float, float]] = {
@@ -69,9 +70,9 @@ def check(settings: Mapping[str, Any]) -> dict[str, Any]:
         kinds = _TYPES[name]
         if type(value) not in kinds or (isinstance(value, float) and not math.isfinite(value)):
             wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise ValueError(f"{name} must be {wanted}, not {_shown(value)}")
+            raise ValueError(f"{name} must be {wanted}, not {short(value)}")
         if name in GIVEN and value != "given":
-            raise ValueError(f'{name} can only be "given" in a picture\'s settings, not {_shown(value)}: pass your own')
+            raise ValueError(f'{name} can only be "given" in a picture\'s settings, not {short(value)}: pass your own')
         if name in RANGES and value is not None:
             _check_range(name, value, RANGES[name])
         if name in _SIZES:
@@ -83,12 +84,12 @@ def check(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _check_range(name: str, value: float, span: tuple[float, float]) -> None:
     low, high = span
     if not low <= value <= high:
-        raise ValueError(f"{name} must be from {low:,g} to {_number(high)}, not {_shown(value)}")
+        raise ValueError(f"{name} must be from {low:,g} to {_number(high)}, not {short(value)}")
 
 
 def _check_pair(name: str, value: list[Any]) -> None:
     if len(value) != 2 or not all(type(one) in (int, float) for one in value):
-        raise ValueError(f"{name} must be two numbers, not {_shown(value)}")
+        raise ValueError(f"{name} must be two numbers, not {short(value)}")
     for one in value:
         _check_range(name, one, PIXELS)
 
@@ -108,14 +109,6 @@ def _check_options(options: Mapping[str, Any]) -> None:
         numbers = [one for one in listed if isinstance(one, int | float) and not (name == "s_tmax" and one == math.inf)]
         for one in numbers:
             _check_range(f"sampler_options: {name[:40]!r}", one, OPTION)
-
-
-def _shown(value: Any) -> str:
-    """A value for a message, which a stranger may have made as long as he likes."""
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"a whole number of {value.bit_length()} bits"
-    text = repr(value) if isinstance(value, str | int | float | None) else str(type(value).__name__)
-    return text if len(text) <= 42 else f"{text[:40]}..."
 
 
 def _number(value: float) -> str:

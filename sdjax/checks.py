@@ -68,20 +68,12 @@ def as_given(value: Any, column: list[Any]) -> Any:
     return column if is_list(value) else column[0]
 
 
-def brief(value: Any) -> str:
-    """What was given, for a message."""
-    try:
-        return short(value)
-    except ValueError:  # Python writes no whole number of over 4,300 digits
-        return "a number of thousands of digits"
-
-
 def check_count(value: Any, least: int, name: str, most: int = MOST_COUNT) -> int:
     """A whole number from least to most. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number >= {least}, not {brief(value)}")
+        raise ValueError(f"{name} must be a whole number >= {least}, not {short(value)}")
     if value > most:
-        raise ValueError(f"{name} must be at most {most:,}, not {brief(value)}")
+        raise ValueError(f"{name} must be at most {most:,}, not {short(value)}")
     return value
 
 
@@ -115,11 +107,11 @@ def check_size(value: int | None, default: int, multiple: int, name: str) -> int
         return default
     number = isinstance(value, int | float | np.integer) and not isinstance(value, bool)
     if number and value > MOST_SIDE:
-        raise ValueError(f"{name} must be at most {MOST_SIDE:,} pixels, not {brief(value)}")
+        raise ValueError(f"{name} must be at most {MOST_SIDE:,} pixels, not {short(value)}")
     if not number or isinstance(value, float) or value < multiple or value % multiple:
         below = max(multiple, int(value) // multiple * multiple) if number and value > 0 else default
         raise ValueError(
-            f"{name} must be a multiple of {multiple}, not {brief(value)}; the nearest are {below} and "
+            f"{name} must be a multiple of {multiple}, not {short(value)}; the nearest are {below} and "
             f"{below + multiple}"
         )
     return int(value)
@@ -138,7 +130,7 @@ def check_scales(value: Any, count: int, name: str = "guidance_scale", least: fl
     """Guidance scales float32 [b]. Raises ValueError for one that is no finite number or below `least`."""
     scales = _numbers(value, count, name)
     if not np.isfinite(scales).all() or (scales < least).any():
-        raise ValueError(f"{name} must be a finite number >= {least:g} (1 turns it off), not {brief(value)}")
+        raise ValueError(f"{name} must be a finite number >= {least:g} (1 turns it off), not {short(value)}")
     return scales
 
 
@@ -146,7 +138,7 @@ def check_rescales(value: Any, count: int) -> np.ndarray:
     """Guidance rescales float32 [b]. Raises ValueError for one outside 0 to 1."""
     rescales = _numbers(value, count, "guidance_rescale")
     if not ((rescales >= 0) & (rescales <= 1)).all():
-        raise ValueError(f"guidance_rescale must be a number from 0 (off) to 1, not {brief(value)}")
+        raise ValueError(f"guidance_rescale must be a number from 0 (off) to 1, not {short(value)}")
     return rescales
 
 
@@ -174,7 +166,7 @@ def floats(value: Any, name: str) -> np.ndarray:
             warnings.simplefilter("error", np.exceptions.ComplexWarning)
             array = np.asarray(value, np.float32)
     except (TypeError, ValueError, OverflowError, np.exceptions.ComplexWarning):
-        raise ValueError(f"{name} must be an array of numbers, not {type(value).__name__} {brief(value)}") from None
+        raise ValueError(f"{name} must be an array of numbers, not {type(value).__name__} {short(value)}") from None
     if not np.isfinite(array).all():
         raise ValueError(f"{name} hold NaN or infinite numbers")
     return array

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sdjax.short import short
+
 LARGEST = 1 << 20  # of widths and counts; the largest in use are vocabularies, of 49408
 
 
@@ -103,12 +105,6 @@ class Fields:
         if not fits(value):
             raise self.error(key, what, value)
         return value
-
-
-def short(value: Any) -> str:
-    """`repr(value)`, cut to what a message can hold. Control characters are escaped by repr."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _whole(least: int, most: int) -> tuple[Callable[[Any], bool], str]:

@@ -17,9 +17,10 @@ Masks and pictures are PIL images of modes L and RGB, as `images` reads them; bo
 import numpy as np
 from PIL import Image, ImageFilter
 
-from sdjax.checks import brief, number
+from sdjax.checks import number
 from sdjax.config.limits import MOST_BLUR
 from sdjax.notice import notice
+from sdjax.short import short
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; right and bottom are past the last ones
 
@@ -56,7 +57,7 @@ def blurred(mask: Image.Image, radius: float) -> Image.Image:
     """
     pixels = number(radius)
     if not 0 <= pixels <= MOST_BLUR:
-        raise ValueError(f"mask_blur must be a number of pixels >= 0 and at most {MOST_BLUR}, not {brief(radius)}")
+        raise ValueError(f"mask_blur must be a number of pixels >= 0 and at most {MOST_BLUR}, not {short(radius)}")
     soft = mask.filter(ImageFilter.GaussianBlur(pixels)) if pixels else mask.copy()
     before, after = (int(np.asarray(one).max()) for one in (mask, soft))
     if after == 0 < before:

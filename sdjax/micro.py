@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.checks import brief
 from sdjax.config.limits import MOST_SIDE
+from sdjax.short import short
 
 BASE_IDS, REFINER_IDS = 6, 5
 
@@ -110,9 +110,9 @@ def _pairs(value: Any, count: int, name: str) -> list[tuple[int, int]]:
         whole = isinstance(row, list | tuple) and len(row) == 2 and all(type(v) is int and v >= 0 for v in row)
         if not whole or ("size" in name and 0 in row):
             what = "(height, width) in pixels" if "size" in name else "(top, left) in pixels"
-            raise ValueError(f"{name} must be {what}, not {brief(row)}")
+            raise ValueError(f"{name} must be {what}, not {short(row)}")
         if max(row) > MOST_SIDE:
-            raise ValueError(f"{name} must be at most {MOST_SIDE:,} pixels, not {brief(row)}")
+            raise ValueError(f"{name} must be at most {MOST_SIDE:,} pixels, not {short(row)}")
     return [(row[0], row[1]) for row in rows]
 
 
@@ -122,5 +122,5 @@ def _scores(value: Any, count: int, name: str) -> list[float]:
         raise ValueError(f"{name} has {len(rows)} entries for {count} pictures; give one, or one per picture")
     for row in rows:
         if isinstance(row, bool) or not isinstance(row, int | float) or not 0 <= row <= 10:
-            raise ValueError(f"{name} must be a number from 0 to 10, not {brief(row)}")
+            raise ValueError(f"{name} must be a number from 0 to 10, not {short(row)}")
     return [float(row) for row in rows]

@@ -10,6 +10,7 @@ from dataclasses import is_dataclass
 from typing import Any
 
 LONGEST = 80  # characters of a value that is no array
+MOST_BITS = 256  # of a whole number that is written out; Python itself writes none of over 4,300 digits
 
 
 def fields(self: Any) -> str:
@@ -27,6 +28,8 @@ def short(value: Any) -> str:
         return f"{{{len(value)} entries}}" if value else "{}"
     if isinstance(value, list | tuple) and (len(value) > 4 or any(hasattr(one, "shape") for one in value)):
         return f"{type(value).__name__} of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return f"a number of {value.bit_length()} bits"
     return cut(repr(value))
 
 

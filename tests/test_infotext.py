@@ -192,7 +192,7 @@ def test_what_is_off_is_not_named():
     [
         ("Seed: -1", "seed must be from 0 to"),
         (f"Seed: {2**64}", "seed must be from 0 to"),
-        (f"Seed: {'9' * 4000}", "seed must be from 0 to .* not a whole number of 13288 bits"),
+        (f"Seed: {'9' * 4000}", "seed must be from 0 to .* not a number of 13288 bits"),
         ("Size: 100000x8", "width must be from 1 to 16,384, not 100000"),
         ("Steps: 1000000", "steps must be from 1 to 10,000"),
         ("CFG scale: 1e38", "guidance_scale must be from 0 to 10,000"),

@@ -114,7 +114,7 @@ def test_bad_prompts(tokenizer):
         tokenizer.tokens([])
     with pytest.raises(ValueError, match="not the one string 'red'"):
         tokenizer.tokens("red")
-    with pytest.raises(ValueError, match="prompt 1 is None, a NoneType"):
+    with pytest.raises(ValueError, match=r"prompts\[1\] must be a string, not None"):
         tokenizer.tokens(["red", None])
     with pytest.raises(ValueError, match="not Unicode text: it has half of a surrogate pair"):
         tokenizer.tokens(["red \ud83d"])

@@ -17,6 +17,7 @@ import safetensors.numpy
 
 from sdjax.config import VaeConfig
 from sdjax.programs import expected_params
+from sdjax.text import grammar
 from sdjax.text.folder import FILES
 from sdjax.weights import (
     CheckpointError,
@@ -220,7 +221,7 @@ def test_what_is_not_a_checkpoint_s_is_neither_read_nor_copied(tmp_path):
 
 
 def test_the_tokenizer_s_files_are_those_that_it_reads():
-    assert set(TOKENIZER_FILES) == set(FILES)
+    assert set(TOKENIZER_FILES) == {*FILES, grammar.FILE}
 
 
 # Git LFS's own specification, a storage server's answer and a web page, where a file of a checkpoint should be.

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from sdjax.config.limits import MOST_LAYERS, MOST_LEVELS, MOST_RESNETS
-from sdjax.fields import ConfigError, Fields, short
+from sdjax.fields import ConfigError, Fields
+from sdjax.short import short
 
 Json = Mapping[str, Any]
 

@@ -28,7 +28,7 @@ from jax import lax
 
 from sdjax import short
 from sdjax.diffusion import brownian
-from sdjax.diffusion.bounds import LEAST_NOISE, MOST_NOISE, as_float, check_number, check_whole, shown
+from sdjax.diffusion.bounds import LEAST_NOISE, MOST_NOISE, as_float, check_number, check_whole
 from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.prediction import check_prediction
 from sdjax.diffusion.samplers import SAMPLERS
@@ -89,13 +89,13 @@ class _Method:
         known = {name: as_float(value) for name, value in numbers.items()}
         for name in ("rtol", "atol", "h_init", "accept_safety"):
             if not 0.0 < known.get(name, 1.0) < math.inf:
-                raise ValueError(f"{name} must be a number > 0, not {shown(numbers[name])}")
+                raise ValueError(f"{name} must be a number > 0, not {short.short(numbers[name])}")
         for name in ("eta", "s_noise"):
             if not 0.0 <= known.get(name, 1.0) < math.inf:
-                raise ValueError(f"{name} must be a number >= 0, not {shown(numbers[name])}")
+                raise ValueError(f"{name} must be a number >= 0, not {short.short(numbers[name])}")
         for name in ("pcoeff", "icoeff", "dcoeff"):
             if not math.isfinite(known.get(name, 0.0)):
-                raise ValueError(f"{name} must be a finite number, not {shown(numbers[name])}")
+                raise ValueError(f"{name} must be a finite number, not {short.short(numbers[name])}")
         check_whole("max_steps", self.max_steps, 1, MOST_ATTEMPTS)
 
     def factor(self, inverse_errors: jax.Array) -> jax.Array:

@@ -7,18 +7,19 @@ to 20,000, above which they hold nothing else; training goes from 0.03 to 15, an
 import math
 from typing import Any
 
+from sdjax.short import short
+
 LEAST_NOISE, MOST_NOISE = 1e-6, 2e4
 MOST_STEPS = 4096  # a plan of N steps holds N^2 weights
 MOST_TIMESTEPS = 100_000  # training levels
 LARGEST = 1e6  # of an option that scales something
-SHOWN = 60  # characters of a value in a message
 
 
 def check_number(name: str, value: Any, low: float = -LARGEST, high: float = LARGEST) -> float:
     """`value` as a float. Raises ValueError where it is no number from `low` to `high`; a bool is none."""
     number = as_float(value)
     if not low <= number <= high:
-        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, not {shown(value)}")
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, not {short(value)}")
     return number
 
 
@@ -37,14 +38,5 @@ def check_whole(name: str, value: Any, low: int, high: int) -> int:
     """`value` as an int. Raises ValueError where it is no whole number in low .. high."""
     number = as_float(value)
     if not low <= number <= high or number != int(number):
-        raise ValueError(f"{name} must be a whole number in {low} .. {high}, not {shown(value)}")
+        raise ValueError(f"{name} must be a whole number in {low} .. {high}, not {short(value)}")
     return int(number)
-
-
-def shown(value: Any) -> str:
-    """`repr` for a message: cut where it is long, and of a number too long for Python to write its size."""
-    try:
-        text = repr(value)
-    except ValueError:
-        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}.."

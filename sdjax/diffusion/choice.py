@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.diffusion.bounds import LEAST_NOISE, MOST_NOISE, MOST_STEPS, as_float, check_whole, shown
+from sdjax.diffusion.bounds import LEAST_NOISE, MOST_NOISE, MOST_STEPS, as_float, check_whole
 from sdjax.diffusion.noise import Settings, said
 from sdjax.diffusion.peers import check_preset, discards, peer_name
 from sdjax.diffusion.sigmas import check_rho
 from sdjax.diffusion.spacing import FLAGS, SPACINGS, check_schedule, schedule_name
+from sdjax.short import short
 
 # Keys of the config that a preset of another program, or a schedule of the caller's own, puts out of force.
 FLAG_KEYS = frozenset(FLAGS.values())
@@ -44,8 +45,8 @@ def dropped(config: Mapping[str, Any], sampler: str, reads: Set[str], own: bool)
     if not active:
         return ""
     schedule = next((name for name, flag in FLAGS.items() if flag in active), active.get("timestep_spacing"))
-    remedy = f"; schedule={shown(schedule)} chooses it" if schedule else ""
-    text = " and ".join(f"{key}={shown(value)}" for key, value in active.items())
+    remedy = f"; schedule={short(schedule)} chooses it" if schedule else ""
+    text = " and ".join(f"{key}={short(value)}" for key, value in active.items())
     return f"the scheduler config says {text}, which sampler {sampler} does not read{remedy}"
 
 
@@ -97,7 +98,7 @@ def count_steps(settings: Settings, steps: Any) -> int:
         given = len(settings.timesteps)
     if given is not None:
         if steps is not None and (isinstance(steps, bool) or steps != given):
-            raise ValueError(f"the levels given make {given} steps, not {shown(steps)}; leave steps at None")
+            raise ValueError(f"the levels given make {given} steps, not {short(steps)}; leave steps at None")
         return given
     total = settings.num_train_timesteps
     return check_whole("steps", steps, 1, min(total, MOST_STEPS))
@@ -109,7 +110,7 @@ def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
     if len(values) < 2:
         raise ValueError(f"sigmas must hold 2 levels or more, the first and the last of the run, not {values}")
     if not all(a > b for a, b in pairwise(values)) or values[-1] < 0:
-        raise ValueError(f"sigmas must decrease from level to level and end at 0 or above, not {shown(values)}")
+        raise ValueError(f"sigmas must decrease from level to level and end at 0 or above, not {short(values)}")
     least = values[-1] or values[-2]
     if values[0] > MOST_NOISE or least < LEAST_NOISE:
         which = values[0] if values[0] > MOST_NOISE else least
@@ -127,10 +128,10 @@ def check_timesteps(timesteps: Sequence[float], total: int) -> tuple[float, ...]
     """One or more decreasing numbers in 0 .. T - 1; otherwise ValueError."""
     values = _numbers(timesteps, "timesteps")
     if not values or not total - 1 >= values[0] or not values[-1] >= 0:
-        raise ValueError(f"timesteps must lie in 0 .. {total - 1}, not {shown(values)}")
+        raise ValueError(f"timesteps must lie in 0 .. {total - 1}, not {short(values)}")
     if not all(a - b >= NEAREST_TIMESTEPS for a, b in pairwise(values)):
         raise ValueError(
-            f"timesteps must decrease from level to level, by {NEAREST_TIMESTEPS:g} or more, not {shown(values)}"
+            f"timesteps must decrease from level to level, by {NEAREST_TIMESTEPS:g} or more, not {short(values)}"
         )
     return values
 
@@ -138,11 +139,11 @@ def check_timesteps(timesteps: Sequence[float], total: int) -> tuple[float, ...]
 def _numbers(values: Any, name: str) -> tuple[float, ...]:
     """A list, tuple or array [n] of at most `MOST_STEPS` + 1 finite numbers, as floats; otherwise ValueError."""
     if not isinstance(values, list | tuple | range) and getattr(values, "ndim", 0) != 1:
-        raise ValueError(f"{name} must be a list of finite numbers, not {shown(values)}")
+        raise ValueError(f"{name} must be a list of finite numbers, not {short(values)}")
     listed = [as_float(value) for value in (values if isinstance(values, list | tuple | range) else np.asarray(values))]
     if len(listed) > MOST_STEPS + 1:
         raise ValueError(f"{name} holds {len(listed)} levels; a run takes {MOST_STEPS} steps at most")
     if not all(map(math.isfinite, listed)):
         wrong = next(value for value, number in zip(values, listed, strict=True) if not math.isfinite(number))
-        raise ValueError(f"{name} must be a list of finite numbers, and holds {shown(wrong)}")
+        raise ValueError(f"{name} must be a list of finite numbers, and holds {short(wrong)}")
     return tuple(listed)

@@ -27,7 +27,6 @@ from sdjax.diffusion.bounds import (
     as_float,
     check_number,
     check_whole,
-    shown,
 )
 
 # diffusers replaces the zero of a zero-terminal-SNR schedule by this, in the schedulers that divide by alpha.
@@ -140,7 +139,9 @@ class Settings:
             if value is not None:
                 check_number(f"scheduler config: {key}", value, LEAST_NOISE, MOST_NOISE)
         if self.interpolation_type != "linear":
-            raise ValueError(f"scheduler config: interpolation_type is 'linear', not {shown(self.interpolation_type)}")
+            raise ValueError(
+                f"scheduler config: interpolation_type is 'linear', not {short.short(self.interpolation_type)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -242,14 +243,14 @@ def _betas(settings: Settings) -> np.ndarray:
         alpha_bar = np.cos((np.arange(total + 1) / total + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
     raise ValueError(
-        f"scheduler config: beta_schedule {shown(settings.beta_schedule)} is unknown; "
+        f"scheduler config: beta_schedule {short.short(settings.beta_schedule)} is unknown; "
         "known: linear, scaled_linear, squaredcos_cap_v2"
     )
 
 
 def _trained_betas(given: Any, total: int) -> np.ndarray:
     if not isinstance(given, list | tuple | np.ndarray):
-        raise ValueError(f"scheduler config: trained_betas must be a list of numbers, not {shown(given)}")
+        raise ValueError(f"scheduler config: trained_betas must be a list of numbers, not {short.short(given)}")
     betas = np.array([as_float(beta) for beta in given], np.float64)
     if betas.shape != (total,):
         raise ValueError(f"scheduler config: trained_betas holds {len(betas)}, num_train_timesteps says {total}")
@@ -271,7 +272,7 @@ def _check_family(config: Mapping[str, Any]) -> None:
     if name.startswith(("FlowMatch", "EDM")):
         raise ValueError(f"scheduler config: {name} belongs to flow-matching and EDM models, not supported")
     if told.get("timestep_type", "discrete") != "discrete":
-        raise ValueError(f"scheduler config: timestep_type is 'discrete', not {shown(told['timestep_type'])}")
+        raise ValueError(f"scheduler config: timestep_type is 'discrete', not {short.short(told['timestep_type'])}")
 
 
 def _check_kind(key: str, value: Any, default: Any) -> None:
@@ -288,4 +289,4 @@ def _check_kind(key: str, value: Any, default: Any) -> None:
     else:
         return
     if not right:
-        raise ValueError(f"scheduler config: {key} must be {kind}, not {shown(value)}")
+        raise ValueError(f"scheduler config: {key} must be {kind}, not {short.short(value)}")

@@ -38,8 +38,8 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.diffusion.bounds import shown
 from sdjax.diffusion.schedule import Schedule
+from sdjax.short import short
 
 SHOWN = 8  # timesteps that a message shows
 
@@ -70,7 +70,7 @@ class Part:
             if share is not None and not (_is_number(share) and 0 < share < 1):
                 raise ValueError(
                     f"{name} must be a number between 0 and 1, the share of the run that lies before it, not "
-                    f"{shown(share)}; None leaves that end of the run whole"
+                    f"{short(share)}; None leaves that end of the run whole"
                 )
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise ValueError(
@@ -133,7 +133,7 @@ def check_strength(value: Any) -> float:
     """A share of the steps, 0 to 1. Raises ValueError."""
     if not _is_number(value) or not 0 <= value <= 1:
         raise ValueError(
-            f"strength must be a number from 0 (the picture stays) to 1 (nothing of it does), not {shown(value)}"
+            f"strength must be a number from 0 (the picture stays) to 1 (nothing of it does), not {short(value)}"
         )
     return float(value)
 

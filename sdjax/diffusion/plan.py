@@ -22,7 +22,7 @@ import numpy as np
 
 from sdjax import hints
 from sdjax.diffusion import plot
-from sdjax.diffusion.bounds import as_float, check_number, shown
+from sdjax.diffusion.bounds import as_float, check_number
 from sdjax.diffusion.choice import choose, count_steps, dropped, keys_in_force
 from sdjax.diffusion.noise import Level, Settings
 from sdjax.diffusion.part import Part
@@ -325,7 +325,7 @@ def _check_kind(name: str, value: Any, default: Any) -> None:
     ]
     for kind, holds in kinds:
         if holds(default) and not holds(value):
-            raise ValueError(f"{name} must be {kind}, not {shown(value)}")
+            raise ValueError(f"{name} must be {kind}, not {short(value)}")
 
 
 def _bound(settings: Settings) -> Bound:

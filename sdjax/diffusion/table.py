@@ -23,7 +23,6 @@ import numpy as np
 
 from sdjax import short
 from sdjax.diffusion import brownian
-from sdjax.diffusion.bounds import shown
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.prediction import check_prediction, coefficients
 
@@ -44,7 +43,7 @@ def _refuse(operation: str) -> Callable[..., NoReturn]:
 
 def _what(value: Any) -> str:
     """A value that cannot be combined with latents, in words."""
-    return "latents" if isinstance(value, Linear) else f"{shown(value)} ({type(value).__name__})"
+    return "latents" if isinstance(value, Linear) else f"{short.short(value)} ({type(value).__name__})"
 
 
 class Linear:

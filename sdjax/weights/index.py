@@ -59,8 +59,8 @@ IGNORED = (
 # A tokenizer's vocabulary is in one of these sets of files.
 VOCABULARIES = ({"vocab.json", "merges.txt"}, {"tokenizer.json"})
 TOKENIZER_FILES = (
-    "added_tokens.json", "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json",
-    "vocab.json",
+    "added_tokens.json", "grammar.json", "merges.txt", "special_tokens_map.json", "tokenizer.json",
+    "tokenizer_config.json", "vocab.json",
 )  # fmt: skip
 # What a picture needs of the other folders; whatever else lies there is neither read nor copied.
 _SIDE = {

@@ -3,10 +3,11 @@
 import math
 from dataclasses import dataclass
 
-from sdjax.diffusion.bounds import as_float, check_number, shown
+from sdjax.diffusion.bounds import as_float, check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
+from sdjax.short import short
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Churn:
         check_number("s_churn", self.s_churn, 0.0)
         check_number("s_noise", self.s_noise, 0.0)
         if not 0.0 <= as_float(self.s_tmin) <= as_float(self.s_tmax):
-            given = f"{shown(self.s_tmin)} and {shown(self.s_tmax)}"
+            given = f"{short(self.s_tmin)} and {short(self.s_tmax)}"
             raise ValueError(f"s_tmin and s_tmax must be numbers 0 <= s_tmin <= s_tmax, not {given}")
 
     def add(self, tape: Tape, schedule: Schedule, x: Linear, here: Level) -> tuple[Linear, Level]:

@@ -18,9 +18,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from sdjax.diffusion.bounds import check_whole, shown
+from sdjax.diffusion.bounds import check_whole
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.table import Linear, Tape
+from sdjax.short import short
 
 Past = Sequence[tuple[Linear, Level]]  # predictions and where they were made, newest first
 
@@ -103,7 +104,7 @@ def check_type(sampler: str, given: str, own: Sequence[str]) -> str:
         return given
     if given in ("midpoint", "heun", "bh1", "bh2", "logrho"):
         return own[0]
-    raise ValueError(f"{sampler}: solver_type must be {' or '.join(map(repr, own))}, not {shown(given)}")
+    raise ValueError(f"{sampler}: solver_type must be {' or '.join(map(repr, own))}, not {short(given)}")
 
 
 def check_end(sampler: str, end: Level, order: int, data: bool = True) -> None:

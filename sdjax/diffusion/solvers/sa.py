@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable
 
-from sdjax.diffusion.bounds import check_number, shown
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers import exponential as ei
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
+from sdjax.short import short
 
 # The first two are this class's own; the others' mean the first.
 ALGORITHMS = ("data_prediction", "noise_prediction", "dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver")
@@ -45,7 +46,7 @@ def sa_solver(
     c = ei.check_order("sa_solver", "corrector_order", corrector_order, 4)
     if algorithm_type not in ALGORITHMS:
         known = " or ".join(map(repr, ALGORITHMS[:2]))
-        raise ValueError(f"sa_solver: algorithm_type must be {known}, not {shown(algorithm_type)}")
+        raise ValueError(f"sa_solver: algorithm_type must be {known}, not {short(algorithm_type)}")
     data, count = algorithm_type != "noise_prediction", len(schedule.steps)
     orders = [min(p, i + 1, schedule.left(i) if lower_order_final else p) for i in range(count)]
     ei.check_end("sa_solver", schedule.steps[-1][1], orders[-1], data)
