@@ -229,8 +229,9 @@ def read_single_header(path: Path) -> Header:
     """
     refuse_pickle(path)
     header = read_header(path)
-    if long := next((name for name in header.tensors if len(name) > LONGEST_NAME), None):
-        raise CheckpointError(f"{path} has a tensor whose name has {len(long):,} characters: {shown(long, 60)}")
+    if long := next((name for name in header.tensors if len(name) > LONGEST_NAME or "\n" in name), None):
+        lines = ", in several lines" if "\n" in long else ""  # over which patterns would go back and forth
+        raise CheckpointError(f"{path} has a tensor whose name has {len(long):,} characters{lines}: {shown(long, 60)}")
     return header
 
 
