@@ -18,7 +18,6 @@ import os
 import re
 import tempfile
 import uuid
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from PIL import Image, PngImagePlugin
 
 from sdjax import bounds, foreign, infotext, picture_texts
 from sdjax.foreign.fields import Found
+from sdjax.notice import notice
 
 TEXTS = ("parameters", "sdjax")
 LONGEST = 100_000  # characters of a text worth parsing; the longest honest ones have a few thousand
@@ -89,7 +89,7 @@ def read_settings(source: str | os.PathLike[str] | Image.Image) -> dict[str, Any
     except ValueError as error:
         raise ValueError(f"{held.where}: {error}") from None
     if found.notes:
-        warnings.warn(f"{held.where}: settings of {program}: {'; '.join(found.notes)}", stacklevel=2)
+        notice(f"{held.where}: settings of {program}: {'; '.join(found.notes)}")
     return settings
 
 

@@ -11,9 +11,7 @@ that is, the weights of x_T, D and the draws must add up to alpha_i and (in squa
 convention of diffusers breaks (1), `inexact` says why.
 """
 
-import inspect
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +31,7 @@ from sdjax.diffusion.samplers import sampler as find_sampler
 from sdjax.diffusion.schedule import CLEAN
 from sdjax.diffusion.spacing import schedule_name
 from sdjax.diffusion.table import FREE, NONE, Bound, Linear, Row, Table, Tape
+from sdjax.notice import notice
 from sdjax.short import short
 
 LEAST_BOUND = 1e-6  # of predicted clean latents
@@ -346,17 +345,9 @@ def _settings(
     own = schedule is not None or chosen["sigmas"] is not None or chosen["timesteps"] is not None
     settings = Settings.read(scheduler, keys_in_force(record.reads, preset, own), record.defaults)
     if note := dropped(scheduler, name, record.reads, own or preset != "diffusers") if record.reads else "":
-        warnings.warn(note, stacklevel=_outside())
+        notice(note)
     check_prediction(settings.prediction_type)
     return choose(settings, name, schedule, preset, **chosen)
-
-
-def _outside() -> int:
-    """The stacklevel of a warning that names the line which called into sdjax."""
-    frame, level = inspect.currentframe(), 0
-    while frame and str(frame.f_globals.get("__name__")).startswith("sdjax."):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def _plan(tape: Tape, rows: list[Row], **known: Any) -> Plan:
