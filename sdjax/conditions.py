@@ -12,7 +12,7 @@ What of the text encoders a U-Net attends to is a matter of the family (Podell e
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import groupby
 
@@ -42,7 +42,7 @@ class TextEncoder:
 
     config: ClipTextConfig
     tokenizer: Tokenizer
-    grammar: Grammar | None = None
+    grammar: Grammar | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

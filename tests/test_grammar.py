@@ -5,12 +5,14 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import sdjax
 from experiments.shapes.world import GRAMMAR, sample_scene
 from sdjax.conditions import sentences
 from sdjax.config import ConfigError
-from sdjax.shipped import ASSETS, SHIPPED
+from sdjax.shipped import ASSETS, SHIPPED, open_shipped
 from sdjax.text.grammar import Grammar
 from tests.checkpoints import make_checkpoint
 
@@ -110,6 +112,7 @@ def test_a_hostile_grammar_judges_as_quickly():
     assert not read.holds("a " * 60) and read.holds("a " * 60 + "b") and not read.holds("a " * 81 + "b")
 
 
+GOOD = {"words": {"COLOUR": ["red"]}, "sentence": ["a", "COLOUR"], "example": "a red"}
 DEEP: list = []
 for _ in range(50):
     DEEP = [DEEP, "a"]
@@ -139,10 +142,26 @@ for _ in range(50):
     ],
 )
 def test_doors(change, message):
-    good = {"words": {"COLOUR": ["red"]}, "sentence": ["a", "COLOUR"], "example": "a red"}
-    Grammar.read(good, "x")
+    Grammar.read(GOOD, "x")
     with pytest.raises(ConfigError, match=f"^tokenizer/grammar.json: .*{message}"):
-        Grammar.read({**good, **change}, "tokenizer/grammar.json")
+        Grammar.read({**GOOD, **change}, "tokenizer/grammar.json")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["a", "red", "COLOUR", "", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["COLOUR", "a"]), inner, max_size=2),
+    max_leaves=12,
+)
+
+
+@given(st.fixed_dictionaries({}, optional={name: JSON for name in ("words", "sentence", "example")}))
+@settings(max_examples=200, deadline=None)
+def test_anything_else_is_refused_or_judges(values):
+    try:
+        read = Grammar.read({**GOOD, **values}, "x")
+    except ConfigError:
+        return
+    assert read.complaint([read.example, ""]) is None and isinstance(read.complaint(["a red a red", "zebra"]), str)
 
 
 # ---------------------------------------------------------------------- beside a model
@@ -232,8 +251,7 @@ def test_a_broken_one_is_named(text, tmp_path):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_models_have_it(name):
-    sd = sdjax.load(name, compilation_cache=False)
-    assert sd.encoders["text_encoder"].grammar.example == GRAMMAR["example"]
+    assert json.loads(open_shipped(name).tokenizer("tokenizer")["grammar.json"]) == GRAMMAR
 
 
 def test_a_prompt_that_is_cut_is_told_once_at_the_users_own_line(tiny_checkpoint):
