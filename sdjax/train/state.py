@@ -38,9 +38,12 @@ class TrainState:
 
     @classmethod
     def create(cls, params: Params, optimiser: optax.GradientTransformation) -> "TrainState":
-        """The state before the first step; the average starts as the parameters."""
-        average = jax.tree.map(jnp.array, params)
-        return cls(jnp.zeros((), jnp.int32), params, average, optimiser.init(params))
+        """The state before the first step; the average starts as the parameters.
+
+        It holds copies: a step donates its state, and `params` may be a loaded model's own.
+        """
+        own, average = (jax.tree.map(jnp.array, params) for _ in range(2))
+        return cls(jnp.zeros((), jnp.int32), own, average, optimiser.init(own))
 
 
 def fresh(network: nn.Module, seed: int, *inputs: Any) -> Params:
