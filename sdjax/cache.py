@@ -7,9 +7,12 @@ An entry that cannot be read is compiled again, with a warning of JAX's own. One
 runs: JAX does not ask who wrote it. So let nobody write to the folder whom you would not let run programs.
 """
 
+import importlib.util
 import math
 import os
+import stat
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +29,8 @@ XLA_CACHES = "jax_persistent_cache_enable_xla_caches"
 # Programs that took longer to compile are kept, in seconds. JAX's own limit of 1 would leave out most of a small
 # model's.
 LEAST = 0.1
+LOOKED = ".looked_at"  # its time is that of the last look for broken entries
+ZSTD = b"\x28\xb5\x2f\xfd"  # how what zstd compressed begins
 
 
 def default_folder() -> Path:
@@ -43,8 +48,8 @@ def enable(folder: str | os.PathLike[str] | None = None, fill: Callable[[Path], 
     fill: given the folder around the user's, makes one there that holds what `within` compiled: it takes the user's
     place. See `exported.compiled_into`.
 
-    A folder that cannot be made is a warning, and there is no cache; from one that cannot be written to (also a
-    warning) programs are only read.
+    Entries that are broken are removed. A folder that cannot be made is a warning, and there is no cache; from one that
+    cannot be written to (also a warning) programs are only read.
     """
     if folder is None and getattr(jax.config, FOLDER, None) is not None:
         return
@@ -62,10 +67,51 @@ def enable(folder: str | os.PathLike[str] | None = None, fill: Callable[[Path], 
     except OSError as error:
         notice(f"compiled programs are not kept: {path} cannot be written to ({error.strerror})")
         least = math.inf
+    else:
+        remove_broken(path)
     jax.config.update(FOLDER, str(path))
     jax.config.update(LEAST_SECONDS, least)
     if fill is not None and folder is None:
         jax.config.update(XLA_CACHES, "none")
+
+
+def remove_broken(folder: Path) -> None:
+    """Removes the entries that cannot be read: JAX would warn of each in every process, and never write over it.
+
+    Looked at are those that were written since the last look, whose time a file in the folder keeps: decompressing all
+    of them at every start would take longer than it saves. What cannot be removed is named, with the remedy.
+    """
+    looked = folder / LOOKED
+    try:
+        last = looked.stat().st_mtime_ns if looked.exists() else 0
+        looked.touch()
+        entries = [(path, path.lstat()) for path in folder.glob("*-cache")]
+    except OSError:  # another process clears the folder
+        return
+    for path, found in entries:
+        regular = stat.S_ISREG(found.st_mode)
+        if regular and (found.st_mtime_ns < last or _whole(path)):
+            continue
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            notice(f"{path} is a broken entry of the compilation cache and stays ({error.strerror}); delete it")
+
+
+def _whole(path: Path) -> bool:
+    """Whether a file is all of what JAX compressed: by zlib, or by zstd where the package zstandard is installed."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return True  # gone meanwhile, or not ours to read
+    try:
+        if not content.startswith(ZSTD):
+            zlib.decompress(content)
+        elif importlib.util.find_spec("zstandard"):
+            importlib.import_module("zstandard").ZstdDecompressor().decompress(content)
+    except Exception:  # each library has errors of its own
+        return False
+    return True
 
 
 @contextmanager

@@ -126,6 +126,30 @@ def test_a_damaged_entry_is_compiled_again(config, tmp_path, damage):
     assert any("cache" in str(one.message) for one in said)
 
 
+@pytest.mark.parametrize("damage", [damage_empty, damage_half, damage_garbage, damage_bit])
+def test_a_damaged_entry_is_removed_at_the_next_start_and_written_anew(config, tmp_path, damage):
+    """JAX alone would warn of it in every process for ever: it never writes over an entry."""
+    expected = compiled(tmp_path, 0.5)
+    cache.enable(tmp_path)
+    kept = sorted(tmp_path.glob("*-cache"))
+    for path in kept:
+        path.write_bytes(damage(path.read_bytes()))
+    cache.enable(tmp_path)
+    assert kept and not list(tmp_path.glob("*-cache"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compiled(tmp_path, 0.5) == compiled(tmp_path, 0.5) == expected
+    assert sorted(tmp_path.glob("*-cache")) == kept
+
+
+def test_whole_entries_stay_and_what_is_no_file_goes(config, tmp_path):
+    compiled(tmp_path, 0.5)
+    kept = sorted(tmp_path.glob("*-cache"))
+    os.mkfifo(tmp_path / "jit_f-00-cache")  # to read it would wait for ever
+    cache.enable(tmp_path)
+    assert kept and sorted(tmp_path.glob("*-cache")) == kept
+
+
 def test_two_processes_share_a_folder(tmp_path):
     command = [sys.executable, "-c", CHILD, str(tmp_path)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
