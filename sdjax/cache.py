@@ -3,16 +3,21 @@
 The cache is a setting of the whole process (JAX keeps it in `jax.config`); it is left alone where the user has
 already chosen a folder, by `JAX_COMPILATION_CACHE_DIR` or in code.
 
-An entry that cannot be read is compiled again, with a warning of JAX's own. One that can be read is machine code, and
-runs: JAX does not ask who wrote it. So let nobody write to the folder whom you would not let run programs.
+An entry that cannot be read is compiled again, with a warning of JAX's own. JAX never writes over it, and so warns in
+every process from then on: `enable` has the warning end in which file to delete. One that can be read is machine code,
+and runs: JAX does not ask who wrote it. So let nobody write to the folder whom you would not let run programs.
 """
 
 import math
 import os
+import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -26,6 +31,9 @@ XLA_CACHES = "jax_persistent_cache_enable_xla_caches"
 # Programs that took longer to compile are kept, in seconds. JAX's own limit of 1 would leave out most of a small
 # model's.
 LEAST = 0.1
+# What JAX says of an entry that it cannot read; an entry's file is named after its program, and a digest.
+UNREADABLE = re.compile(r"Error reading persistent compilation cache entry for '([\w.-]+)'")
+REMEDY = "compiled anew in every process until the file is deleted"
 
 
 def default_folder() -> Path:
@@ -46,6 +54,8 @@ def enable(folder: str | os.PathLike[str] | None = None, fill: Callable[[Path], 
     A folder that cannot be made is a warning, and there is no cache; from one that cannot be written to (also a
     warning) programs are only read.
     """
+    if not isinstance(warnings.showwarning, _Remedy):
+        warnings.showwarning = _Remedy(warnings.showwarning)
     if folder is None and getattr(jax.config, FOLDER, None) is not None:
         return
     try:
@@ -82,6 +92,19 @@ def within(folder: Path) -> Iterator[None]:
         for name, value in before.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
+
+
+@dataclass(frozen=True)
+class _Remedy:
+    """Shows a warning as `before` does; one of an unreadable entry with where it lies, and what to do."""
+
+    before: Callable[..., None]
+
+    def __call__(self, message: Warning | str, *args: Any, **named: Any) -> None:
+        found, folder = UNREADABLE.search(str(message)), getattr(jax.config, FOLDER)
+        if found and folder and REMEDY not in str(message):
+            message = f"{message}. {REMEDY}: {Path(folder) / found[1]}*-cache"
+        self.before(message, *args, **named)
 
 
 def _why(error: OSError | RuntimeError) -> str:

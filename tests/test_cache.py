@@ -126,6 +126,26 @@ def test_a_damaged_entry_is_compiled_again(config, tmp_path, damage):
     assert any("cache" in str(one.message) for one in said)
 
 
+def test_the_warning_of_a_damaged_entry_names_it_and_the_remedy(config, tmp_path):
+    """CASES.md B 23: JAX never writes over it, and says nothing of where it lies."""
+    expected = compiled(tmp_path, 0.75)
+    for path in tmp_path.glob("jit__lambda*-cache"):
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="Error reading persistent") as said:
+        cache.enable(tmp_path)
+        cache.enable(tmp_path)
+        assert compiled(tmp_path, 0.75) == expected
+    (message,) = {str(one.message) for one in said}
+    remedy, _, pattern = message.rpartition(": ")
+    assert remedy.endswith("compiled anew in every process until the file is deleted")
+    assert remedy.count("deleted") == 1
+    deleted = [path.unlink() for path in tmp_path.glob(Path(pattern).name)]
+    assert len(deleted) == 1 and Path(pattern).parent == tmp_path
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [compiled(tmp_path, 0.75) for _ in range(2)] == [expected] * 2
+
+
 def test_two_processes_share_a_folder(tmp_path):
     command = [sys.executable, "-c", CHILD, str(tmp_path)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
