@@ -4,8 +4,10 @@
     jax_default_prng_impl, jax_random_seed_offset            keys are of Threefry, and made from the seed's bits
     jax_threefry_partitionable                               on, JAX's default: the other way gives other numbers
     jax_numpy_rank_promotion, jax_numpy_dtype_promotion      usual: how strict a program is with itself is its own say
+    jax_debug_key_reuse                                      off: one key is given to several programs, each of which
+                                                             takes a part of its own from it
 
-A key that a user hands over is of the user's own kind, and so is what it draws, but for the last three lines.
+A key that a user hands over is of the user's own kind, and so is what it draws, but for the last three entries.
 """
 
 from collections.abc import Iterator
@@ -33,5 +35,6 @@ def settled() -> Iterator[None]:
         jax.threefry_partitionable(True),
         jax.numpy_rank_promotion("allow"),
         jax.numpy_dtype_promotion("standard"),
+        jax.debug_key_reuse(False),
     ):
         yield

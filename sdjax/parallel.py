@@ -4,8 +4,8 @@
     sd2 = parallel.spread(sd, devices=2, halves=True)    each picture's guided half on one, its unguided on another
     big = parallel.shard(sd, devices=4)                  every device its share of the channels
 
-All three are a `StableDiffusion` like any other, but that their parameters have the dtype they are used in: save the
-one that they were made from. `spread` puts a copy of the U-Net and the VAE on every device, once.
+All three are a `StableDiffusion` like any other, but that their parameters have the dtype they are used in (see
+`_used`): save the one that they were made from. `spread` puts a copy of the U-Net and the VAE on every device, once.
 A batch of b pictures is filled up to a multiple of the devices with the last one, cut into `[devices, b / devices]`,
 and what is filled up is cut off at the end. Data stays where it is computed with from the run's first step to its last:
 no step moves a number between host and devices, and none between devices but for `halves`, where two of them exchange
@@ -24,6 +24,7 @@ from functools import cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -57,7 +58,8 @@ def spread(
     if halves and len(chosen) % 2:
         raise ValueError(f"halves=True takes devices in pairs, and there are {len(chosen)}; name an even number")
     check_memory(sd, chosen, cut=False)
-    copied = {name: jax.tree.map(partial(_copied, everywhere(chosen)), sd.ready[name]) for name in COPIED}
+    used = _used(sd)
+    copied = {name: jax.tree.map(partial(_copied, everywhere(chosen)), used[name]) for name in COPIED}
     return replace(sd, params={**sd.params, **copied}, programs=Spread(chosen, halves))
 
 
@@ -75,7 +77,17 @@ def shard(sd: StableDiffusion, devices: int | Sequence[jax.Device] | None = None
     def cut(array: Any) -> jax.Array:
         return jax.device_put(array, NamedSharding(mesh, _channels(array.shape, len(chosen))))
 
-    return replace(sd, params=jax.tree.map(cut, sd.ready))
+    return replace(sd, params=jax.tree.map(cut, _used(sd)))
+
+
+def _used(sd: StableDiffusion) -> dict[str, Any]:
+    """The parameters in the dtype they are used in; as they were loaded where they may be used in float32 as well.
+
+    Those are of what runs once more where float16 was not enough (see `finite`): a parameter that was rounded to
+    float16, or beyond its range, would not give the numbers of one device.
+    """
+    again = set(sd.params) - {"unet"} if sd.dtype == jnp.float16 else set()
+    return {name: sd.params[name] if name in again else tree for name, tree in sd.ready.items()}
 
 
 def local(devices: int | Sequence[jax.Device] | None) -> Devices:

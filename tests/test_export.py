@@ -116,8 +116,9 @@ def test_a_call_that_was_not_exported_is_compiled_and_said_once(model, sd, folde
     other = opened(model, folder)
     with pytest.warns(
         UserWarning, match=r"no program 'advance' .* exported for 16 x 16 in batches of 1, guidance True"
-    ):
+    ) as said:
         made = other.generate(PROMPT, guidance_scale=1.0, **ASKED)
+    assert {one.filename for one in said} == {__file__}
     assert np.array_equal(made.latents, sd.generate(PROMPT, guidance_scale=1.0, **ASKED).latents)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import sdjax
-from sdjax import finite, picture
+from sdjax import finite, parallel, picture
 
 TWO = ["a red circle", "a blue square"]
 ASKED = {"steps": 3, "sampler": "euler", "progress": False}
@@ -67,6 +67,13 @@ def test_pictures_that_were_finite_keep_their_bits(half, quiet):
     made = np.asarray(half.decode(both))
     np.testing.assert_array_equal(made[0], alone[0])
     assert np.isfinite(made).all()
+
+
+@pytest.mark.parametrize("many", [parallel.spread, parallel.shard])
+def test_on_many_devices_it_starts_from_the_parameters_that_were_loaded(half, single, quiet, many):
+    """Rounded to float16 first, they would give pixels of 6e-4 beside these."""
+    expected = np.asarray(overflowing(single).decode(LATENTS))
+    np.testing.assert_allclose(np.asarray(many(overflowing(half), 1).decode(LATENTS)), expected, atol=1e-5)
 
 
 def test_an_infinity_after_the_last_norm_is_no_white(half, single, quiet):

@@ -23,6 +23,7 @@ FLAGS = {
     "dtype_promotion": partial(jax.numpy_dtype_promotion, "strict"),
     "debug_nans": partial(jax.debug_nans, True),
     "debug_infs": partial(jax.debug_infs, True),
+    "debug_key_reuse": partial(jax.debug_key_reuse, True),
 }
 SEEDS = [0, 1, 7, 2**31, 2**32 - 1]
 TWO = ["a red circle", "a blue square"]
@@ -64,7 +65,9 @@ def test_the_same_noise_under_every_setting(name):
         np.testing.assert_array_equal(fresh(network, 3, x)["kernel"], weights)
 
 
-@pytest.mark.parametrize("name", ["rbg", "threefry_partitionable off", "rank_promotion", "dtype_promotion"])
+@pytest.mark.parametrize(
+    "name", ["rbg", "threefry_partitionable off", "rank_promotion", "dtype_promotion", "debug_key_reuse"]
+)
 def test_the_same_latents_under_every_setting(sd, name):
     """The whole of a run that draws, on a path and anew: not compiled again, since nothing of it has changed."""
     asked = {"steps": 3, "sampler": ["dpmpp_2m_sde", "euler_ancestral"], "seed": 5, "decode": False, "progress": False}
