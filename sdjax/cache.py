@@ -3,8 +3,9 @@
 The cache is a setting of the whole process (JAX keeps it in `jax.config`); it is left alone where the user has
 already chosen a folder, by `JAX_COMPILATION_CACHE_DIR` or in code.
 
-An entry that cannot be read is compiled again, with a warning of JAX's own, and removed at the next start. One that can be read is machine code, and
-runs: JAX does not ask who wrote it. So let nobody write to the folder whom you would not let run programs.
+An entry that cannot be read is compiled again, with a warning of JAX's own, and removed at the next start. One that can
+be read is machine code, and runs: JAX does not ask who wrote it. So let nobody write to the folder whom you would not
+let run programs.
 """
 
 import importlib.util
