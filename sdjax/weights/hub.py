@@ -33,6 +33,8 @@ def resolve(name_or_path: str | os.PathLike[str], *, variant: str | None = None,
 
     Raises CheckpointError where it is none of these, the repository cannot be had, or it holds no safetensors.
     """
+    if not os.fspath(name_or_path):  # pathlib would take it for the folder one is in
+        raise CheckpointError("the checkpoint's name is empty; give a folder, a file or a Hub id (owner/name)")
     path = Path(os.path.expanduser(name_or_path))
     if os.path.isdir(path):  # false for a name too long, where pathlib raises OSError
         return path
