@@ -18,7 +18,12 @@ Line = Mapping[str, Any]  # what is asked of one picture: its prompt, and argume
 OWN = ("negative_prompt", "sampler", "steps", "schedule", "guidance_scale")  # what a line may say for itself
 LARGEST = 64 << 20  # bytes
 MOST = 1_000_000  # lines
-MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}  # byte order marks
+# Characters of what is asked of a picture, as JSON. It must be read again out of the picture, where twice as many are
+# the most (`sdjax.picture.LONGEST`) and other settings stand beside it; no model sees a hundredth of them.
+LONGEST = 50_000
+MARKS = {  # byte order marks; UTF-32's first, which begins as UTF-16's does
+    b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
+}  # fmt: skip
 EXAMPLE = '{"prompt": "a red circle", "steps": 30}'
 
 
@@ -34,7 +39,7 @@ def read(path: str) -> dict[int, Line]:
     reader = _object if path.lower().endswith(".jsonl") else _prompt
     for number, line in lines.items():
         try:
-            asked[number] = reader(line)
+            asked[number] = _bounded(reader(line))
         except ValueError as error:
             wrong[f"{label}, line {number}"] = str(error)
     if wrong:
@@ -77,6 +82,15 @@ def _prompt(line: str) -> Line:
     if line.startswith("{") and isinstance(_parsed(line), dict):
         raise ValueError("an object, as in files named *.jsonl; name this one so")
     return {"prompt": _text(line, "prompt")}
+
+
+def _bounded(line: Line) -> Line:
+    """What a picture can say of itself. Raises ValueError where it is too long for that."""
+    if (length := len(json.dumps(line))) > LONGEST:
+        raise ValueError(
+            f"{length:,} characters (as JSON) are more than the {LONGEST:,} that a picture's settings hold"
+        )
+    return line
 
 
 def _object(line: str) -> Line:

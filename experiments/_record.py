@@ -77,6 +77,11 @@ class Record:
     def keep(self, numbers: Sequence[int], images: Sequence[Image.Image]) -> int:
         """Writes pictures; how many of them were not there yet. Raises ValueError where others are asked for by now."""
         if not self._agrees():
+            if self._read() is None:
+                raise ValueError(
+                    f"{self._path} is gone: the folder was removed, renamed or emptied while pictures were being made "
+                    "for it; what was made last is dropped"
+                )
             raise ValueError(
                 f"{self.folder} was begun anew with other settings while this process stood still; it ends, and what "
                 "it made last is dropped"

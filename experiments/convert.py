@@ -59,7 +59,9 @@ def main(values: Any) -> None:
 
 
 def check_target(target: Path, layout: str) -> None:
-    """Raises ValueError where the target's name and the layout do not go together."""
+    """Raises ValueError where the target's name and the layout do not go together, or it is the folder one is in."""
+    if target == Path():  # of a shell variable that is not set
+        raise ValueError("--target is empty; name a new folder, or a file that ends with .safetensors")
     named = target.suffix == ".safetensors"
     if layout == "single_file" and (not named or target.is_dir()):
         raise ValueError(f"--target={target}: a single file's name ends with .safetensors")

@@ -121,6 +121,8 @@ def _plan(sd: Any, record: Any, numbers: Sequence[int]) -> None:
 
 def main(values: Any) -> None:
     """Takes part until all pictures are there, and writes the manifest. `values` has a flag an attribute."""
+    if not values.out:  # of a shell variable that is not set; Path would take it for the folder one is in
+        raise ValueError("--out is empty; name a folder for the pictures")
     lines = _prompts.read(values.prompts_file)
     from experiments._record import Record  # takes seconds with JAX behind it, which a wrong flag should not cost
     from sdjax import picture

@@ -116,6 +116,11 @@ def test_targets_that_do_not_fit_the_layout(tmp_path, target, layout, match):
         run(tmp_path, tmp_path / target, layout=layout)
 
 
+def test_an_empty_target_is_not_the_folder_one_is_in():
+    with pytest.raises(ValueError, match="--target is empty; name a new folder"):
+        convert.check_target(Path(), "diffusers")
+
+
 def test_what_is_there_stays_where_the_source_is_wrong(tmp_path):
     (tmp_path / "out.safetensors").write_bytes(b"mine")
     (tmp_path / "x.safetensors").write_bytes(b"\x80\x02}q\x00.")

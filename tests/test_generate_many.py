@@ -273,6 +273,15 @@ def test_a_process_that_stood_still_while_the_folder_was_begun_anew(tmp_path):
     assert not there(tmp_path)
 
 
+def test_a_folder_that_is_emptied_while_pictures_are_made(tmp_path):
+    mine = record(tmp_path, "a")
+    begin(mine)
+    (tmp_path / "begun.json").unlink()
+    with pytest.raises(ValueError, match="begun.json is gone: the folder was removed, renamed or emptied"):
+        mine.keep([0], [draw(mine, 0)])
+    assert not there(tmp_path)
+
+
 def test_two_runs_in_one_new_folder(tmp_path):
     mine, other = record(tmp_path, "a", "b"), record(tmp_path, "a", "c")
     with Claims(tmp_path, "the first") as first:
@@ -320,6 +329,17 @@ def test_lines(tmp_path, name, data, asked):
         ("d.jsonl", b'{"prompt": "a", "prompt": "b"}', "d.jsonl, line 1: 'prompt' stands twice"),
         ("e.jsonl", b'{"prompt": "a\\ud800"}', "e.jsonl, line 1: prompt holds .* half of one"),
         ("f.jsonl", b"[" * 100_000, "f.jsonl, line 1: write an object"),
+        ("wider.txt", "a".encode("utf-32"), "wider.txt is UTF-32 text"),
+        (
+            "long.txt",
+            b"a\n" + b"a " * 25_000,
+            r"long.txt, line 2: 50,0\d\d characters \(as JSON\) are more than the 50,000",
+        ),
+        (
+            "long.jsonl",
+            ('{"prompt": "a", "negative_prompt": "%s"}' % ("猫" * 10_000)).encode(),
+            "long.jsonl, line 1: 60,0",
+        ),
     ],
 )
 def test_bad_prompts(tmp_path, name, data, message):
@@ -377,6 +397,13 @@ def test_folders_that_are_not_ours(tmp_path):
             begin(mine)
     with pytest.raises(OSError, match="cannot be written"):
         begin(record(mine.path(0) / "in", "a"))
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="--out is empty; name a folder"):
+        generate_many.main(SimpleNamespace(out="", prompts_file="p.txt"))
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from sdjax.weights import (
     open_folder,
     open_single_file,
     open_vae,
+    read_component,
     save_component,
     save_folder,
     save_single_file,
@@ -204,6 +205,7 @@ SPELLINGS = {
     "wrapped": ("sd15", lambda n: f"state_dict.{n}"),
     "wrapped twice": ("sd21", lambda n: f"model.module.{n}"),
     "wrapped by an unknown word": ("sd15", lambda n: f"sd_15_pruned.{n}"),
+    "wrapped as averages": ("sd15", lambda n: f"ema.{n}"),
     "compiled": ("sd15", lambda n: n.replace("diffusion_model.", "diffusion_model._orig_mod.")),
     "parallel": ("sd15", lambda n: n.replace("first_stage_model.", "first_stage_model.module.")),
     "u-net by its module's name": ("sd15", lambda n: n.removeprefix("model.") if n.startswith(UNET) else n),
@@ -218,6 +220,7 @@ SPELLINGS = {
     ),
     "numbered otherwise": ("sdxl", lambda n: n.replace("conditioner.embedders.", "cond_stage_model.")),
     "numbers exchanged": ("sdxl", lambda n: re.sub(r"embedders\.(\d)", lambda m: f"embedders.{1 - int(m[1])}", n)),
+    "both under one number": ("sdxl", lambda n: n.replace("embedders.1.", "embedders.0.")),
     "text encoders by diffusers' folders": (
         "sdxl",
         lambda n: n.replace("conditioner.embedders.0.transformer.", "text_encoder.").replace(
@@ -233,6 +236,7 @@ SPELLINGS = {
     "vae with diffusers' words": ("sd15", _vae_words(NEW_WORDS)),
     "vae with diffusers' old words": ("sdxl", _vae_words(OLD_WORDS)),
     "vae with a word or two": ("sd15", _vae_words({"proj_out": "to_out", "k": "to_k"})),
+    "vae with diffusers' middle in part": ("sd15", lambda n: n.replace(".mid.attn_1.", ".mid.attentions.0.")),
     "vae with diffusers' shortcuts": ("sd15", lambda n: n.replace("nin_shortcut", "conv_shortcut")),
 }  # fmt: skip
 
@@ -363,6 +367,8 @@ def test_leftovers_are_left_and_named(originals, tmp_path):
         "cond_stage_model.transformer.text_model.embeddings.position_ids": np.arange(77)[None],
         "cond_stage_model.transformer.text_projection.weight": ones,
         "first_stage_model.loss.logvar": ones,
+        "first_stage_model.discriminator.main.0.weight": ones,
+        "loss.perceptual_loss.lin0.model.1.weight": ones,
         "safety_checker.concept_embeds": np.full(3, np.nan, np.float32),
         "depth_model.model.scratch.refinenet1.out_conv.bias": ones,
     }
@@ -372,6 +378,7 @@ def test_leftovers_are_left_and_named(originals, tmp_path):
         and "averaged weights (model_ema.*; the plain ones are read) (2 tensors)" in opened.notes[0]
     )
     assert "the safety checker (1 tensors)" in opened.notes[0]
+    assert "the VAE's training loss (3 tensors)" in opened.notes[0]
     params = {name: tree for name, (tree, _) in read_all(opened).items()}
     jax.tree.map(np.testing.assert_array_equal, params, originals("sd15")[1])
 
@@ -460,6 +467,18 @@ def test_eight_bits_are_read_as_the_same_numbers(originals, tmp_path, dtype, sin
     save_component(tmp_path / "out", params, layout)
     saved = safetensors.numpy.load_file(tmp_path / "out" / "diffusion_pytorch_model.safetensors")
     assert saved["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"].dtype == np.float16
+
+
+def test_a_buffer_of_eight_bits(tmp_path):
+    """As of a text encoder that was cast as a whole, its positions too."""
+    component, name = components(SMALL["sd15"])["text_encoder"], "text_model.embeddings.position_ids"
+    save_component(tmp_path / "in", *component)
+    path, ids = tmp_path / "in" / "model.safetensors", np.arange(12, dtype=np.float32)[None]
+    eight_bit(path, path, name, ids.astype(jnp.float8_e4m3fn))
+    params, layout = read_component(tmp_path / "in", expected(SMALL["sd15"].configs)["text_encoder"])
+    save_component(tmp_path / "out", params, layout)
+    saved = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")[name]
+    np.testing.assert_array_equal(saved, ids.astype(np.float16), strict=True)
 
 
 def eight_bit(source: Path, path: Path, name: str, table: np.ndarray) -> Path:
@@ -631,6 +650,11 @@ def test_what_is_no_vae(originals, tmp_path):
         (["model.diffusion_model.input_blocks.0.0.weight", "edm_mean"], "Playground"),
         (["model.diffusion_model.input_blocks.0.0.weight", "edm_vpred.sigma_max"], "CosXL"),
         (["model.diffusion_model.input_blocks.0.0.weight", "scaled_fp8"], "scaled 8-bit"),
+        (["model.diffusion_model.input_blocks.0.0.weight", f"{UNET}time_embed.0.input_scale"], "scaled 8-bit"),
+        (["model.diffusion_model.input_blocks.0.0.weight", f"{UNET}time_embed.0.SCB"], "a quantised model"),
+        (["model.diffusion_model.input_blocks.0.0.weight", f"{UNET}out.2.weight.absmax"], "a quantised model"),
+        (["model.diffusion_model.input_blocks.0.0.weight", f"{UNET}out.2.weight.quant_state.nf4"], "a quantised"),
+        (["model.diffusion_model.input_blocks.0.0.weight", f"{UNET}out.2.qweight"], "a quantised model"),
         (["model_ema.diffusion_modelinput_blocks00weight"], "averaged weights alone"),
         (["unet.conv_in.weight", "unet.down_blocks.0.resnets.0.norm1.bias", "vae.encoder.conv_in.bias"], "a whole pip"),
         (["state_dict.control_model.input_blocks.0.0.weight"], "a ControlNet"),
@@ -651,6 +675,10 @@ def test_a_learnt_word_under_any_name(tmp_path):
 def test_a_checkpoint_without_its_u_net(originals, tmp_path):
     path = edited(originals("sd15")[0], tmp_path / "a.safetensors", drop=lambda n: n.startswith(UNET))
     refused(path, "without its U-Net .*holds a VAE and a text encoder. Take the whole file; its VAE alone can be given")
+    averages = {"model_ema.diffusion_modelinput_blocks00weight": ONE}
+    refused(
+        edited(path, tmp_path / "b.safetensors", averages), r"and averages of one \(model_ema.\*\), which are not read"
+    )
 
 
 def test_text_encoders_by_transformers_names(originals, tmp_path):
@@ -685,6 +713,8 @@ def test_an_unknown_u_net_says_what_was_recognised_and_what_not(originals, tmp_p
     k = "attn2.to_k.weight"
     other = {n: np.ones((t.shape[0], 99), "f") for n, t in safetensors.numpy.load_file(path).items() if n.endswith(k)}
     refused(edited(path, tmp_path / "b.safetensors", other), r"text width 99 \(there 24\)")
+    flat = edited(path, tmp_path / "d.safetensors", {f"{UNET}input_blocks.0.0.weight": np.ones((16, 0, 3, 3), "f")})
+    refused(flat, "input_blocks.0.0.weight is missing or no convolution")
     cut = edited(path, tmp_path / "c.safetensors", drop=lambda n: n == f"{UNET}input_blocks.0.0.weight")
     refused(cut, "input_blocks.0.0.weight is missing")
 
@@ -739,6 +769,7 @@ def test_a_fused_projection_of_the_wrong_shape(originals, tmp_path):
     [
         ("a.ckpt", b"x"),
         ("a.pt", b"x"),
+        ("a.PT", b"x"),
         ("a.safetensors", b"PK\x03\x04" + bytes(8)),
         ("b.safetensors", b"\x80\x02}q\x00."),
     ],
@@ -764,6 +795,9 @@ def test_pickles_are_never_opened(tmp_path, name, start):
         (b"\x1f\x8b\x08" + bytes(20), "is a gzip archive: unpack it"),
         (b"\x89PNG\r\n\x1a\n" + bytes(20), r"is a picture \(PNG\)"),
         (bytes(5000), "is filled with zeros"),
+        (b'\xef\xbb\xbf{"error":"no"}', "is JSON text that begins '{\"error\""),
+        ("version https://git-lfs.github.com/spec/v1\r\nsize 12\r\n".encode("utf-16"),
+         "is a Git LFS pointer, which stands for a file of 12 bytes"),
         (b"", r"\(0 bytes\) is truncated or corrupt: it is empty; download it again"),
     ],
 )  # fmt: skip
@@ -792,6 +826,25 @@ def test_truncated_and_missing(originals, tmp_path):
         (tmp_path / "a.safetensors").write_bytes(content[:size])
         refused(tmp_path / "a.safetensors", "is truncated or corrupt")
     refused(tmp_path / "none.safetensors", "none.safetensors is missing")
+
+
+@pytest.mark.parametrize("door", [open_checkpoint, open_single_file, open_vae])
+def test_what_is_no_file_is_not_said_to_be_missing(tmp_path, door):
+    (tmp_path / "link.safetensors").symlink_to("nowhere")
+    (tmp_path / "loop.safetensors").symlink_to("loop.safetensors")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for name, what in (("link", "is a link to nowhere, which is not there"), ("loop", "is a link"), ("pipe", "a pipe")):
+        with pytest.raises(CheckpointError, match=f"{name}.safetensors.* {what}"):
+            door(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("door", [open_checkpoint, open_single_file, open_vae, open_folder])
+@pytest.mark.parametrize("name", ["", "a" * 5000, "~nobody-of-that-name/a", "a\0b", "models/" + "a" * 300])
+def test_names_that_no_file_can_have(monkeypatch, door, name):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CheckpointError) as error:
+        door(name)
+    assert len(str(error.value)) < 1000
 
 
 def test_one_door_for_both(originals, tmp_path, monkeypatch):

@@ -638,6 +638,17 @@ def test_parameters_that_were_narrowed_are_not_widened(tmp_path):
     assert index["metadata"]["total_size"] == 2 * sum(t.size for t in TENSORS.values())
 
 
+@pytest.mark.parametrize("metadata", [None, [1]])
+def test_an_index_whose_metadata_are_none(tmp_path, metadata):
+    name = "diffusion_pytorch_model.safetensors.index.json"
+    path = write_shards(tmp_path / "in") / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metadata": metadata}))
+    params, layout = read(tmp_path / "in", dtype=jnp.bfloat16)
+    save_component(tmp_path / "out", params, layout)
+    size = 2 * sum(t.size for t in TENSORS.values())
+    assert read_json(tmp_path / "out" / name)["metadata"] == {"total_size": size}
+
+
 def test_a_component_that_was_never_loaded(tmp_path):
     params = jax.tree.map(lambda s: jnp.ones(s.shape, jnp.float16), structs(EXPECTED))
     save_component(tmp_path, params, default_layout(params, {"b": 2}))

@@ -68,7 +68,7 @@ def shape_of_file(header: Header) -> Shape:
     """The shape of the U-Net that a file holds. Raises CheckpointError where the first convolution is missing."""
     own = {n.removeprefix(UNET_PREFIX): e.shape for n, e in header.tensors.items() if n.startswith(UNET_PREFIX)}
     first = own.get(_CONV_IN, ())
-    if len(first) != 4:
+    if len(first) != 4 or 0 in first:
         raise CheckpointError(
             f"{header.path}: {UNET_PREFIX}{_CONV_IN} is missing or no convolution: the file is broken"
         )

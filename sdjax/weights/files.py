@@ -79,8 +79,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """A small file of a checkpoint, whole. Raises CheckpointError."""
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
-            raise CheckpointError(f"{path} is no file")
+        if os.path.lexists(path) and not path.is_file():  # a pipe would be waited for, a device read for ever
+            raise CheckpointError(no_file(path))
         if (size := path.stat().st_size) > LARGEST_TEXT:
             raise CheckpointError(f"{path} has {size:,} bytes, far too many for what it should hold")
         found = path.read_bytes()
@@ -93,6 +93,17 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     if what := pointer_or_page(found[:START]):
         raise CheckpointError(f"{path} is {what}")
     return found
+
+
+def no_file(path: Path) -> str:
+    """What is at `path`, which is no file, in words."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"{path} is a link to {shown(os.readlink(path))}, which is not there; the download may be incomplete"
+    if os.path.isdir(path):
+        return f"{path} is a folder, where a file should be"
+    if os.path.lexists(path):
+        return f"{path} is no file but a pipe, a socket or a device"
+    return f"{shown(str(path))} is missing; the download may be incomplete"
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -209,7 +220,7 @@ def _check_index(weight_map: Mapping[str, str], headers: list[Header], path: Pat
 
 def refuse_pickle(path: Path) -> None:
     """Raises CheckpointError where a file is a pickle by its name or its first bytes; nothing more is read."""
-    if path.suffix in PICKLES or is_pickle(_start(path)):
+    if path.suffix.lower() in PICKLES or is_pickle(_start(path)):
         raise CheckpointError(f"{path} is a pickle. {CONVERT_FILE}")
 
 
@@ -238,7 +249,7 @@ def read_single_header(path: Path) -> Header:
 def read_header(path: Path) -> Header:
     """What `path` holds, checked against the file's true size. Raises CheckpointError."""
     if not os.path.isfile(path):
-        raise CheckpointError(f"{path} is missing; the download may be incomplete")
+        raise CheckpointError(no_file(path))
     try:
         if path.stat().st_size < 8:
             raise ValueError("it has no header" if path.stat().st_size else "it is empty")

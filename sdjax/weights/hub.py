@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from sdjax.weights.checkpoint import Checkpoint
-from sdjax.weights.files import choose_weights, refuse_pickle, shards_of
+from sdjax.weights.files import choose_weights, no_file, refuse_pickle, shards_of
 from sdjax.weights.index import NETWORKS, PAIRS, VOCABULARIES
 from sdjax.weights.links import home_of, within
 from sdjax.weights.load import open_folder
@@ -33,14 +33,18 @@ def resolve(name_or_path: str | os.PathLike[str], *, variant: str | None = None,
 
     Raises CheckpointError where it is none of these, the repository cannot be had, or it holds no safetensors.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    if not os.fspath(name_or_path):  # pathlib would take it for the folder one is in
+        raise CheckpointError("the checkpoint's name is empty; give a folder, a file or a Hub id (owner/name)")
+    path = Path(os.path.expanduser(name_or_path))
+    if os.path.isdir(path):  # false for a name too long, where pathlib raises OSError
         return path
     refuse_pickle(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
+    if os.path.lexists(path):  # a broken link is not looked for on the Hub
+        raise CheckpointError(no_file(path))
     if not _HUB_ID.fullmatch(str(name_or_path)):
-        raise CheckpointError(f"{name_or_path} is neither a folder nor a file nor a Hub id (owner/name)")
+        raise CheckpointError(f"{shown(str(name_or_path))} is neither a folder nor a file nor a Hub id (owner/name)")
     return _fetch(str(name_or_path), variant, revision)
 
 

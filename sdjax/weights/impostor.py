@@ -35,17 +35,17 @@ _TORCH = re.compile(rb"(.*/)?(data\.pkl|constants\.pkl|byteorder|version|\.forma
 
 def pointer_or_page(start: bytes) -> str | None:
     """What a file is that begins with these bytes, where it stands for another or is a server's answer; else None."""
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    text = _utf8(start).lstrip()
     if text.startswith(_POINTERS):
-        size = re.search(rb"size (\d{1,18})", start)
+        size = re.search(rb"size (\d{1,18})", text)
         of = f" of {int(size[1]):,} bytes" if size else ""
         return f"a Git LFS pointer, which stands for a file{of}: run `git lfs pull` where it was cloned, or {AGAIN}"
     if text.startswith(b"/annex/objects/"):
         return f"a git-annex pointer, which stands for a file: run `git annex get` where it was cloned, or {AGAIN}"
     if re.match(rb"(<!--.{0,1000}?-->\s*)?<(!doctype html|html|head|body)\b", text, re.IGNORECASE | re.DOTALL):
-        return f"a web page{_quoted(rb'<title[^>]*>(.*?)</title>', start)}, as a login or an error: log in and {AGAIN}"
+        return f"a web page{_quoted(rb'<title[^>]*>(.*?)</title>', text)}, as a login or an error: log in and {AGAIN}"
     if text.startswith(b"<?xml") or re.match(rb"<(error|html)\b", text, re.IGNORECASE):
-        message = _quoted(rb"<(?:message|code)>(.*?)</", start)
+        message = _quoted(rb"<(?:message|code)>(.*?)</", text)
         return f"an XML document{message}, as a server's answer that it has no such file: {AGAIN}"
     return None
 
@@ -62,7 +62,7 @@ def impostor(start: bytes) -> str | None:
         return "a tar archive: unpack it, the .safetensors is inside"
     if start and not start.strip(b"\0"):
         return f"filled with zeros: its room was taken and its bytes never came; {AGAIN} again"
-    text = _text(start)
+    text = _text(_utf8(start))
     if text is None:
         return None
     if text.startswith(("{", "[")):
@@ -77,6 +77,13 @@ def is_pickle(start: bytes) -> bool:
         return not entry or _TORCH.fullmatch(entry.encode()) is not None
     # A safetensors file begins with a length, whose upper bytes are zero, and a brace.
     return start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and start[8:9] != b"{"
+
+
+def _utf8(start: bytes) -> bytes:
+    """Text as UTF-8 without a byte order mark: Windows' editor writes one, its shell writes UTF-16."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return start.decode("utf-16", "ignore").encode()
+    return start.removeprefix(b"\xef\xbb\xbf")
 
 
 def _first_entry(start: bytes) -> str:

@@ -86,8 +86,8 @@ class ModelIndex:
 def read_index(folder: str | os.PathLike[str]) -> ModelIndex:
     """Read and check `folder/model_index.json`. Raises CheckpointError for a class that is not supported."""
     path = Path(folder) / "model_index.json"
-    if not path.parent.is_dir():
-        raise CheckpointError(f"{folder} is no folder")
+    if not os.path.isdir(folder):
+        raise CheckpointError(f"{shown(str(folder))} is no folder")
     files = sorted(file.name for file in path.parent.glob("*.safetensors"))
     if files and not os.path.lexists(path):
         raise CheckpointError(

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from sdjax.weights.files import Header
 from sdjax.weights.names import CheckpointError, listing
+from sdjax.weights.spelling import is_averaged
 
 _ONLY = "which is not supported: this package has Stable Diffusion 1.x, 2.x and XL"
 _STEERS = "it steers a model and is none; load the model it was made for"
@@ -17,8 +18,12 @@ _ORIGINAL = r"(model\.diffusion_model\.)?"
 # What no Stable Diffusion checkpoint holds, whatever else is in the file: a name's pattern, what it means.
 _FOREIGN = (
     (
-        r"scaled_fp8|.*\.(scale_weight|weight_scale|scale_input)",
+        r"scaled_fp8|.*\.(scale_weight|weight_scale(_2)?|scale_input|input_scale)",
         "a model in scaled 8-bit numbers, which are not read yet; take its float16 or plain fp8 file",
+    ),
+    (
+        r".*\.(SCB|weight_format|comfy_quant|q(weight|zeros)|(nested_)?(absmax|quant_map)|quant_state\..*|_(data|scale))",
+        "a quantised model (bitsandbytes, GPTQ, quanto and the like), which is not read; take its float16 file",
     ),
     (
         r"lora_(unet|te\d?|transformer|prior)_.*"
@@ -121,9 +126,12 @@ def _without_u_net(header: Header) -> str | None:
     """A checkpoint that has lost its U-Net; one with a U-Net by diffusers' names is for others to tell."""
     held = [any(re.fullmatch(pattern, name) for name in header.tensors) for pattern in (_VAE, _TEXT, _THEIR_UNET)]
     if held == [True, True, False]:
+        averaged = (
+            " and averages of one (model_ema.*), which are not read" if any(map(is_averaged, header.tensors)) else ""
+        )
         return (
-            "a checkpoint without its U-Net (model.diffusion_model.*): it holds a VAE and a text encoder. Take the "
-            "whole file; its VAE alone can be given as vae= beside another checkpoint"
+            f"a checkpoint without its U-Net (model.diffusion_model.*): it holds a VAE and a text encoder{averaged}. "
+            "Take the whole file; its VAE alone can be given as vae= beside another checkpoint"
         )
     return None
 

@@ -109,7 +109,7 @@ def vae_words(config: VaeConfig) -> Modules:
             found |= {f"{top}.conv_shortcut": theirs for top in above}
     for side in ("encoder", "decoder"):
         attention = f"{side}.mid.attn_1"
-        for top in (f"{side}.mid_block.attentions.0", attention):
+        for top in (f"{side}.{middle}.{one}" for middle in ("mid_block", "mid") for one in ("attentions.0", "attn_1")):
             words = _VAE_ATTENTION | _OTHER_WORDS | {word: word for word in _VAE_ATTENTION.values()}
             found |= {f"{top}.{word}": f"{attention}.{theirs}" for word, theirs in words.items()}
     return found

@@ -18,7 +18,7 @@ from sdjax.weights.index import NETWORKS, read_index, side_files
 from sdjax.weights.links import home_of, within
 from sdjax.weights.names import NARROW, WIDE, Layout, Stored
 from sdjax.weights.spelling import without_prefix
-from sdjax.weights.tensors import Blame, Found, on_device, read_tensors
+from sdjax.weights.tensors import Blame, Found, on_device, read_tensor, read_tensors
 
 EIGHT_BITS = "stored in 8 bits: each number is read as the float16 that equals it, and would be saved as one"
 SIXTY_FOUR_BITS = "stored in 64 bits, if only in part: each number is read as the nearest float32, and saved as one"
@@ -86,8 +86,8 @@ def _read_component(
     config = read_text(folder / "config.json")
     plain = [without_prefix(header, expected) for header in headers]
     params, found = read_tensors(plain, expected, names.places, _blame(folder, headers), dtype, place)
-    buffers = [(h, entry.name) for h in plain for name, entry in h.tensors.items() if names.is_buffer(name)]
-    kept = {(header.path.name, name): _buffer(header, name) for header, name in buffers}
+    buffers = [(header, name) for header in plain for name in header.tensors if names.is_buffer(name)]
+    kept = {(header.path.name, header.tensors[name].name): _buffer(header, name) for header, name in buffers}
     metadata = {header.path.name: header.metadata for header in headers}
     stored = {path: _stored(one) for path, one in found.items()}
     return params, Layout(stored, metadata, config, kept, index)
@@ -106,5 +106,8 @@ def _blame(folder: Path, headers: list[Header]) -> Blame:
 
 
 def _buffer(header: Header, name: str) -> np.ndarray:
+    """A tensor that is no parameter, as it lies in the file; of 8 bits as the float16 that parameters become."""
+    if header.tensors[name].dtype in NARROW:
+        return read_tensor(header, name).astype(np.float16)
     with safe_open(header.path, framework="np") as file:
-        return file.get_tensor(name)
+        return file.get_tensor(header.tensors[name].name)

@@ -60,6 +60,11 @@ def spelled(name: str) -> tuple[str, str] | None:
     return above, f"{HUGGING}{projection}" if projection is not None else f"{OPEN}{own}"
 
 
+def is_open(own: str) -> bool:
+    """Whether an own name, as `spelled` gives it, is of OpenCLIP's dialect."""
+    return own.startswith(OPEN)
+
+
 def places(path: names.Path, shape: names.Shape, prefix: str, hidden_act: str) -> list[Place]:
     """Where the parameter at `path` may lie, under an encoder's prefix; the usual place first.
 

@@ -34,7 +34,7 @@ _LEFTOVERS = (
      r"|(sqrt_|log_|sqrt_recip_|sqrt_recipm1_|sqrt_one_minus_|log_one_minus_)?(one_minus_)?alphas_cumprod(_prev)?)"),
     ("constants of the text encoders", r"(.*\.)?(position_ids|attn_mask|logit_scale|logit_bias)"),
     ("the half of CLIP that sees pictures", r"(?!safety_checker\.)(.*\.)?(vision_model|visual|visual_projection)\..*"),
-    ("the VAE's training loss", r"first_stage_model\.(loss\..*|logvar)"),
+    ("the VAE's training loss", r"(first_stage_model\.)?(loss|discriminator)\..*|first_stage_model\.logvar"),
     ("the safety checker", r"safety_checker\..*"),
     ("the depth estimator", r"depth_model\..*"),
     ("the upscaler's noise schedule", r"low_scale_model\..*"),
@@ -93,15 +93,15 @@ class Original:
         """(component, the authors' name) of every tensor that belongs to one, by its name in the file."""
         words = ldm.vae_words(VaeConfig.from_dict(self.configs["vae"]))
         found: dict[str, tuple[str, str]] = {}
-        encoders: dict[str, dict[str, str]] = {}
+        encoders: dict[tuple[str, bool], dict[str, str]] = {}  # SDXL's two may share a prefix, but no dialect
         for name in tensors:
             if name.startswith(UNET_PREFIX):
                 found[name] = "unet", name
             elif new := ldm.vae_name(name, words):
                 found[name] = "vae", new
             elif spelled := openclip.spelled(name):
-                encoders.setdefault(spelled[0], {})[name] = spelled[1]
-        for above, own in encoders.items():
+                encoders.setdefault((spelled[0], openclip.is_open(spelled[1])), {})[name] = spelled[1]
+        for (above, _), own in encoders.items():
             if component := self._encoder(above, [tensors[name] for name in own]):
                 found |= {name: (component, self.prefix(component) + new) for name, new in own.items()}
         prefixes = {self.prefix(component): component for component in self.configs}

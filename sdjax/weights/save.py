@@ -179,5 +179,6 @@ def _index_text(layout: Layout, codes: Mapping[names.Path, str]) -> str:
         return layout.index[1]
     index = json.loads(layout.index[1])
     sizes = (int(np.prod(r.shape)) * DTYPES[codes[path]].itemsize for path, r in layout.tensors.items())
-    index["metadata"] = {**index.get("metadata", {}), "total_size": sum(sizes)}
+    metadata = index.get("metadata")  # of any kind, since reading does not look at it
+    index["metadata"] = {**(metadata if isinstance(metadata, dict) else {}), "total_size": sum(sizes)}
     return json.dumps(index, indent=2) + "\n"

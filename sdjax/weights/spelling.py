@@ -25,7 +25,8 @@ _OUTSIDE = re.compile(rf"{_INSIDE}.*|(?:time_embed|label_emb|out)\..*")  # all t
 _PREFIX = re.compile(r"(.*?)((?:model\.)?(?:diffusion_model|unet)\.|)")
 # What torch's own wrappers put anywhere into a name.
 _WRAPPERS = {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-_AVERAGED = re.compile(r"(.*\.)?(model_ema|ema|ema_model|params_ema|averaged_model)\..*")
+_AVERAGES = {"model_ema", "ema", "ema_model", "params_ema", "averaged_model"}
+_AVERAGED = re.compile(rf"(.*\.)?({'|'.join(sorted(_AVERAGES))})\..*")
 _STEERS = re.compile(r"(.*\.)?(control_model|controlnet|adapter)\..*")  # has blocks of a U-Net and is none
 
 
@@ -39,7 +40,9 @@ def without_wrappers(header: Header) -> tuple[Header, list[str]]:
 
     Also the names of tensors that are in the file once more. Raises CheckpointError where one comes twice and differs.
     """
-    short = {name: ".".join(word for word in name.split(".") if word not in _WRAPPERS) for name in header.tensors}
+    # Where everything is an average, the averages are the model.
+    wrappers = _WRAPPERS | (_AVERAGES if all(map(is_averaged, header.tensors)) else set())
+    short = {name: ".".join(word for word in name.split(".") if word not in wrappers) for name in header.tensors}
     prefixes = _unet_prefixes(short.values())
     wrapper = _PREFIX.fullmatch(prefixes[0])[1] if prefixes else ""  # type: ignore[index]
     tensors, twice = collect(

@@ -78,8 +78,8 @@ def open_vae(path: str | os.PathLike[str], variant: str | None = None) -> OpenVa
 
     Raises CheckpointError where there is none; the message says what the file is.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(path))
+    if os.path.isdir(path):
         folder = path / "vae" if (path / "vae").is_dir() else path
         return OpenVae(folder, config=read_json(within(folder / "config.json", home_of(path))), variant=variant)
     header = read_single_header(path)
