@@ -16,6 +16,7 @@ from sdjax.given import Given, read_canvas, resized
 from sdjax.micro import REFINER_IDS, MicroConditions
 from sdjax.notice import notice
 from sdjax.request import GIVEN, SECOND, Request
+from sdjax.short import short
 from sdjax.text.prompts import check_style
 
 if TYPE_CHECKING:
@@ -27,10 +28,16 @@ OF_BASE = ("prompt_2", "negative_prompt_2", "target_size", "negative_target_size
 OF_REFINER = ("aesthetic_score", "negative_aesthetic_score")
 OF_PICTURE = ("image", "mask", "strength", "depth", "mask_blur", "mask_crop", "noise_level", "image_guidance_scale")
 IMAGE_SCALE = 1.5  # of InstructPix2Pix (Brooks et al. 2023, arXiv:2211.09800, section 4)
+NO_NUMBERS = (*GIVEN, "seed", "refiner", "callback")  # read by those who know what they are
 ALONE = (
     "{} is an SDXL refiner, trained on the last fifth of the noise levels: from pure noise its pictures fall apart. "
     "Give it to a base model as refiner=, or go on from latents= with denoising_start="
 )
+
+
+def plain(given: Given) -> dict[str, Any]:
+    """The arguments, arrays of numbers or texts among them as Python's own lists. Raises ValueError for a jax key."""
+    return {name: value if name in NO_NUMBERS else checks.plain(value, name) for name, value in given.items()}
 
 
 def stages(sd: "StableDiffusion", given: Given) -> tuple[Request, Request | None]:
@@ -66,7 +73,7 @@ def _tell_size(sd: "StableDiffusion", given: Given, canvas: Canvas) -> None:
 def _check_refiner(sd: "StableDiffusion", given: Given) -> None:
     refiner = given["refiner"]
     if not isinstance(refiner, type(sd)):
-        raise ValueError(f"refiner must be a loaded checkpoint, sdjax.load(...), not {refiner!r}")
+        raise ValueError(f"refiner must be a loaded checkpoint, sdjax.load(...), not {short(refiner)}")
     if sd.time_ids == REFINER_IDS:
         raise ValueError(f"{sd.name} is itself a refiner; call generate of the base model with refiner=")
     if given["denoising_start"] is not None or given["denoising_end"] is not None:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from sdjax import torch_noise
@@ -42,9 +43,23 @@ def _told(value: Any) -> str:
     return f"{short(value)} (of type {type(value).__name__})"
 
 
+def plain(value: Any, name: str) -> Any:
+    """An array of numbers or texts, of NumPy's or jax's, as Python's own, and each of a list; else `value` as it is.
+
+    Raises ValueError for a jax key, which is a seed and no number of another kind.
+    """
+    if isinstance(value, list | tuple):
+        return type(value)(plain(one, name) for one in value) if type(value) in (list, tuple) else value
+    if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer):
+        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            raise ValueError(f"{name} is a jax key; seed= is what takes one")
+        return np.asarray(value).tolist()
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
 def is_list(value: Any) -> bool:
     """Whether `value` is one entry per picture rather than one for all."""
-    return isinstance(value, list | tuple | np.ndarray)
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def spread(value: Any, count: int, name: str) -> list[Any]:
@@ -122,7 +137,7 @@ def check_source(value: Any) -> str:
     if value not in torch_noise.SOURCES:
         near = difflib.get_close_matches(str(value), torch_noise.SOURCES, n=1, cutoff=0.0)[0]
         known = ", ".join(torch_noise.SOURCES)
-        raise ValueError(f"noise_source {value!r} is unknown; nearest: {near!r}; known: {known}")
+        raise ValueError(f"noise_source {short(value)} is unknown; nearest: {near!r}; known: {known}")
     return value
 
 
@@ -186,14 +201,15 @@ def check_options(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"sampler_options must map options' names to values, as {{'s_churn': 20.0}}, not {value!r}")
+        told = short(value)
+        raise ValueError(f"sampler_options must map options' names to values, as {{'s_churn': 20.0}}, not {told}")
     for name in TAKEN:
         if name in value:
             raise ValueError(f"sampler_options holds {name!r}, which is no option of a sampler; see `generate`")
     try:
         return json.loads(json.dumps(dict(value), default=lambda array: array.tolist()))
     except (TypeError, AttributeError):
-        raise ValueError(f"sampler_options must hold numbers, strings and lists of them, not {value!r}") from None
+        raise ValueError(f"sampler_options must hold numbers, strings and lists of them, not {short(value)}") from None
 
 
 def check_latents(value: Any, shape: tuple[int, ...]) -> np.ndarray:

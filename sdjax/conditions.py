@@ -22,6 +22,7 @@ from sdjax.config import ClipTextConfig
 from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.run import Run
 from sdjax.notice import notice
+from sdjax.short import short
 from sdjax.text import emphasis, prompts
 from sdjax.text.grammar import Grammar
 from sdjax.text.tokens import Tokenizer
@@ -72,7 +73,7 @@ class ClipSkip:
         convention = convention or own
         least = 0 if convention == "diffusers" else 1
         if convention not in CONVENTIONS or isinstance(value, bool) or not count.lstrip("-").isdecimal():
-            raise ValueError(f"clip_skip {value!r} cannot be understood; write diffusers:1, a1111:2 or comfy:-2")
+            raise ValueError(f"clip_skip {short(value)} cannot be understood; write diffusers:1, a1111:2 or comfy:-2")
         number = -int(count) if convention == "comfy" else int(count)
         if number < least:
             first = "comfy:-1" if convention == "comfy" else f"{convention}:{least}"

@@ -77,11 +77,11 @@ def lost_in_run(sd: "StableDiffusion", asked: "Request", latents: Any) -> dict[i
 
 
 def lost_in_decoding(sd: "StableDiffusion", latents: Any, pixels: Any) -> dict[int, str]:
-    """Pictures whose pixels are NaN, each with whether the VAE did it."""
+    """Pictures whose pixels are NaN, or whose latents were no picture's, each with whether the VAE did it."""
     before = broken(latents, FARTHEST)
     given = f"its latents are NaN, infinite or beyond {FARTHEST:g}, where those of pictures have unit variance"
     own = f"the VAE of {sd.name} gives NaN or infinity, even in float32: load the model with another vae="
-    return {i: given if i in before else own for i in broken(pixels)}
+    return {i: own for i in broken(pixels)} | dict.fromkeys(before, given)
 
 
 def tell(lost: Mapping[int, str]) -> None:

@@ -81,7 +81,7 @@ def _check_wanted(sd: "StableDiffusion", kind: str, has: set[str]) -> None:
 
 def _check_together(given: Given) -> None:
     """Raises ValueError for arguments that do not go together."""
-    if given["mask"] is None and (given["mask_blur"] or given["mask_crop"] is not None):
+    if given["mask"] is None and (given["mask_blur"] not in (0, None) or given["mask_crop"] is not None):
         raise ValueError("mask_blur and mask_crop belong to a mask; give mask= as well")
     if given["mask_crop"] is not None and given["regions"] is not None:
         raise ValueError("regions lie in the whole picture, and mask_crop works on a part of it; give one of them")

@@ -133,7 +133,11 @@ def _from_array(array: np.ndarray, label: str) -> Image.Image:
         remedy = "give one picture, channels last, red, green, blue"
         if array.dtype == bool:
             remedy = 'x.astype("uint8") * 255 makes one of it'
-        elif array.dtype != np.uint8:
+        elif array.dtype == np.uint16:
+            remedy = '(x // 257).astype("uint8") makes one of 16 bits'
+        elif np.issubdtype(array.dtype, np.integer) and array.dtype != np.uint8:
+            remedy = 'x.astype("uint8") makes one of numbers from 0 to 255'
+        elif np.issubdtype(array.dtype, np.floating):
             remedy = '(x * 255).round().astype("uint8") makes one of numbers from 0 to 1'
         raise _Refused(
             f"{label} is an array of {array.dtype} {list(array.shape)}; it must be uint8 [H, W, 3], [H, W, 4] or "

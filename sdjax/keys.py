@@ -6,8 +6,10 @@
     jax_numpy_rank_promotion, jax_numpy_dtype_promotion      usual: how strict a program is with itself is its own say
     jax_debug_key_reuse                                      off: one key is given to several programs, each of which
                                                              takes a part of its own from it
+    jax_debug_nans, jax_debug_infs                           off: what is NaN is made again or told (see `finite`); run
+                                                             again with these, a program finds its arguments donated
 
-A key that a user hands over is of the user's own kind, and so is what it draws, but for the last three entries.
+A key that a user hands over is of the user's own kind, and so is what it draws, but for the last four entries.
 """
 
 from collections.abc import Iterator
@@ -36,5 +38,7 @@ def settled() -> Iterator[None]:
         jax.numpy_rank_promotion("allow"),
         jax.numpy_dtype_promotion("standard"),
         jax.debug_key_reuse(False),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
     ):
         yield

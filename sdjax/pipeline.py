@@ -431,7 +431,7 @@ class StableDiffusion:
           ValueError: anything out of range, named with its remedy, before anything is compiled.
         """
         given = {name: value for name, value in locals().items() if name != "self"}
-        given["seed"] = seeds.plain(seed)
+        given = asking.plain(given) | {"seed": seeds.plain(seed)}
         asked, refined = asking.stages(self, given)
         texts = [texts for own in asked.pulls for pull in own for texts in pull.texts]
         warn_of_words(self.name, texts, self.encoders, asked.style)

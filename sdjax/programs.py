@@ -17,6 +17,7 @@ from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import Guidance, classifier_free
 from sdjax.diffusion.held import Held
 from sdjax.diffusion.table import Table
+from sdjax.keys import settled
 from sdjax.nn import tiles
 from sdjax.nn.attention import Chunks, cross_keys_values
 from sdjax.nn.clip import ClipTextEncoder
@@ -37,7 +38,8 @@ PIXELS_AT_ONCE = 1024 * 1024
 
 def expected_params(configs: Mapping[str, Config]) -> dict[str, Params]:
     """The shapes of every parameter of the networks: {component: nested dict of `jax.ShapeDtypeStruct`}."""
-    return {name: _EXPECTED[type(config)](config) for name, config in configs.items()}
+    with settled():
+        return {name: _EXPECTED[type(config)](config) for name, config in configs.items()}
 
 
 def _expected_text(config: ClipTextConfig) -> Params:

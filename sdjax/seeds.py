@@ -38,7 +38,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, jax.Array):
         array = np.asarray(value)
         return _numbers(array) if _is_key(array) else array.tolist()
-    if isinstance(value, np.ndarray) and value.ndim:
+    if isinstance(value, np.ndarray):
         return _numbers(value) if value.ndim > 1 and _is_key(value) else value.tolist()
     if is_list(value):
         return [_one(entry) for entry in value]

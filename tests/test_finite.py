@@ -127,6 +127,21 @@ def test_a_guidance_scale_whose_picture_stays_finite_is_told(single):
     assert "pictures 0 and 1: guidance_scale 1e+30" in message
 
 
+@pytest.mark.parametrize("setting", [jax.debug_nans, jax.debug_infs])
+def test_jaxs_search_for_nans_does_not_stop_what_is_told(single, setting):
+    """It would run a program again with arguments that were donated, and raise of those."""
+    with setting(True):
+        message, made = told(lambda: single.generate(TWO, guidance_scale=[3.0, 1e38], **ASKED))
+    assert "picture 1: guidance_scale 1e+38" in message
+    assert made.pixels[0].std() > 1
+
+
+def test_latents_of_no_picture_are_told_though_their_pixels_are_numbers(single):
+    message, made = told(lambda: single.decode(np.stack([LATENTS[0], LATENTS[1] * 1e30])))
+    assert "picture 1: its latents are NaN, infinite or beyond 1e+06" in message and "picture 0" not in message
+    assert np.isfinite(np.asarray(made)).all()
+
+
 def test_a_weight_beyond_float32_is_told(single):
     prompts = [TWO[0], f"a ({TWO[1]}:{'9' * 38})"]
     message, _ = told(lambda: single.generate(prompts, prompt_style="comfy", **ASKED))

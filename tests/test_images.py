@@ -263,7 +263,8 @@ def test_floats_and_shapes(tmp_path):
     remedy = '(x * 255).round().astype("uint8")'
     refused(PIXELS / 255, "float64 [6, 9, 3]", "uint8 [H, W, 3], [H, W, 4] or [H, W]", remedy)
     refused(np.full((4, 4), np.nan, np.float32), "float32 [4, 4]", remedy)
-    refused(PIXELS.astype(np.int64), "int64")
+    refused(PIXELS.astype(np.int64), "int64", 'x.astype("uint8") makes')
+    refused(PIXELS.astype(np.uint16), "uint16", '(x // 257).astype("uint8") makes')
     refused(PIXELS[..., 0] > 9, "bool", 'x.astype("uint8") * 255')
     for shape in [(3, 6, 9), (1, 6, 9, 3), (6, 9, 2), (6, 9, 1), (6,), ()]:
         refused(np.zeros(shape, np.uint8), f"uint8 {list(shape)}", "channels last")

@@ -86,6 +86,15 @@ def test_every_program_is_traced_alike(sd, name):
 
 
 @pytest.mark.parametrize("name", ["x64", "rank_promotion", "dtype_promotion"])
+def test_the_parameters_of_a_checkpoint_are_known_under_every_setting(sd, name):
+    """What `load` compares a file with."""
+    networks = {"text_encoder": sd.encoders["text_encoder"].config, "unet": sd.unet, "vae": sd.vae}
+    with FLAGS[name]():
+        expected = programs.expected_params(networks)
+    assert jax.tree.map(jnp.shape, expected) == jax.tree.map(jnp.shape, sd.params)
+
+
+@pytest.mark.parametrize("name", ["x64", "rank_promotion", "dtype_promotion"])
 @pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "euler_ancestral"])
 def test_a_scan_of_ones_own_is_traced(name, sampler):
     """`sdjax.sample` in a user's own program, with his settings."""

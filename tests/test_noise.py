@@ -91,6 +91,8 @@ def test_class_defaults_and_ignored_keys():
         ({"beta_schedule": "sigmoid"}, "known: linear"),
         ({"trained_betas": [0.1, 0.2]}, "num_train_timesteps says 1000"),
         ({"beta_end": 1.5}, "betas must lie"),
+        ({"beta_start": -1.0, "beta_schedule": "scaled_linear"}, "betas must lie"),
+        ({"beta_end": float("inf")}, "betas must lie"),
         ({"beta_end": float("nan")}, "betas must lie"),
         ({"num_train_timesteps": 0}, "num_train_timesteps"),
         ({"use_flow_sigmas": True}, "use_flow_sigmas"),

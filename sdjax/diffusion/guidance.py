@@ -64,7 +64,8 @@ class GuidanceSchedule:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             near = difflib.get_close_matches(str(self.kind), KINDS, n=1, cutoff=0.0)
-            raise ValueError(f"guidance_schedule {self.kind!r} is unknown; nearest: {near[0]!r}; known: {_USAGE}")
+            told = short.short(self.kind)
+            raise ValueError(f"guidance_schedule {told} is unknown; nearest: {near[0]!r}; known: {_USAGE}")
         if not (math.isfinite(self.first) and self.first >= 0 and math.isfinite(self.last) and self.last >= 0):
             raise ValueError(f"guidance_schedule {self}: both numbers must be finite and >= 0")
         if "interval" in self.kind and self.first > self.last:
@@ -81,7 +82,7 @@ class GuidanceSchedule:
         if isinstance(value, cls):
             return value
         if value is not None and not isinstance(value, str):
-            raise ValueError(f"guidance_schedule must be a string ({_USAGE}), not {value!r}")
+            raise ValueError(f"guidance_schedule must be a string ({_USAGE}), not {short.short(value)}")
         kind, *numbers = ("constant" if value is None else value).split(":")
         few = (0,) if kind == "constant" else (2,) if "interval" in kind else (0, 2)
         try:

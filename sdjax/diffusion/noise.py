@@ -31,6 +31,7 @@ from sdjax.diffusion.bounds import (
 
 # diffusers replaces the zero of a zero-terminal-SNR schedule by this, in the schedulers that divide by alpha.
 TERMINAL_ALPHA_BAR = 2.0**-24
+NO_BETAS = "scheduler config: the betas must lie in (0, 1], so that each level is noisier than the last"
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,7 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         a = self.alphas_cumprod
         if a.ndim != 1 or not np.isfinite(a).all() or (np.diff(a) >= 0).any() or a[-1] < 0 or a[0] >= 1:
-            raise ValueError(
-                "scheduler config: the betas must lie in (0, 1], so that each level is noisier than the last"
-            )
+            raise ValueError(NO_BETAS)
 
     @property
     def total(self) -> int:
@@ -235,6 +234,8 @@ def _betas(settings: Settings) -> np.ndarray:
     total, start, end = settings.num_train_timesteps, settings.beta_start, settings.beta_end
     if settings.trained_betas is not None:
         return _trained_betas(settings.trained_betas, total)
+    if not (0 <= start <= 1 and 0 <= end <= 1):
+        raise ValueError(NO_BETAS)
     if settings.beta_schedule == "linear":
         return np.linspace(start, end, total)
     if settings.beta_schedule == "scaled_linear":

@@ -29,6 +29,7 @@ import numpy as np
 from sdjax.diffusion import sigmas
 from sdjax.diffusion.noise import NoiseSchedule, Settings, noise_schedule
 from sdjax.diffusion.schedule import Schedule, chain, check_decreasing, last_level, levels_of
+from sdjax.short import short
 
 PRESETS = ("diffusers", "a1111", "comfy")
 MOST_LEVELS = 20_000  # of a schedule of which image-to-image runs the end
@@ -63,7 +64,7 @@ def check_preset(preset: str) -> str:
     if preset in PRESETS:
         return preset
     near = difflib.get_close_matches(str(preset), PRESETS, n=1, cutoff=0.0)
-    raise ValueError(f"preset {preset!r} is unknown; nearest: {near[0]!r}; known: {', '.join(PRESETS)}")
+    raise ValueError(f"preset {short(preset)} is unknown; nearest: {near[0]!r}; known: {', '.join(PRESETS)}")
 
 
 def peer_name(preset: str, sampler: str, schedule: str | None) -> str:

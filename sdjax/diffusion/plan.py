@@ -272,7 +272,7 @@ def plan(
         told = short(scheduler)
         raise ValueError(f"scheduler must be a scheduler_config.json as a dict, as sd.scheduler is, not {told}")
     chosen = {"rho": rho, "sigmas": sigmas, "timesteps": timesteps}
-    settings = _settings(name, record, scheduler, schedule, preset or "diffusers", **chosen)
+    settings = _settings(name, record, scheduler, schedule, "diffusers" if preset is None else preset, **chosen)
     count = count_steps(settings, steps)
     part, total = Part(denoising_start, denoising_end, strength), count
     if strength is not None and settings.preset != "diffusers":

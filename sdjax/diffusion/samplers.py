@@ -27,6 +27,7 @@ from sdjax.diffusion.timesteps import (
     prk_schedule,
     tcd_schedule,
 )
+from sdjax.short import short
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def _unknown(which: Any) -> str:
     if meant is not None:
         return f"sampler {word!r} is another program's name; write {', '.join(f'{k}={v!r}' for k, v in meant.items())}"
     if not named:
-        return f"sampler must be a name, a Sampler or a function (tape, schedule) -> latents, not {which!r}"
+        return f"sampler must be a name, a Sampler or a function (tape, schedule) -> latents, not {short(which)}"
     near = difflib.get_close_matches(word, SAMPLERS, n=3, cutoff=0.5)
     told = f"nearest: {', '.join(near)}; sdjax.samplers() lists all" if near else f"known: {', '.join(SAMPLERS)}"
-    return f"sampler {word!r} is unknown; {told}"
+    return f"sampler {short(word)} is unknown; {told}"

@@ -23,6 +23,7 @@ from sdjax.diffusion.schedule import CLEAN as CLEAN
 from sdjax.diffusion.schedule import Schedule as Schedule
 from sdjax.diffusion.schedule import chain, check_decreasing, last_level, levels_of
 from sdjax.diffusion.sigmas import RANGED, SIGMA_SCHEDULES, noise_levels
+from sdjax.short import short
 
 SPACINGS = ("leading", "trailing", "linspace")
 SCHEDULES = (*SPACINGS, *SIGMA_SCHEDULES)
@@ -46,7 +47,7 @@ def check_schedule(name: str) -> str:
             f"schedule {name!r} is None here, the checkpoint's own; with preset='a1111' it is A1111's choice"
         )
     near = difflib.get_close_matches(str(name), SCHEDULES, n=1, cutoff=0.0)
-    raise ValueError(f"schedule {name!r} is unknown; nearest: {near[0]!r}; known: {', '.join(SCHEDULES)}")
+    raise ValueError(f"schedule {short(name)} is unknown; nearest: {near[0]!r}; known: {', '.join(SCHEDULES)}")
 
 
 def schedule_name(settings: Settings) -> str:

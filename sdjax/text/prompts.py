@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sdjax.short import short
 from sdjax.text import cleaning, editing, emphasis
 from sdjax.text.tokens import Tokenizer
 
@@ -114,7 +115,7 @@ def check_style(style: str) -> None:
     """Raises ValueError for an unknown style, naming the nearest."""
     if style not in STYLES:
         near = difflib.get_close_matches(str(style), STYLES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown prompt style {style!r}; the nearest is {near!r}; known: {', '.join(STYLES)}")
+        raise ValueError(f"unknown prompt style {short(style)}; the nearest is {near!r}; known: {', '.join(STYLES)}")
 
 
 def _a1111_rows(text: str, tokenizer: Tokenizer) -> list[list[Token]]:
