@@ -106,9 +106,10 @@ def test_a_state_of_another_configuration_is_refused(tmp_path):
 def test_damaged_settings_are_named(tmp_path):
     run(tmp_path, 10)
     assert settings_of(tmp_path) == {"kind": "muon"}
-    (tmp_path / "settings.json").write_text('{"kind": "mu')
-    with pytest.raises(ValueError, match="settings.json is damaged"):
-        run(tmp_path, 20)
+    for text in ('{"kind": "mu', "[]", "null", "[" * 100_000):
+        (tmp_path / "settings.json").write_text(text)
+        with pytest.raises(ValueError, match="settings.json is damaged"):
+            run(tmp_path, 20)
     with pytest.raises(FileNotFoundError, match="no run there"):
         settings_of(tmp_path / "empty")
 
@@ -125,6 +126,22 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_taken(tmp_path)
     assert (tmp_path / "run" / "damaged_20").is_dir() and newest_step(tmp_path / "run") == 40
     for ours, theirs in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_orbax_notes_beside_a_state_may_be_damaged(tmp_path):
+    """A flipped bit in a key: orbax reads these of all states before any, and would open none of them."""
+    whole, said = run(tmp_path / "whole", 5, save_seconds=0), []
+    run(tmp_path / "run", 4, save_seconds=0)
+    for step in ("3", "4"):
+        path = tmp_path / "run" / "checkpoints" / step / "_CHECKPOINT_METADATA"
+        path.write_bytes(path.read_bytes().replace(b"init_timestamp", b"init_timestam`"))
+    with pytest.raises(ValueError, match="the state after 4 steps is damaged"):
+        restore(tmp_path / "run", whole)
+    resumed = run(tmp_path / "run", 5, save_seconds=0, report=said.append)
+    assert [line.partition(" is damaged")[0][-7:] for line in said[:2]] == ["4 steps", "3 steps"]
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "5"]
+    for mine, theirs in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def flipped(path: Path, at: int, bit: int) -> bytes:

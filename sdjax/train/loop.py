@@ -70,8 +70,8 @@ def fit(
     begun = saved = time.monotonic()
     devices = parallel.local(None)
     everywhere, shared = parallel.everywhere(devices), parallel.shares(devices)
+    state = _resumed(folder, jax.device_put(state, everywhere), report)
     with _manager(folder) as manager:
-        state = _resumed(manager, folder, jax.device_put(state, everywhere), report)
         _check_room(folder, state)
         own, first, unread = key(seed), int(state.step), []
         for n in range(first, steps):
@@ -144,18 +144,22 @@ def settings_of(folder: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path.parent}: no run there; train first")
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); choose another folder, or delete this one") from error
+        settings = json.loads(path.read_text())
+        if not isinstance(settings, dict):
+            raise ValueError(f"it holds a {type(settings).__name__} in place of names and values")
+        return settings
+    except (OSError, ValueError, RecursionError) as error:
+        told = _first_line(error)
+        raise ValueError(f"{path} is damaged ({told}); choose another folder, or delete this one") from error
 
 
 @contextmanager
 def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
     """Orbax's manager of a run's checkpoints; what keeps it from writing becomes an OSError of ours."""
     try:
-        with ocp.CheckpointManager(
-            folder / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=2)
-        ) as manager:
+        # Lightweight: what stands beside each state is read with it, or one that is damaged would be in the way of all.
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, lightweight_initialize=True)
+        with ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
             yield manager
             manager.wait_until_finished()
     except Exception as error:  # an OSError, or tensorstore's ValueError around one, perhaps from orbax's own thread
@@ -166,21 +170,20 @@ def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
         ) from error
 
 
-def _resumed(
-    manager: ocp.CheckpointManager, folder: Path, state: TrainState, report: Callable[[str], None]
-) -> TrainState:
+def _resumed(folder: Path, state: TrainState, report: Callable[[str], None]) -> TrainState:
     """The newest saved state that can be read, else `state`. What cannot be read is moved to `damaged_<step>`."""
-    while (newest := manager.latest_step()) is not None:
+    with _manager(folder) as manager:
+        newest = manager.latest_step()
+        if newest is None:
+            return state
         try:
             return _read(manager, newest, state)
         except Exception as error:  # whatever orbax's layers raise; the settings are the same, so it is the files
-            aside = _free(folder / f"damaged_{newest}")
-            report(
-                f"{folder}: the state after {newest} steps is damaged, put aside as {aside.name} ({_first_line(error)})"
-            )
-            (folder / "checkpoints" / str(newest)).rename(aside)
-            manager.reload()
-    return state
+            told = _first_line(error)
+    aside = _free(folder / f"damaged_{newest}")
+    report(f"{folder}: the state after {newest} steps is damaged, put aside as {aside.name} ({told})")
+    (folder / "checkpoints" / str(newest)).rename(aside)
+    return _resumed(folder, state, report)  # at most as often as states are kept
 
 
 def _free(path: Path) -> Path:
