@@ -90,6 +90,7 @@ def _in_front(image: Image.Image) -> dict[str, str]:
         found["comment"] = _decoded(comment, "utf-8")
     for name, text in {**_exif(image), **_xmp(info)}.items():
         found.setdefault(name, text)
+    found = {name: text.removeprefix("\ufeff") for name, text in found.items()}  # a byte order mark is no word
     return {name: text for name, text in found.items() if text.strip() and len(text) <= LONGEST}
 
 

@@ -101,6 +101,10 @@ def test_utf_8_where_latin_1_should_be(tmp_path):
     assert read(with_chunk(tmp_path / "x.png", b"zTXt", packed)) == WANT
 
 
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path):
+    assert read(with_chunk(tmp_path / "x.png", b"tEXt", b"parameters\0\xef\xbb\xbf" + TEXT.encode())) == WANT
+
+
 def test_a_picture_cut_short_keeps_what_is_in_front(tmp_path):
     path = with_chunk(tmp_path / "x.png", b"iTXt", KINDS[b"iTXt"])
     path.write_bytes(path.read_bytes()[:-30])
