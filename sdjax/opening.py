@@ -1,5 +1,6 @@
 """From a name to a checkpoint in memory: a folder, a single file, a Hub id, or the model of our own."""
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -65,10 +66,14 @@ def load(
 
     Raises:
       CheckpointError: anything wrong with the files. ConfigError: a network this package does not have.
-      ValueError: an unknown dtype or prediction type; exported programs that are damaged or of another model.
+      ValueError: an argument of another type, an unknown dtype or prediction type; exported programs that are damaged
+        or of another model.
     """
     if source is not None and not isinstance(source, str | os.PathLike):
         raise ValueError(f"load takes a folder, a file, a Hub id or a name, not {short(source)}")
+    kept = None if isinstance(compilation_cache, bool) else compilation_cache
+    _check_paths({"source": source, "vae": vae, "compilation_cache": kept, "exported": exported})
+    _check_texts({"variant": variant, "revision": revision, "prediction_type": prediction_type})
     compute = _check_dtype(dtype)
     by_name = source is None or (not (Path(source) / "model_index.json").exists() and meant(source))
     source = SHAPES if source is None else source
@@ -209,7 +214,32 @@ def _check_scheduler(config: Mapping[str, Any]) -> None:
 
 def _check_dtype(dtype: DTypeLike) -> DTypeLike:
     known = ("float32", "bfloat16", "float16")
-    name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    try:
+        name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    except TypeError:
+        name = short(dtype)
     if name not in known:
-        raise ValueError(f"dtype must be one of {', '.join(known)}, not {name!r}")
+        raise ValueError(f"dtype must be one of {', '.join(known)}, not {short(name)}")
     return jnp.dtype(name)
+
+
+def _check_paths(given: Mapping[str, Any]) -> None:
+    """Raises ValueError for what is neither None nor a path that a file system takes."""
+    for name, value in given.items():
+        if value is None:
+            continue
+        if not isinstance(value, str | os.PathLike):
+            raise ValueError(f"{name} must be a path, not {short(value)}")
+        try:
+            os.stat(value)
+        except (OSError, ValueError) as error:  # ValueError: a NUL, or half a character
+            if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+                why = getattr(error, "strerror", None) or error
+                raise ValueError(f"{name} {short(str(value))} is no path: {why}") from None
+
+
+def _check_texts(given: Mapping[str, Any]) -> None:
+    """Raises ValueError for what is neither None nor a string."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{name} must be a string, not {short(value)}")

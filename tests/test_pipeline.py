@@ -283,6 +283,21 @@ def test_bad_input_is_named_before_anything_compiles(sd, arguments, message):
     assert compilations() == before
 
 
+NO_TEXTS = (-1, 1.5, b"x", 1j, [[1]], np.zeros(3))
+OF_LOAD = [(name, value) for name in ("variant", "revision") for value in NO_TEXTS] + [
+    (name, value)
+    for name in ("source", "vae", "compilation_cache", "exported", "dtype")
+    for value in (*NO_TEXTS, "x" * 5000, "a\0b")
+]
+
+
+@pytest.mark.parametrize(("name", "value"), OF_LOAD, ids=lambda v: str(v)[:17])
+def test_arguments_of_load_of_another_type(tiny_checkpoint, name, value):
+    with pytest.raises(ValueError, match=name if name != "source" else "load takes|source") as told:
+        sdjax.load(**{"source": tiny_checkpoint, "compilation_cache": False, name: value})
+    assert len(str(told.value)) < 400
+
+
 def test_unknown_dtype(tiny_checkpoint):
     with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16"):
         sdjax.load(tiny_checkpoint, dtype="int8")
