@@ -562,7 +562,9 @@ def test_an_unknown_prediction_type(originals):
 # An autoencoder alone ------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae.", "state_dict.", "module.first_stage_model."])
+@pytest.mark.parametrize(
+    "prefix", ["", "first_stage_model.", "vae.", "state_dict.", "module.first_stage_model.", "ema."]
+)
 def test_a_vae_by_its_original_names(originals, tmp_path, prefix):
     path, _ = originals("sdxl")
     other = {n: t + 1 for n, t in safetensors.numpy.load_file(path).items() if n.startswith(VAE)}
@@ -614,6 +616,11 @@ def test_what_is_no_vae(originals, tmp_path):
         open_vae(tmp_path / "lora.safetensors")
     with pytest.raises(CheckpointError, match="config.json is missing"):
         open_vae(tmp_path)
+    half = edited(originals("sd15")[0], tmp_path / "half.safetensors", drop=lambda n: "decoder" not in n)
+    with pytest.raises(
+        CheckpointError, match="half.safetensors holds a part of an autoencoder, without encoder.conv_in"
+    ):
+        open_vae(half)
     wide = edited(
         originals("sd15")[0], tmp_path / "w.safetensors", {f"{VAE}encoder.conv_in.bias": np.ones(9, np.float32)}
     )

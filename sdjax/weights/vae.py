@@ -19,7 +19,7 @@ from sdjax.weights.files import Header, read_json, read_single_header
 from sdjax.weights.ldm import VAE_PREFIX
 from sdjax.weights.links import home_of, within
 from sdjax.weights.load import read_component
-from sdjax.weights.names import Layout
+from sdjax.weights.names import CheckpointError, Layout
 from sdjax.weights.save import default_layout
 from sdjax.weights.spelling import collect, is_averaged
 from sdjax.weights.tensors import Blame, read_tensors
@@ -83,12 +83,21 @@ def open_vae(path: str | os.PathLike[str], variant: str | None = None) -> OpenVa
         folder = path / "vae" if (path / "vae").is_dir() else path
         return OpenVae(folder, config=read_json(within(folder / "config.json", home_of(path))), variant=variant)
     header = read_single_header(path)
-    if _FIRST not in _names(header, {}).values():
+    found = _names(header, {})
+    if found and _FIRST not in found.values():
+        raise CheckpointError(
+            f"{path} holds a part of an autoencoder, without encoder.conv_in.weight; take a whole one"
+        )
+    if not found:
         kinds.refuse(header)
     return OpenVae(path, header=header)
 
 
 def _names(header: Header, words: ldm.Modules) -> dict[str, str]:
-    """The original names of the autoencoder's tensors in a file, by those that they have there."""
-    found = {name: ldm.vae_name(name, words) for name in header.tensors if not is_averaged(name)}
+    """The original names of the autoencoder's tensors in a file, by those that they have there.
+
+    Averages count only where there is nothing else.
+    """
+    plain = [name for name in header.tensors if not is_averaged(name)]
+    found = {name: ldm.vae_name(name, words) for name in plain or header.tensors}
     return {name: new for name, new in found.items() if new is not None}
