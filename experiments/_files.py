@@ -36,6 +36,13 @@ def publish(data: bytes | memoryview, path: Path) -> bool:
     Raises OSError. The name is given by a link, which one process alone can make, also over NFS. Where there are no
     links it is given by a rename, and of two processes that come within a moment of each other the second's file stays.
     """
+    try:
+        return _published(data, path)
+    except FileNotFoundError:  # this process stood still and was thought dead, so others tidied its file away
+        return _published(data, path)
+
+
+def _published(data: bytes | memoryview, path: Path) -> bool:
     unfinished = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         with open(unfinished, "xb") as file:

@@ -178,8 +178,8 @@ def test_a_pipe_is_not_waited_for(folder, name):
 
 def test_a_pipe_as_a_single_file(tmp_path):
     os.mkfifo(tmp_path / "a.safetensors")
-    refused(tmp_path / "a.safetensors", "a.safetensors is neither a folder nor a file")
-    with pytest.raises(CheckpointError, match="a.safetensors is missing"):
+    refused(tmp_path / "a.safetensors", "a.safetensors is no file but a pipe")
+    with pytest.raises(CheckpointError, match="a.safetensors is no file but a pipe"):
         open_vae(tmp_path / "a.safetensors")
 
 

@@ -211,6 +211,22 @@ def test_pictures_are_never_written_over(tmp_path):
     assert mine.missing() == [] and mine.missing([1, 2]) == [2]
 
 
+def test_a_file_that_others_tidied_away_is_written_again(tmp_path, monkeypatch):
+    """Of a process that stood still between writing a picture and giving it its name, and was thought dead."""
+    mine, link = record(tmp_path, "a", "b"), os.link
+    begin(mine)
+
+    def tidied(unfinished: Path, path: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        with Claims(tmp_path, "another") as other, other.lock():
+            other.tidy()
+        link(unfinished, path)
+
+    monkeypatch.setattr(os, "link", tidied)
+    assert mine.keep([0, 1], [draw(mine, 0), draw(mine, 1)]) == 2
+    assert len(there(tmp_path)) == 2 and not list(tmp_path.glob(".*"))
+
+
 def test_without_links(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
