@@ -8,7 +8,8 @@ AUTOMATIC1111's web UI began it [1]; Forge, SD.Next, galleries and others took i
 is parsed by a pattern, and nothing of it is ever run. A sampler or schedule that those tools lack goes by our name.
 
 Extensions add lines behind the fields ("Template: ..."), so these are looked for wherever they stand; and fields of
-their own among them, which are named in a note where they change the picture. Letters may be large or small.
+their own among them, which are named in a note where they change the picture. Letters may be large or small. Galleries
+join the lines by spaces, or break the last one behind its commas: both are read.
 
 A text of another tool also says how its prompt is meant and whose noise its seed is, by its `Version`:
 
@@ -40,10 +41,14 @@ RNG = {"torch_cpu": "CPU", "torch_cuda": "NV"}  # "GPU" is its default, and what
 OURS = "sdjax "  # begins our Version
 SIGMAS = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
 
-# `word: value` or `word: "quoted, value"` between commas. The bound keeps the search linear in the text.
-_FIELD = re.compile(r'(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+# `word: value`, `word: "quoted, value"` or `word: 7,5` between commas. The bound keeps the search linear in the text.
+_FIELD = re.compile(r'(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|\d+,\d+(?=\s*(?:,|$))|[^,]*)(?:,|$)')
 _FEWEST_FIELDS = 3  # a line with less is part of the prompt
+_BROKEN = 20  # lines over which they may be broken, when they are looked for
+# Where the fields begin in a line that begins with words; another pass has steps of its own.
+_STEPS = re.compile(r"(?<!hires )(?<!refiner )\bsteps:\s*\d+\s*,", re.IGNORECASE)
 _NEGATIVE = "negative prompt:"
+_CIVITAI = "Civitai resources:"
 _VERSION = re.compile(r"(?:^|v)(\d{1,4})\.(\d{1,4})")  # Forge's is "f2.0.1v1.10.1-previous-..."
 _SCHEDULES_SINCE = (1, 9)  # A1111's version from which a schedule is a field of its own
 _LATER = ("f2", "neo", "classic")  # begin versions of Forge's kin without A1111's number
@@ -57,6 +62,10 @@ _NOT_DONE = {
     "shift", "beta schedule alpha", "beta schedule beta", "old prompt editing timelines", "hypernet", "upscaler",
     "use old emphasis implementation", "downcast alphas_cumprod", "styles", "lora hashes", "ti hashes", "lora weights",
     "conditional mask weight", "image cfg scale", "unipc order", "unipc variant", "unipc skip type", "sharpness",
+    "variation strength", "lora networks", "prompt2", "negative2", "cfg end", "cfg start", "tome", "todo", "embeddings",
+    "sampler timesteps", "sampler spacing", "sampler order", "sampler type", "sampler beta schedule",
+    "sampler low order", "sampler dynamic", "sampler rescale", "sampler beta start", "sampler beta end",
+    "sampler range", "sampler shift", "sampler dynamic shift", "sampler eta delta", "sampler eta multiplier",
 }  # fmt: skip
 _NOT_DONE_BEGIN = (
     "controlnet", "adetailer", "freeu", "tiled diffusion", "rp ", "soft inpainting", "dynamic thresholding", "dynthres",
@@ -105,11 +114,8 @@ def read(text: str) -> Found:
     The denoising strength is left out, since it belongs to a picture that no text holds, or to a second pass of
     theirs. A sampler or schedule we do not know keeps its name for `generate` to judge. Raises ValueError.
     """
-    lines = text.replace("\r\n", "\n").strip().split("\n")
-    at = _settings_line(lines)
-    fields = {} if at is None else _fields(_unbroken(lines[at:]))
-    told = lines[:at]
-    starts = [i for i, line in enumerate(told) if line.strip().casefold().startswith(_NEGATIVE)]
+    told, fields = _told_and_fields(text)
+    starts = [i for i, line in enumerate(told) if _is_negative(line)]
     cut = starts[0] if starts else len(told)
     settings: dict[str, Any] = {"prompt": "\n".join(told[:cut]).strip()}
     if negative := "\n".join(told[cut:]).strip()[len(_NEGATIVE) :].strip():
@@ -122,39 +128,66 @@ def read(text: str) -> Found:
 
 def has_fields(text: str) -> bool:
     """Whether a text is settings at all, with the steps among its fields."""
-    lines = text.strip().split("\n")
+    return "steps" in _told_and_fields(text)[1]
+
+
+def _told_and_fields(text: str) -> tuple[list[str], dict[str, str]]:
+    """The lines of the prompts, and the fields by name in small letters."""
+    lines = re.sub(r"\r\n?", "\n", text).strip().split("\n")
     at = _settings_line(lines)
-    return at is not None and "steps" in _fields(lines[at])
+    if at is None:
+        return lines, {}
+    begin = _begin(lines[at])
+    words = re.split(rf"\s+(?={_NEGATIVE})", lines[at][:begin].strip(), maxsplit=1, flags=re.IGNORECASE)
+    return [*lines[:at], *filter(None, words)], _fields(_unbroken([lines[at][begin:], *lines[at + 1 :]]))
 
 
 def _settings_line(lines: Sequence[str]) -> int | None:
     """Which line holds the fields: the last that begins with the steps, else that has them, else the last of all."""
-    steps = [i for i, line in enumerate(lines) if "steps:" in line.casefold() and _is_fields(line, "steps")]
-    begun = [i for i in steps if lines[i].lstrip().casefold().startswith("steps:")]
-    if begun or steps:
-        return (begun or steps)[-1]
-    return len(lines) - 1 if _is_fields(lines[-1]) else None
+    maybe = [i for i, line in enumerate(lines) if "steps:" in line.casefold()]
+    having = [i for i in maybe if _has_steps(_unbroken(lines[i : i + _BROKEN]))]
+    begun = [i for i in having if lines[i].lstrip().casefold().startswith("steps:")]
+    found = begun or [i for i in having if not _is_negative(lines[i])] or having
+    if found:
+        return found[-1]
+    return len(lines) - 1 if len(_FIELD.findall(lines[-1])) >= _FEWEST_FIELDS and not _is_negative(lines[-1]) else None
 
 
-def _is_fields(line: str, wanted: str | None = None) -> bool:
-    found = _FIELD.findall(line)
-    named = wanted is None or any(name.strip().casefold() == wanted for name, _ in found)
-    return len(found) >= _FEWEST_FIELDS and named and not line.strip().casefold().startswith(_NEGATIVE)
+def _has_steps(line: str) -> bool:
+    """Whether the steps are among a line's fields; one that begins with other words needs a sampler or a seed, too."""
+    begin = _begin(line)
+    named = [name.strip().casefold() for name, _ in _FIELD.findall(line, begin)]
+    return len(named) >= _FEWEST_FIELDS and "steps" in named and (not begin or bool({"sampler", "seed"} & {*named}))
+
+
+def _begin(line: str) -> int:
+    """Where a line's fields begin: at its start if that is a field's name, else at its steps."""
+    first = _FIELD.match(line.lstrip())
+    if first and first[1].strip().casefold() in _NAMES:
+        return 0
+    steps = _STEPS.search(line)
+    return steps.start() if steps else 0
+
+
+def _is_negative(line: str) -> bool:
+    return line.lstrip().casefold().startswith(_NEGATIVE)
 
 
 def _unbroken(lines: Sequence[str]) -> str:
-    """The first line, with those after it that are within quotes which it opens."""
-    quotes, stop = 0, 0
+    """The first line, with those that belong to it: within quotes that it opens, or behind a comma at its end."""
+    quotes = 0
     for stop, line in enumerate(lines, start=1):
         quotes += line.replace('\\"', "").count('"')
-        if quotes % 2 == 0:
+        if quotes % 2 == 0 and not line.rstrip().endswith(","):
             return "\n".join(lines[:stop])
-    return lines[0]
+    return lines[0] if quotes % 2 else "\n".join(lines)
 
 
 def _fields(line: str) -> dict[str, str]:
-    """By name in small letters."""
-    return {" ".join(name.split()).casefold(): _unquoted(value.strip()) for name, value in _FIELD.findall(line)}
+    """By name in small letters. What Civitai adds at the end is JSON, with names of its own in it."""
+    line, civitai, resources = line.partition(_CIVITAI)
+    found = {" ".join(name.split()).casefold(): _unquoted(value.strip()) for name, value in _FIELD.findall(line)}
+    return found | ({_CIVITAI.casefold(): resources} if civitai else {})
 
 
 def _read_fields(fields: Mapping[str, str]) -> dict[str, Any]:
@@ -191,7 +224,15 @@ def _as_theirs(settings: dict[str, Any], fields: Mapping[str, str]) -> Found:
             settings = settings | {"schedule": schedule or "normal"}
     if sampler in _BROWNIAN:
         notes.append("the noise that this sampler draws along the way is the program's own, so the picture will differ")
+    if sampler in OWN_TIMESTEPS and not diffusers and not _same_timesteps(sampler, settings.get("steps")):
+        theirs = SAMPLERS.get(sampler, sampler)
+        notes.append(f"{theirs} walks timesteps of its own there, which are not done here, so the picture will differ")
     return Found(usual | settings, notes)
+
+
+def _same_timesteps(sampler: str, steps: int | None) -> bool:
+    """A1111's range(0, 1000, 1000 // steps) + 1 is diffusers' "leading", of SD 1 and XL, where that comes out even."""
+    return sampler in ("ddim", "pndm") and steps is not None and steps > 0 and 1000 % steps == 0
 
 
 def _as_comfys(settings: dict[str, Any], fields: Mapping[str, str], notes: list[str]) -> Found:
@@ -234,8 +275,12 @@ def _notes(settings: Mapping[str, Any], fields: Mapping[str, str]) -> list[str]:
         at = on.get("refiner switch at", "?")[:20]
         notes.append(f"{on['refiner'][:60]} took over at {at}: load it and give refiner= and refiner_start=")
     others = [name for name in on if name in _NOT_DONE or name.startswith(_NOT_DONE_BEGIN)]
+    if not _sampler_sigma(fields.get("sampler sigma", "karras")):
+        others.append("sampler sigma")
     if on.get("emphasis", "Original") != "Original":
         others.append(f"emphasis {on['emphasis'][:20]!r}")
+    if re.search(r'"(?:lora|locon|dora|embed)"|:(?:lora|lycoris|dora|embedding):', on.get(_CIVITAI.casefold(), "")):
+        others.append("the LoRAs and embeddings of civitai resources")
     notes += not_done(others)
     if re.search(r"<(?:lora|lyco|hypernet):", settings["prompt"]):
         notes.append("<lora:...> in the prompt is read as words")
@@ -276,6 +321,16 @@ def _schedule(text: str) -> dict[str, Any]:
     return {"schedule": schedule_here(text) or names.COMFY_SCHEDULES.get(text, text)}
 
 
+def _scheduler(text: str) -> dict[str, Any]:
+    """ComfyUI's and Fooocus' word; SD.Next's is the sampler's class in diffusers, and no schedule."""
+    return {} if text.endswith("Scheduler") else _schedule(text)
+
+
+def _sampler_sigma(text: str) -> dict[str, Any]:
+    """SD.Next's word for diffusers' use_karras_sigmas and its like."""
+    return {"schedule": text.casefold()} if text.casefold() in ("karras", "exponential", "beta") else {}
+
+
 def _first_pass(text: str, second: Mapping[str, int]) -> dict[str, Any]:
     """The size of the first pass, where `Size` was the `second`'s: so in A1111 before 1.0.
 
@@ -290,13 +345,22 @@ def _first_pass(text: str, second: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _size(text: str) -> dict[str, Any]:
-    width, height = re.split(r"\s*[xX×]\s*", text)
-    return {"width": int(width), "height": int(height)}
+    width, height = re.split(r"\s*[xX×*]\s*", text)
+    return {"width": _whole(width), "height": _whole(height)}
+
+
+def _whole(text: str) -> int:
+    """20 may be written as 20.0."""
+    number = float(text) if "." in text else int(text)
+    if number != int(number):
+        raise ValueError
+    return int(number)
 
 
 def _number(name: str) -> Callable[[str], dict[str, Any]]:
     def read_number(text: str) -> dict[str, Any]:
-        if not math.isfinite(value := float(text)):
+        point = re.sub(r"^(\d+),(\d+)$", r"\1.\2", text)  # a comma in some countries
+        if not math.isfinite(value := float(point)):
             raise ValueError
         return {name: value}
 
@@ -309,15 +373,16 @@ def _option(name: str) -> Callable[[str], dict[str, Any]]:
 
 
 _READERS: dict[str, Callable[[str], dict[str, Any]]] = {
-    "Steps": lambda text: {"steps": int(text)},
+    "Steps": lambda text: {"steps": _whole(text)},
     "Sampler": _sampler,
     "Schedule type": _schedule,
     "CFG scale": _number("guidance_scale"),
     "CFG rescale": _number("guidance_rescale"),
     "Schedule rho": lambda text: {"sampler_options": {"rho": float(text)}} if float(text) else {},
     "Guidance schedule": lambda text: {"guidance_schedule": text},
-    "Seed": lambda text: {"seed": int(text)},
-    "Scheduler": _schedule,
+    "Seed": lambda text: {"seed": _whole(text)},
+    "Scheduler": _scheduler,
+    "Sampler sigma": _sampler_sigma,
     "Size": _size,
     "Prompt style": lambda text: {"prompt_style": text},
     "Clip skip": _clip_skip,
@@ -326,6 +391,7 @@ _READERS: dict[str, Callable[[str], dict[str, Any]]] = {
     "Eta DDIM": _number("eta"),
     **{theirs: _option(ours) for ours, theirs in SIGMAS.items()},
 }
+_NAMES = {*map(str.casefold, _READERS), "model", "model hash", "vae", "batch", "app", "version"}
 
 
 def _quoted(value: str) -> str:

@@ -184,6 +184,8 @@ def _found(held: picture_texts.Held) -> tuple[str, Found]:
     found = found or foreign.read_graph(texts) or _a1111s(texts, fields=False)
     if found is None:
         others = f", and only texts that no program known here writes ({', '.join(texts)[:80]})" if texts else ""
+        if held.too_long:
+            others += f", and texts of over {picture_texts.LONGEST:,} characters ({', '.join(held.too_long)[:80]})"
         raise ValueError(
             f"holds no settings{others}: it was made or saved again by a program that keeps none; read are those of "
             f"{foreign.PROGRAMS}"
@@ -206,7 +208,7 @@ def _a1111s(texts: Mapping[str, str], *, fields: bool) -> tuple[str, Found] | No
     places = ("parameters", picture_texts.COMMENT, "comment", picture_texts.DESCRIPTION)
     for name in places if fields else places[:1]:
         text = texts.get(name)
-        if text is not None and (not fields or infotext.has_fields(_short_enough(text))):
+        if text is not None and (not fields or (len(text) <= LONGEST and infotext.has_fields(text))):
             try:
                 return "A1111's form", infotext.read(_short_enough(text))
             except ValueError as error:

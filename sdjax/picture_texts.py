@@ -8,7 +8,7 @@ What stands in EXIF and XMP gets the names of `EXIF` here. A PNG's tEXt is Latin
 write UTF-8: what is valid UTF-8 is read as that. Nothing of a text is understood here; see `foreign`.
 
 A file is a stranger's: only regular files of six formats are opened, whatever goes wrong in a decoder is one
-ValueError, and pixels are decoded only where nothing was found in front of them and they are not too many.
+ValueError, and pixels are decoded only where no settings were found in front of them and they are not too many.
 """
 
 import html
@@ -19,12 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 LOADED = 89_478_485  # pixels that are decoded to find what is behind them
 LONGEST = 2_000_000  # characters of a text that is kept at all; a graph of ComfyUI's has some 100,000
 
 COMMENT, DESCRIPTION, SOFTWARE, SCHEME, XMP = "UserComment", "ImageDescription", "Software", "MakerNote", "XMP"
+_PARAMETERS = "parameters"
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 # Tags that hold text; ComfyUI's WebP hold "prompt:{...}" and "workflow:{...}" in those of a camera's make and model.
 _TAGS = {0x010E: DESCRIPTION, 0x0131: SOFTWARE, 0x927C: SCHEME, 0x010F: "Make", 0x0110: "Model", 0x9286: COMMENT}
@@ -34,11 +35,15 @@ _CODES = {b"UNICODE\0": "utf-16", b"ASCII\0\0\0": "utf-8", b"JIS\0\0\0\0\0": "is
 
 @dataclass(frozen=True)
 class Held:
-    """A picture's `texts` by name, `where` they are, for messages, and the picture's `size`, (width, height)."""
+    """A picture's `texts` by name, `where` they are, for messages, and the picture's `size`, (width, height).
+
+    too_long: names of texts that are left out, being longer than `LONGEST`.
+    """
 
     texts: dict[str, str]
     where: str
     size: tuple[int, int]
+    too_long: tuple[str, ...] = ()
 
 
 def read(source: str | os.PathLike[str] | Image.Image) -> Held:
@@ -49,10 +54,10 @@ def read(source: str | os.PathLike[str] | Image.Image) -> Held:
       ValueError: it is no picture.
     """
     if isinstance(source, Image.Image):
-        return Held(_texts(source), "the image", source.size)
+        return _held(source, "the image")
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"settings are read from a picture's path or a PIL image, not from a {type(source).__name__}")
-    from sdjax.images import FORMATS, _check_file  # they import `picture`, and that imports this file
+    from sdjax.images import FORMATS, NAMED, _check_file  # they import `picture`, and that imports this file
 
     path = os.fsdecode(source)
     _check_file(path, path)
@@ -60,14 +65,22 @@ def read(source: str | os.PathLike[str] | Image.Image) -> Held:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
-                return Held(_texts(image), path, image.size)
+                return _held(image, path)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} cannot be read as a picture: it is none of {NAMED}, or it is damaged") from None
     except Exception as error:  # decoders of damaged files raise whatever they like
         raise ValueError(f"{path} cannot be read as a picture: {error}") from None
 
 
+def _held(image: Image.Image, where: str) -> Held:
+    found = _texts(image)
+    too_long = tuple(name for name, text in found.items() if len(text) > LONGEST)
+    return Held({name: text for name, text in found.items() if name not in too_long}, where, image.size, too_long)
+
+
 def _texts(image: Image.Image) -> dict[str, str]:
     found = _in_front(image)
-    if not found.keys() - {SOFTWARE, DESCRIPTION, "Make", "Model"} and _could_load(image):
+    if not found.keys() & {_PARAMETERS, "sdjax"} and _could_load(image):
         try:
             image.load()
         except Exception:  # cut short: what is in front of the pixels is all there is
@@ -84,14 +97,17 @@ def _could_load(image: Image.Image) -> bool:
 def _in_front(image: Image.Image) -> dict[str, str]:
     """What PIL has read so far, and what is within."""
     info = image.info
-    found = {name: _repaired(value) for name, value in info.items() if isinstance(name, str) and isinstance(value, str)}
+    texts = {name: text for name, text in info.items() if isinstance(name, str) and isinstance(text, str)}
+    # A name's letters count, but some programs write "Parameters".
+    names = {name: _PARAMETERS if name.casefold() == _PARAMETERS else name for name in texts}
+    found = {names[name]: _repaired(text) for name, text in texts.items()}
     found = {name: text for name, text in found.items() if not name.startswith(("XML:", "Raw profile"))}
     if isinstance(comment := info.get("comment"), bytes):
         found["comment"] = _decoded(comment, "utf-8")
     for name, text in {**_exif(image), **_xmp(info)}.items():
         found.setdefault(name, text)
     found = {name: text.removeprefix("\ufeff") for name, text in found.items()}  # a byte order mark is no word
-    return {name: text for name, text in found.items() if text.strip() and len(text) <= LONGEST}
+    return {name: text for name, text in found.items() if text.strip()}
 
 
 def _repaired(text: str) -> str:

@@ -149,6 +149,27 @@ def test_comfyuis_two_texts_of_an_sdxl():
     found, _ = read(prompt=graph({"6": {"class_type": "CLIPTextEncodeSDXL", "inputs": inputs}}))
     assert (found["prompt"], found["prompt_2"]) == ("a cat", "a photo")
     assert (found["original_size"], found["crop"], found["target_size"]) == ([2048, 1024], [2, 1], [768, 512])
+    negative = [found[f"negative_{name}"] for name in ("original_size", "crop", "target_size")]
+    assert negative == [[768, 512], [0, 0], [768, 512]]  # CLIPTextEncode's: SDXL.encode_adm takes the latents' own
+    both = {"6": {"class_type": "CLIPTextEncodeSDXL", "inputs": inputs}}
+    both["7"] = {"class_type": "CLIPTextEncodeSDXL", "inputs": inputs | {"text_l": "dog", "text_g": "dog", "width": 64}}
+    found, _ = read(prompt=graph(both))
+    assert (found["negative_prompt"], found["negative_original_size"]) == ("dog", [2048, 64])
+    assert "negative_prompt_2" not in found and found["original_size"] == [2048, 1024]
+
+
+def test_comfyuis_reroutes_are_passed():
+    """Wherever they stand: before latents, texts, models and numbers."""
+    nodes = {
+        "50": {"class_type": "Reroute", "inputs": {"": ["5", 0]}},
+        "51": {"class_type": "Reroute", "inputs": {"": ["50", 0]}},
+        "52": {"class_type": "Reroute", "inputs": {"": ["53", 0]}},
+        "53": {"class_type": "PrimitiveInt", "inputs": {"value": 9}},
+        "54": {"class_type": "Reroute", "inputs": {"": ["6", 0]}},
+    }
+    links = {"latent_image": ["51", 0], "seed": ["52", 0], "positive": ["54", 0]}
+    found, warned = read(prompt=graph(nodes, **links))
+    assert found == read(prompt=GRAPH)[0] | {"seed": 9} and not warned
 
 
 @pytest.mark.parametrize(
@@ -160,6 +181,8 @@ def test_comfyuis_two_texts_of_an_sdxl():
         (graph({}, scheduler="gits"), "its scheduler 'gits' has no counterpart"),
         (graph({"8": {"class_type": "KSampler", "inputs": {"latent_image": ["3", 0]}}}), "several samplers in turn"),
         (graph({"6": {"class_type": "ConditioningCombine", "inputs": {}}}), "prompt comes from ConditioningCombine"),
+        (graph({}, positive=["6", -1]), "KSampler .node 3. has no positive"),
+        (graph({"5": {"class_type": "Reroute", "inputs": {"": ["5", 0]}}}), "latent_image .* more than 64 nodes"),
         (graph({}, seed=["99", 0]), "a link leads to node '99', which is not in the graph"),
         (graph({}, steps="many"), "steps must be a number, not 'many'"),
         (graph({}, steps=10**9), "steps must be from 1 to 10,000"),
@@ -255,6 +278,14 @@ def test_invokeai():
         read(invokeai_metadata=INVOKE | {"generation_mode": "img2img"})
 
 
+def test_invokeais_style_is_the_second_encoders_prompt():
+    """compel.py, SDXLCompelPromptInvocation: an empty one is none."""
+    told = {"generation_mode": "sdxl_txt2img", "positive_style_prompt": "a photo", "negative_style_prompt": " "}
+    found, _ = read(invokeai_metadata=INVOKE | told)
+    assert (found["prompt"], found["prompt_2"]) == ("a cat", "a photo") and "negative_prompt_2" not in found
+    assert "prompt_2" not in read(invokeai_metadata=INVOKE | told | {"positive_style_prompt": "a cat"})[0]
+
+
 def test_invokeai_before_3():
     told = {
         "type": "txt2img",
@@ -284,6 +315,13 @@ def test_novelai():
     assert "NovelAI's seeds mean noise that is not known" in warned
     found, warned = read(UserComment={**told, "width": 64, "height": 64, "prompt": "{a cat}"})
     assert found["width"] == 64 and "{word}" in warned
+
+
+def test_novelais_old_pictures():
+    """The prompt is in the description alone, as A1111's images.py (read_info_from_image) knows them."""
+    told = {"steps": 20, "sampler": "k_euler_ancestral", "seed": 1, "strength": 0.7, "noise": 0.2, "scale": 7.0}
+    found, _ = read(Software="NovelAI", Title="AI generated image", Description="a cat", Comment=told | {"uc": "dog"})
+    assert found == {**CAT, **SIZE, "sampler": "euler_ancestral", "schedule": "normal", "preset": "a1111"}
 
 
 EASY = {

@@ -48,6 +48,38 @@ def test_lines_behind_the_settings(after):
     assert found["sampler"] == "euler_ancestral"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"a cat Negative prompt: dog {LINE}",  # galleries join the lines by spaces
+        f"a cat  negative prompt: dog  {LINE}, Version: v1.10.1",
+        f"a cat\nNegative prompt: dog {LINE}",
+        f"a cat\rNegative prompt: dog\r{LINE}",
+        f"a cat\r\nNegative prompt: dog\r\n{LINE}\r\n",
+        "a cat\nNegative prompt: dog\nSteps: 20, Sampler: Euler a,\nCFG scale: 7, Seed: 1,\nSize: 512x512\nx: b, c: d",
+        f'a cat Negative prompt: dog {LINE}, Hires steps: 7, Civitai resources: [{{"name":"Steps: 9, Seed: 3"}}]',
+        "a cat\nNegative prompt: dog\nSteps:20,Sampler:Euler a,CFG scale:7,Seed:1,Size:512x512",
+        "a cat\nNegative prompt: dog\nSteps: 20.0, Sampler: Euler a, CFG scale: 7,0, Seed: 1.0, Size: 512 * 512.0",
+        "a cat\nNegative prompt: dog\nSize: 512x512, Seed: 1, CFG scale: 7, Steps: 20, Sampler: Euler a",
+    ],
+)
+def test_lines_joined_and_broken(text):
+    found, _ = read(text)
+    assert {name: found[name] for name in found if name not in ("prompt_style", "noise_source", "preset")} == {
+        "prompt": "a cat", "negative_prompt": "dog", "steps": 20, "sampler": "euler_ancestral", "guidance_scale": 7.0,
+        "seed": 1, "width": 512, "height": 512,
+    }  # fmt: skip
+
+
+def test_a_prompt_and_settings_in_one_line():
+    text = "Negative space, a car Negative prompt: Steps: 23, Sampler: Euler, CFG scale: 3,5, Seed: 1, Size: 8x8"
+    found, _ = read(text)  # as Civitai has it, with an empty negative prompt
+    assert (found["prompt"], found["steps"], found["guidance_scale"]) == ("Negative space, a car", 23, 3.5)
+    assert "negative_prompt" not in found
+    assert read("a cat, Hires steps: 10, b: c, d: e")[0] == {"prompt": "a cat, Hires steps: 10, b: c, d: e"}
+    assert read("ten steps: 3, of: a, b: c")[0] == {"prompt": "ten steps: 3, of: a, b: c"}
+
+
 def test_a_prompt_that_looks_like_settings():
     found, _ = read(f"a cat, one: b, two: c, three: d\nNegative prompt: Steps: 3, a: b, c: d\n{LINE}")
     assert found["prompt"] == "a cat, one: b, two: c, three: d"
@@ -128,6 +160,25 @@ def test_sd_next():
     assert "preset" not in read(text)[0] and read(f"{text}, Backend: Original")[0]["preset"] == "a1111"
 
 
+def test_what_sd_next_says_of_its_schedulers():
+    """Names of modules/processing_info.py."""
+    text = "a\nSteps: 10, Size: 8x8, Sampler: DPM++ 2M, Seed: 1, App: SD.Next, Sampler sigma: "
+    assert read(text + "karras")[0]["schedule"] == "karras" and not read(text + "karras")[1]
+    found, warned = read(text + "flowmatch, Sampler spacing: linspace, Scheduler: DPMSolverMultistepScheduler")
+    assert "schedule" not in found and "sampler spacing, sampler sigma is not done here" in warned
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps", "same"),
+    [("DDIM", 20, True), ("PLMS", 50, True), ("DDIM", 30, False), ("UniPC", 20, False), ("LCM", 4, False)],
+)
+def test_samplers_with_timesteps_of_their_own_are_named(sampler, steps, same):
+    """sd_samplers_timesteps.py: 31 timesteps for 30 steps."""
+    found, warned = read(f"a\nSteps: {steps}, Sampler: {sampler}, Seed: 1, Version: v1.10.1")
+    assert "preset" not in found and (f"{sampler} walks timesteps of its own" in warned) is not same
+    assert not read(f"a\nSteps: {steps}, Sampler: {sampler}, Seed: 1, App: SD.Next")[1]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "size"),
     [("512x512", "1024x1024", (512, 512)), ("0x0", "1024x1024", (512, 512)), ("0x0", "1024x1536", (448, 640)),
@@ -174,6 +225,7 @@ def test_letters_large_and_small(line):
         ("Refiner: xl_refiner [ab], Refiner switch at: 0.8", "xl_refiner .ab. took over at 0.8: load it"),
         ("Emphasis: No norm", "emphasis 'No norm' is not done"),
         ('Lora hashes: "x: 12"', "lora hashes is not done"),
+        ('Civitai resources: [{"type":"lora","weight":0.8}]', "LoRAs and embeddings of civitai resources is not"),
     ],
 )
 def test_what_is_not_done_is_named(fields, message):
@@ -185,6 +237,7 @@ def test_what_is_not_done_is_named(fields, message):
 def test_what_is_off_is_not_named():
     off = "Tiling: False, ENSD: 0, Hires upscale: None, Model hash: ab12, VAE: x.pt, Denoising strength: 1.0"
     assert read(f"a\n{LINE}, {off}, Version: v1.10.1")[1] == ""
+    assert not read(f'a\n{LINE}, Civitai resources: [{{"type":"checkpoint"}}], Civitai metadata: {{}}')[1]
 
 
 @pytest.mark.parametrize(
@@ -196,6 +249,9 @@ def test_what_is_off_is_not_named():
         ("Size: 100000x8", "width must be from 1 to 16,384, not 100000"),
         ("Steps: 1000000", "steps must be from 1 to 10,000"),
         ("CFG scale: 1e38", "guidance_scale must be from 0 to 10,000"),
+        ("Steps: 20.5", "Steps: '20.5' cannot be understood"),
+        ("Steps: 20,000", "Steps: '20,000' cannot be understood"),
+        ("Seed: 1.0e999", "Seed: '1.0e999' cannot be understood"),
         ("Clip skip: inf", "Clip skip: 'inf' cannot be understood"),
         (f"Size: {'9' * 400}x8, First pass size: 0x0", "Size: '99"),
         ("CFG scale: 1e400", "CFG scale: '1e400' cannot be understood"),

@@ -223,6 +223,22 @@ def test_a1111_begins_a_step_earlier(steps, strength, run, first):
         assert p.steps == steps
 
 
+@pytest.mark.parametrize(("strength", "first"), [(0.05, 91), (0.5, 541), (1.0, 991)])
+@pytest.mark.parametrize("name", ["euler", "dpm2"])
+def test_a1111_counts_from_the_first_level_of_a_schedule_that_has_more(name, strength, first):
+    """sample_img2img: sigmas[steps - t_enc - 1:], and 11 or 12 steps of ddim_scheduler are from 991 down to 1 by 90
+    or from 997 by 83, without the last one: t_enc is 0, 5 and 10."""
+    p = plan(name, 11, SD, "ddim_uniform", preset="a1111", strength=strength)
+    first = first if name == "euler" else {91: 167, 541: 582, 991: 997}[first]
+    assert p.timesteps[0] == pytest.approx(first, abs=1e-6)
+
+
+def test_one_step_of_a1111s_align_your_steps():
+    """np.interp at the one place 0 of its reversed table."""
+    np.testing.assert_allclose(visited(euler("a1111", "ays", 1)), [0.029, 0.0], rtol=1e-12)
+    np.testing.assert_allclose(visited(euler("a1111", "ays", 2)), [14.615, 0.029, 0.0], rtol=1e-12)
+
+
 @pytest.mark.parametrize("strength", [0.07, 0.3, 0.5, 0.95, 0.9995])
 def test_comfyui_runs_as_many_steps_as_were_asked_for(strength):
     """The last N of int(N / s): KSampler.set_steps. Above 0.9999 it is a whole run."""

@@ -92,6 +92,37 @@ def test_texts_in_front_of_the_pixels_and_behind(tmp_path, kind, behind):
         assert picture.read_settings(image)["prompt"] == want["prompt"]
 
 
+@pytest.mark.parametrize("front", [b"Title\0x", b"Comment\0Created with GIMP", b'workflow\0{"nodes":[],"links":[]}'])
+def test_other_texts_in_front_hide_none_behind(tmp_path, front):
+    path = with_chunk(tmp_path / "x.png", b"tEXt", front)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-12] + chunk(b"iTXt", KINDS[b"iTXt"]) + whole[-12:])
+    assert read(path) == WANT
+
+
+def test_a_name_in_other_letters(tmp_path):
+    assert read(with_chunk(tmp_path / "x.png", b"tEXt", b"Parameters\0" + TEXT.encode())) == WANT
+
+
+def test_a_long_text_hides_no_other_and_is_named():
+    image = Image.new("RGB", (8, 8))
+    image.info |= {"comment": "x" * 150_000, "parameters": PLAIN}
+    assert picture.read_settings(image)["seed"] == 1
+    image.info = {"prompt": '{"1": "' + "x" * 3_000_000 + '"}', "Title": "x"}
+    with pytest.raises(ValueError, match=r"\(Title\), and texts of over 2,000,000 characters \(prompt\)"):
+        picture.read_settings(image)
+    image.info = {"ImageDescription": "x" * 150_000, "prompt": "{" + '"1": {"class_type": "LoadImage"}}'}
+    with pytest.raises(ValueError, match="ComfyUI: the graph has no sampler"):
+        picture.read_settings(image)
+
+
+@pytest.mark.parametrize("data", [b"\0\0\0\x1cftypavif" + b"\0" * 90, b"\xff\x0a" + b"\0" * 90, b"a cat\nSteps: 20"])
+def test_another_kind_of_file_is_told_the_kinds(tmp_path, data):
+    (tmp_path / "x.avif").write_bytes(data)
+    with pytest.raises(ValueError, match="x.avif cannot be read as a picture: it is none of PNG, JPEG, WebP, GIF"):
+        picture.read_settings(tmp_path / "x.avif")
+
+
 def test_utf_8_where_latin_1_should_be(tmp_path):
     assert read(with_chunk(tmp_path / "x.png", b"tEXt", b"parameters\0" + TEXT.encode())) == WANT
     latin = TEXT.replace("猫, ", "")

@@ -12,7 +12,8 @@ config, and end clean. For `dpm2` and its like they take one step more and leave
   ays               N levels of 11, to three decimals         N of N + 1 levels, to full precision
   zero terminal SNR alpha_bar 4.9e-8 at the end, both
   schedule=None     "Automatic", by sampler                   "normal", of its first workflow
-  image-to-image    int(N s) + 1 of N steps, s below 0.999    N of int(N / s) steps; its nodes: round(N s) of N
+  image-to-image    all but N - 1 - int(N s) of N steps,      N of int(N / s) steps; its nodes: round(N s) of N
+                    s up to 0.999
 
 Sources: A1111 modules/sd_schedulers.py, sd_samplers_kdiffusion.py, sd_models.py, with the default options;
 k_diffusion/external.py; ComfyUI comfy/samplers.py, model_sampling.py, comfy_extras/nodes_custom_sampler.py,
@@ -110,8 +111,9 @@ def begun(settings: Settings, steps: int, strength: float) -> tuple[int, int]:
     Raises:
       ValueError: ComfyUI would make a schedule of more than `MOST_LEVELS` steps.
     """
-    if settings.preset == "a1111":
-        return steps, int(min(strength, 0.999) * steps) + 1
+    if settings.preset == "a1111":  # counts from the first level, and ddim_uniform may have more of them than asked for
+        made = len(_levels(settings, peer_noise(settings), steps)) - 1
+        return steps, made - (steps - 1 - int(min(strength, 0.999) * steps))
     if settings.schedule is None or settings.schedule in COMFY_NODES:  # levels of the caller's own are no KSampler's
         return steps, round(steps * strength)
     if strength > 0.9999 or strength == 0:
@@ -164,8 +166,9 @@ def _named(settings: Settings, noise: NoiseSchedule, steps: int) -> np.ndarray:
         if steps < 2:
             raise ValueError("ComfyUI's laplace makes N levels and N - 1 steps; take 2 steps or more")
         return sigmas.noise_levels(name, noise, steps)
-    if name in A1111_AYS and not comfy:
-        return np.append(sigmas.log_linear(np.array(A1111_AYS[name]), steps), 0.0)
+    if name in A1111_AYS and not comfy:  # read from its end: one step is at the smallest level
+        table = np.array(A1111_AYS[name])
+        return np.append(sigmas.log_linear(table, steps) if steps > 1 else table[-1:], 0.0)
     if name == "ddim_uniform":
         return np.append(noise.at(sigmas.ddim_uniform(noise.total, steps)), 0.0)
     if name == "beta_timesteps":

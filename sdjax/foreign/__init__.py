@@ -47,7 +47,8 @@ def read(texts: Mapping[str, str], size: tuple[int, int]) -> tuple[str, Found] |
     if "dream" in Fields(texts) and "sd-metadata" not in Fields(texts):
         return "InvokeAI", _named("InvokeAI", invokeai.read_dream, texts["Dream" if "Dream" in texts else "dream"])
     if texts.get(picture_texts.SOFTWARE) == "NovelAI" and "Comment" in texts:
-        read_it = lambda text: novelai.read(Fields({**as_object(text), "size": size}))  # noqa: E731
+        beside = {"size": size, "description": texts.get("Description")}
+        read_it = lambda text: novelai.read(Fields({**as_object(text), **beside}))  # noqa: E731
         return "NovelAI", _named("NovelAI", read_it, texts["Comment"])
     for name in ("parameters", picture_texts.COMMENT, "invokeai_metadata", "sd-metadata", picture_texts.XMP, "Comment"):
         found = _of_object(texts.get(name, ""))

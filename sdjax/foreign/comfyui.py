@@ -36,7 +36,8 @@ _KNOWN = {
     "AlignYourStepsScheduler", "CFGGuider", "UNETLoader", "CLIPLoader", "DualCLIPLoader", "Reroute", "SaveImage",
     "PreviewImage", "SaveImageWebsocket", "Note",
 }  # fmt: skip
-_VALUE = ("value", "text", "string", "seed", "noise_seed", "int", "float", "number")  # of nodes that hold one value
+# Names of the one value that a node holds, or (a Reroute's) hands on.
+_VALUE = ("value", "text", "string", "seed", "noise_seed", "int", "float", "number", "")
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,18 @@ class Node:
         return f"{self.kind[:40]} (node {self.name[:20]})"
 
     def linked(self, *inputs: str) -> "Node | None":
-        """The node that the first of these inputs comes from."""
+        """The node that the first of these inputs comes from, past those that only pass it on. Raises ValueError."""
         for name in inputs:
             link = self.inputs.get(name)
-            if is_link(link):
-                return self.graph.node(link[0])
+            for _ in range(MOST_LINKS):
+                if not is_link(link):
+                    break
+                node = self.graph.node(link[0])
+                if node.kind != "Reroute":
+                    return node
+                link = next(iter(node.inputs.values()), None)
+            else:
+                raise ValueError(f"{name} of {self} comes through more than {MOST_LINKS} nodes")
         return None
 
     def links(self) -> list[str]:
@@ -98,7 +106,8 @@ class Node:
 
 def is_link(value: Any) -> TypeGuard[list[Any]]:
     """Whether an input is [name of a node, number of its output]."""
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int) and type(value[1]) is int
+    pair = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int)
+    return pair and type(value[1]) is int and value[1] >= 0
 
 
 def is_its(fields: Fields) -> bool:
@@ -167,6 +176,7 @@ class _Sampling:
         made |= self._texts(self._from(guider, "positive"), "prompt")
         made |= self._texts(self._from(guider, "negative"), "negative_prompt")
         made |= self._size(self._from(node, "latent_image"))
+        made |= self._sizes(made)
         return {name: value for name, value in made.items() if value != "" or name == "prompt"}
 
     def _from(self, node: Node, *inputs: str) -> Node:
@@ -235,23 +245,32 @@ class _Sampling:
                 return {name: node.fields("text").text("text", default=""), **self._clip(node)}
             if node.kind == "CLIPTextEncodeSDXL":
                 return self._both(node, name) | self._clip(node)
-            passes = node.kind.startswith("ControlNetApply") or node.kind == "Reroute"
-            found = node.linked("conditioning", "positive" if name == "prompt" else "negative", "") if passes else None
+            passes = node.kind.startswith("ControlNetApply")
+            found = node.linked("conditioning", "positive" if name == "prompt" else "negative") if passes else None
             if found is None:
                 raise ValueError(f"{name} comes from {node}, which cannot be told as one text")
             node = found
         raise ValueError(f"{name} comes through more than {MOST_LINKS} nodes")
 
     def _both(self, node: Node, name: str) -> dict[str, Any]:
-        """SDXL's two texts, and for the prompt its sizes, which are (height, width) here."""
+        """SDXL's two texts, each with sizes of its own, which are (height, width) here."""
         told = node.fields("text_l", "text_g", "width", "height", "crop_w", "crop_h", "target_width", "target_height")
         first, second = told.text("text_l", default=""), told.text("text_g", default="")
         made: dict[str, Any] = {name: first} | ({f"{name}_2": second} if second != first else {})
-        if name == "prompt" and "width" in told:
-            made["original_size"] = [told.whole("height"), told.whole("width")]
-            made["crop"] = [told.whole("crop_h", default=0), told.whole("crop_w", default=0)]
-            made["target_size"] = [told.whole("target_height"), told.whole("target_width")]
+        if "width" in told:
+            of, (height, width) = name.removesuffix("prompt"), (told.whole("height"), told.whole("width"))
+            made[f"{of}original_size"] = [height, width]
+            made[f"{of}crop"] = [told.whole("crop_h", default=0), told.whole("crop_w", default=0)]
+            target = told.whole("target_height", default=height), told.whole("target_width", default=width)
+            made[f"{of}target_size"] = list(target)
         return made
+
+    def _sizes(self, made: dict[str, Any]) -> dict[str, Any]:
+        """Where one prompt alone has SDXL's sizes, the other's are the picture's own; `generate` would share them."""
+        whole = [made["height"], made["width"]]
+        own = {"original_size": whole, "crop": [0, 0], "target_size": whole}
+        had = {of: f"{of}original_size" in made for of in ("", "negative_")}
+        return {f"{of}{name}": value for of in had if any(had.values()) and not had[of] for name, value in own.items()}
 
     def _clip(self, node: Node) -> dict[str, Any]:
         """CLIPSetLastLayer on the way to the text encoder."""

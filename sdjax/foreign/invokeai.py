@@ -56,6 +56,10 @@ def read(fields: Fields) -> Found:
     }
     if negative := fields.text("negative_prompt", default=""):
         settings["negative_prompt"] = negative
+    for name, theirs_2 in (("prompt", "positive_style_prompt"), ("negative_prompt", "negative_style_prompt")):
+        style = fields.text(theirs_2, default="")
+        if style.strip() and style != settings.get(name):  # where there is none, the second encoder reads the first's
+            settings[f"{name}_2"] = style
     if rescale := fields.number("cfg_rescale_multiplier", default=0.0):
         settings["guidance_rescale"] = float(rescale)
     if skipped := fields.whole("clip_skip", default=0):

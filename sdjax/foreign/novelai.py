@@ -1,4 +1,4 @@
-"""NovelAI: JSON as `Comment` (or in EXIF), with the prompt once more as `Description`.
+"""NovelAI: JSON as `Comment` (or in EXIF), with the prompt once more as `Description`; in old pictures only there.
 
 Its models are not public, and how its seeds make noise is not known; so this gives the same words on the same levels.
 Braces and brackets weigh words by 1.05 there, which is not done here.
@@ -36,7 +36,7 @@ def read(fields: Fields) -> Found:
     plain = theirs.removeprefix("k_")
     choice = names.Choice(_SAMPLERS[theirs]) if theirs in _SAMPLERS else names.comfy(plain)
     settings = {
-        "prompt": fields.text("prompt"),
+        "prompt": fields.text("prompt", "description"),
         **sampler(choice, theirs),
         "steps": fields.whole("steps"),
         "seed": fields.whole("seed"),

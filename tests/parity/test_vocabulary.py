@@ -193,7 +193,8 @@ def test_a1111s_texts_are_cleaned(ours, open_clip, monkeypatch, second):
 
 @pytest.mark.parametrize(
     ("text", "same"),
-    [("“a cat”", '"a cat"'), ("a，b", "a,b"), ("\N{LATIN SMALL LIGATURE FI}", "fi"), ("&amp;", "&"), ("ＡＢＣ", "ABC")],
+    [("“a cat”", '"a cat"'), ("a，b", "a,b"), ("\N{LATIN SMALL LIGATURE FI}", "fi"), ("&amp;", "&"), ("ＡＢＣ", "ABC")]
+    + [("ΣΑΣ", "σας"), ("\ufeffa\x1bcat\u2028", "acat"), ("cafÃ©", "café"), ("donâ€™t", "don't")],
 )
 def test_what_a1111_reads_as_one(ours, text, same):
     """And the other styles, whose tokenizers clean nothing, do not."""
