@@ -42,6 +42,7 @@ def plain(given: Given) -> dict[str, Any]:
 
 def stages(sd: "StableDiffusion", given: Given) -> tuple[Request, Request | None]:
     """What `sd` has to do, and what its refiner has to do after it. Raises ValueError."""
+    checks.check_known(given, "generate")
     refiner = given["refiner"]
     if refiner is None:
         asked = request(sd, given)

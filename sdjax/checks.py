@@ -15,10 +15,12 @@ import numpy as np
 
 from sdjax import torch_noise
 from sdjax.config.limits import MOST_COUNT, MOST_PICTURES, MOST_PIXELS, MOST_SIDE
+from sdjax.program import staged
 from sdjax.short import short
 
 # What makes a plan: the arguments that may be one value, or a list with one per picture.
 PLANNING = ("sampler", "steps", "schedule", "preset", "eta", "sampler_options")
+MOST_PIXEL = 16.0  # far beyond [-1, 1], which a decoded picture may leave a little
 # No names for an entry of `sampler_options`: these have an argument of their own.
 TAKEN = ("self", "scheduler", *PLANNING[:-1], "denoising_start", "denoising_end", "strength")
 
@@ -223,6 +225,38 @@ def check_latents(value: Any, shape: tuple[int, ...]) -> np.ndarray:
             f"{list(latents.shape)}{axes_remedy(latents.shape, shape[-1])}"
         )
     return latents
+
+
+def on_device(value: Any, name: str) -> jax.Array:
+    """Real numbers, traced ones too, as a float32 array of JAX's. Raises ValueError for anything else."""
+    try:
+        held = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
+        array = jax.numpy.asarray(value) if held else np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: torch's, of a tensor with gradients
+        raise ValueError(f"{name} must be an array of numbers, not {short(value)}: {error}") from None
+    if not any(jax.dtypes.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
+        raise ValueError(f"{name} must be an array of real numbers, not {short(value)}")
+    return jax.numpy.asarray(array, np.float32)
+
+
+def pixels_on_device(value: Any) -> jax.Array:
+    """Pixels as `on_device`. Raises ValueError for whole numbers, and for what the host holds of 0 .. 255."""
+    pixels = on_device(value, "pixels")
+    held = value if isinstance(value, jax.Array) else np.asarray(value)
+    far = isinstance(held, np.ndarray) and held.size and np.abs(held).max() > MOST_PIXEL
+    if far or jax.dtypes.issubdtype(held.dtype, np.integer):
+        raise ValueError("pixels must be numbers in [-1, 1]; x / 127.5 - 1 makes them of 0 to 255")
+    return pixels
+
+
+def check_known(given: Mapping[str, Any], function: str) -> None:
+    """Raises ValueError for an argument that is traced, and inside of jit: `function` works on the host."""
+    remedy = f"call {function} outside of jit, vmap and grad; sdjax.sample, sd.predict and sd.decode may be traced"
+    for name, value in given.items():
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+            raise ValueError(f"{name} must be known before tracing: {remedy}")
+    if staged():
+        raise ValueError(f"{function} is no part of another program: {remedy}")
 
 
 def check_axes(shape: Sequence[int], channels: int, name: str, axes: str = "b h w c") -> None:

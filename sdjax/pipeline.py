@@ -8,7 +8,7 @@ keeps the record that lets the same picture be made again.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, overload
@@ -83,6 +83,10 @@ class Output:
     def __getitem__(self, which: slice) -> list[Image.Image]: ...
     def __getitem__(self, which: int | slice) -> Image.Image | list[Image.Image]:
         """Picture `which` from 0, or of a slice a list. Raises IndexError, and ValueError where none was decoded."""
+        if isinstance(which, str):
+            known = [one.name for one in fields(self)]
+            told = f"out.{which} is a part" if which in known else hints.hint(which, hints.OUTPUT, known)
+            raise TypeError(f"a result has its pictures by number and its parts by name: {told}")
         if isinstance(which, int | np.integer) and not -len(self) <= which < len(self):
             raise IndexError(f"picture {which} of {len(self)}: they are numbered from 0")
         return self._decoded()[which]
@@ -106,6 +110,14 @@ class Output:
     def _repr_html_(self) -> str | None:
         """The same, each picture with its prompt and seed below."""
         return show.html(self.images, show.captions(self.images))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Raises AttributeError for a name that is not here, with what it is called here."""
+            known = [one.name for one in fields(self)]
+            told = "" if name.startswith("_") else f": {hints.hint(name, hints.OUTPUT, known)}"
+            raise AttributeError(f"Output has no {name}{told}")
 
     def _decoded(self) -> list[Image.Image]:
         if not self.images and len(self):
@@ -200,6 +212,7 @@ class StableDiffusion:
         """
         return jnp.asarray(self._encoded(prompts, prompt_style, clip_skip)[0])
 
+    @hints.arguments(hints.ENCODE | hints.SIZES)
     def conditions(
         self, prompts: Sequence[str], *, prompt_style: str = "plain", clip_skip: int | str | None = None, **sizes: Any
     ) -> Conditions:
@@ -232,9 +245,9 @@ class StableDiffusion:
 
         Raises ValueError for shapes that do not fit, in place of the network's own message.
         """
-        x_t = jnp.asarray(x_t, jnp.float32)
+        x_t = checks.on_device(x_t, "x_t")
         given = self._conditions_of(x_t, context)
-        t = jnp.asarray(t, jnp.float32)
+        t = checks.on_device(t, "t")
         checks.check_times(t.shape, len(x_t))
         unet = self.ready["unet"] if params is None else self._unet_params(params)
         return self.programs.predict(self.unet, self.dtype, unet, x_t, jnp.broadcast_to(t, x_t.shape[:1]), given)
@@ -250,7 +263,7 @@ class StableDiffusion:
 
     def _decoded(self, latents: Any) -> tuple[jax.Array, dict[int, str]]:
         """`decode`, and why pictures are NaN that are."""
-        latents = jnp.asarray(latents, jnp.float32)
+        latents = checks.on_device(latents, "latents")
         checks.check_axes(latents.shape, self.vae.latent_channels, "latents")
         pixels = finite.by_picture(self, lambda where, *args: where.decode(self.vae, *args), latents)
         traced = isinstance(pixels, jax.core.Tracer)
@@ -262,10 +275,7 @@ class StableDiffusion:
         A draw from the VAE's posterior, image i by fold_in(key, i); its mean where key is None. A picture that leaves
         the range of a narrower dtype is encoded in float32. Raises ValueError.
         """
-        pixels = pixels if isinstance(pixels, jax.Array) else np.asarray(pixels)
-        if jnp.issubdtype(pixels.dtype, jnp.integer):
-            raise ValueError("pixels must be numbers in [-1, 1]; x / 127.5 - 1 makes them of uint8")
-        pixels = jnp.asarray(pixels, jnp.float32)
+        pixels = checks.pixels_on_device(pixels)
         checks.check_axes(pixels.shape, 3, "pixels", "b H W c")
         for name, size in zip(("height", "width"), pixels.shape[1:3], strict=True):
             checks.check_size(size, size, self.vae.factor, name)
@@ -504,6 +514,11 @@ class StableDiffusion:
             whole = isinstance(params, Mapping) and "unet" in params
             remedy = 'params["unet"] of what was given is one' if whole else 'as sd.params["unet"]'
             raise ValueError(f"params must be the tree of a U-Net's parameters: {remedy}")
+        for name in own:  # of a FrozenDict the tree is another, and the leaves the same
+            if len(jax.tree.leaves(params[name])) != len(jax.tree.leaves(own[name])):
+                raise ValueError(
+                    f"params[{name!r}] must hold what sd.params['unet'][{name!r}] does: tensors are missing"
+                )
         return programs.cast(self.dtype, params)
 
     def _check_text(self) -> None:

@@ -7,16 +7,20 @@ with the same numbers to the last bit in the same time.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from contextvars import ContextVar
 from functools import cache, cached_property, update_wrapper, wraps
 from typing import Any
 
 import jax
+from jax.extend.core import get_opaque_trace_state
 
 from sdjax.keys import settled
 
 # Compiler options by platform; only what was measured to pay.
 OPTIONS: dict[str, dict[str, Any]] = {"cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}}
+
+OUTSIDE = get_opaque_trace_state()  # of jit, scan, grad and their like
 
 # Called where a program is traced, which is how compiling it begins; set for a while by who wants to tell of it.
 tracing: ContextVar[Callable[[], None] | None] = ContextVar("tracing", default=None)
@@ -33,11 +37,17 @@ def options() -> dict[str, Any]:
     return asked
 
 
+def staged() -> bool:
+    """Whether another program is being traced, by jit or scan: there even what depends on nothing of it is."""
+    return get_opaque_trace_state() != OUTSIDE and isinstance(jax.numpy.empty(()), jax.core.Tracer)
+
+
 class Program:
     """A pure function, compiled once for each set of static arguments and shapes.
 
     The platform is looked up at the first call and not before, since that starts JAX on its devices. Inside another
-    program it is a part of that, whose options count.
+    program it is a part of that, whose options count. Called there with nothing of that program's, it runs at once, and
+    what it gives is a constant of the other.
     """
 
     def __init__(self, function: Callable[..., Any], static: Sequence[int] = (), donate: Sequence[int] = ()) -> None:
@@ -68,7 +78,7 @@ class Program:
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, named)))
-        with settled():
+        with settled(), jax.ensure_compile_time_eval() if not traced and staged() else nullcontext():
             return (self.inside if traced else self.alone)(*args, **named)
 
     def lower(self, *args: Any, **named: Any) -> Any:

@@ -10,7 +10,8 @@ import sdjax
 from sdjax import hints
 from sdjax.config import VaeConfig
 from sdjax.diffusion.scan import sample
-from sdjax.pipeline import StableDiffusion
+from sdjax.micro import MicroConditions
+from sdjax.pipeline import Output, StableDiffusion
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,17 @@ def sd(tiny_checkpoint):
         ("use_karras_sigmas", 'schedule="karras"'),
         ("output_type", ".pixels"),
         ("sigmas", 'sampler_options={"sigmas"'),
+        ("cfgScale", "guidance_scale="),
+        ("negativePrompt", r"did you mean negative_prompt\?$"),
+        ("CLIP_stop_at_last_layers", "clip_skip="),
+        ("enable_hr", r"generate\(image=out\[0\], width="),
+        ("subseed_strength", "no seed has variations"),
+        ("save_images", r"out\[0\].save\(path\)"),
+        ("padding_mask_crop", "mask_crop="),
+        ("start_at_step", "denoising_start="),
+        ("controlnet", "sdjax has nothing of the kind"),
+        ("device", "sdjax.parallel"),
+        ("params", r"dataclasses.replace\(sd, params="),
         ("promt", "did you mean prompt"),
         ("zzz", r"help\(\)"),
     ],
@@ -60,21 +72,27 @@ def test_what_is_written_in_place_is_there():
         StableDiffusion.generate: hints.GENERATE,
         StableDiffusion.predict: hints.PREDICT,
         StableDiffusion.encode_prompt: hints.ENCODE,
+        StableDiffusion.conditions: hints.ENCODE | hints.SIZES,
         StableDiffusion.plan: hints.PLAN | hints.OWN_PLAN,
         sdjax.load: hints.LOAD,
         sdjax.plan: hints.PLAN,
         sdjax.sample: hints.SAMPLE,
     }
     for function, told in pairs.items():
+        sizes = MicroConditions.__dataclass_fields__ if function is StableDiffusion.conditions else ()
         known = inspect.signature(function).parameters
         assert not set(told) & set(known), function
         for text in told.values():
-            assert {*re.findall(r"write (\w+)=", text)} <= {*known, "scheduler"}, text
+            assert {*re.findall(r"write (\w+)=", text)} <= {*known, "scheduler", *sizes}, text
     for text in (*hints.MODEL.values(), *hints.PACKAGE.values()):
         for name in re.findall(r"\bsd\.(\w+)", text):
             assert hasattr(StableDiffusion, name) or name in StableDiffusion.__dataclass_fields__, text
         for name in re.findall(r"\bsdjax\.(\w+)", text):
             assert name in sdjax.__all__, text
+    for name in re.findall(r"\bsd\.vae\.(\w+)", " ".join(hints.MODEL.values())):
+        assert hasattr(VaeConfig, name) or name in VaeConfig.__dataclass_fields__
+    for name in re.findall(r"\bout\.(\w+)", " ".join(hints.OUTPUT.values())):
+        assert name in Output.__dataclass_fields__
     assert not [name for name in hints.MODEL if hasattr(StableDiffusion, name)]
 
 
@@ -88,6 +106,8 @@ def test_a_model_is_no_pipeline(sd):
         ("enable_attention_slicing", "nothing is to be switched on"),
         ("text_encoder", "sd.encode_prompt"),
         ("genrate", "did you mean generate"),
+        ("prompt", r"did you mean encode_prompt or zero_empty\?$"),
+        ("device", "jax's default device"),
     ):
         with pytest.raises(AttributeError, match=f"StableDiffusion has no {name}: .*{told}"):
             getattr(sd, name)
@@ -110,6 +130,12 @@ def test_the_package():
         _ = sdjax.StableDiffusionPipeline
     with pytest.raises(AttributeError, match="did you mean load"):
         _ = sdjax.laod
+    for name, told in {
+        "FlaxStableDiffusionPipeline": "sdjax.load", "StableDiffusionImg2ImgPipeline": "sdjax.load",
+        "EulerDiscreteScheduler": r"sdjax.samplers\(\)", "FlaxUNet2DConditionModel": "sdjax.load",
+    }.items():  # fmt: skip
+        with pytest.raises(AttributeError, match=f"sdjax has no {name}: .*{told}"):
+            getattr(sdjax, name)
     with pytest.raises(TypeError, match='load.. has no argument torch_dtype: write dtype="bfloat16"'):
         sdjax.load(torch_dtype="float16")
     with pytest.raises(ValueError, match="load takes a folder, a file, a Hub id or a name, not 5"):

@@ -30,6 +30,11 @@ KARRAS_2M = {"sampler": "dpmpp_2m", "schedule": "karras"}
         ("DPMSolverMultistepScheduler", {"sampler": "dpmpp_2m"}),
         ("EulerAncestralDiscreteScheduler", {"sampler": "euler_ancestral"}),
         ("KDPM2DiscreteScheduler", {"sampler": "dpm2"}),
+        ("FlaxDDIMScheduler", {"sampler": "ddim"}),
+        ("FlaxDPMSolverMultistepScheduler", {"sampler": "dpmpp_2m"}),
+        ("DPM-Solver++", {"sampler": "dpmpp_2m"}),
+        ("dpmsolver++", {"sampler": "dpmpp_2m"}),
+        ("uni_pc_bh2", {"sampler": "unipc"}),
         ("nobody's", None),
         ("", None),
     ],
@@ -39,7 +44,7 @@ def test_samplers_of_others(name, meant):
 
 
 def test_every_name_means_something_of_ours():
-    for table in (names.SAMPLERS, *(dict.fromkeys(names.DIFFUSERS.values()),)):
+    for table in (names.SAMPLERS, dict.fromkeys((names.DIFFUSERS | names.OTHERS).values())):
         assert set(table) <= {*samplers.SAMPLERS, "dpm_adaptive"}
     assert {*names.SCHEDULES, *names.ALSO.values()} <= set(spacing.SCHEDULES)
 
@@ -83,3 +88,11 @@ def test_an_unknown_sampler_is_listed_once():
 def test_schedules_of_others(name, told):
     with pytest.raises(ValueError, match=told):
         spacing.check_schedule(name)
+
+
+def test_a_schedule_of_training_is_none_of_sampling():
+    for name in ("linear", "scaled_linear", "squaredcos_cap_v2"):
+        with pytest.raises(ValueError, match=f"'{name}' is a beta_schedule, which the checkpoint's scheduler config"):
+            spacing.check_schedule(name)
+    with pytest.raises(ValueError, match="'default' is None here, the checkpoint's own"):
+        spacing.check_schedule("default")

@@ -342,6 +342,12 @@ X = np.ones((1, 8, 8, 4), np.float32)
         (np.ones((1, 8, 8, 9)), 1.0, r"x_t must be b h w c with c = 4, got \(1, 8, 8, 9\)$"),
         (X, [1.0, 2.0], r"t must be one timestep or one for each of the 1 pictures, not of shape \(2,\)"),
         (X, [[1.0]], "t must be one timestep"),
+        (X, "5", "t must be an array of real numbers, not '5'"),
+        (X, None, "t must be an array of real numbers, not None"),
+        ("x.png", 1.0, "x_t must be an array of real numbers, not 'x.png'"),
+        (X * 1j, 1.0, r"x_t must be an array of real numbers, not complex64"),
+        (jax.random.key(0), 1.0, "x_t must be an array of real numbers, not key<fry>"),
+        ([[1.0], [1.0, 2.0]], 1.0, r"x_t must be an array of numbers, not \[\[1.0\], \[1.0, 2.0\]\]: "),
     ],
 )
 def test_what_predict_is_given_is_checked(sd, x, t, message):
@@ -385,10 +391,11 @@ def test_latents_and_pixels_of_another_order_are_told(sd):
         sd.decode(np.ones((1, 4, 8, 8)))
     with pytest.raises(ValueError, match=r"pixels must be b H W c with c = 3, got \(1, 3, 16, 16\), which looks like"):
         sd.encode(np.ones((1, 3, 16, 16)))
-    with pytest.raises(ValueError, match=r"pixels must be numbers in \[-1, 1\]; x / 127.5 - 1 makes them of uint8"):
+    with pytest.raises(ValueError, match=r"pixels must be numbers in \[-1, 1\]; x / 127.5 - 1 makes them of 0 to 255"):
         sd.encode(np.ones((1, 16, 16, 3), np.uint8))
-    with pytest.raises(ValueError, match="pixels must be numbers in"):
-        sd.encode(Image.new("RGB", (16, 16)))
+    for pixels in (Image.new("RGB", (16, 16)), np.full((1, 16, 16, 3), 200.0), jnp.zeros((1, 16, 16, 3), jnp.uint8)):
+        with pytest.raises(ValueError, match="pixels must be numbers in"):
+            sd.encode(pixels)
     with pytest.raises(ValueError, match=r"latents must be \[1, 8, 8, 4\] .* which looks like b c h w"):
         sd.generate("a", latents=np.ones((1, 4, 8, 8)))
     with pytest.raises(ValueError, match="prompts must be a list of strings, not the one string"):
@@ -419,6 +426,25 @@ def test_predict_with_parameters_of_one_s_own(sd):
         sd.predict(X, 5.0, context, params=sd.params)
     with pytest.raises(ValueError, match=r'as sd.params\["unet"\]'):
         sd.predict(X, 5.0, context, params={"conv_in": {}})
+    with pytest.raises(ValueError, match=r"params\['conv_in'\] must hold what sd.params\['unet'\]\['conv_in'\] does"):
+        sd.predict(X, 5.0, context, params={**params, "conv_in": None})
+
+
+def test_a_prompt_is_encoded_within_a_program_too(sd):
+    """As a constant of it: a loss that calls encode_prompt may be jitted."""
+    text = ["a red circle"]
+    inside = jax.jit(lambda x: x + sd.encode_prompt(text))(0.0)
+    np.testing.assert_array_equal(inside, sd.encode_prompt(text))
+    assert sd.programs.encode_text._cache_size() and not isinstance(inside, jax.core.Tracer)
+
+
+def test_generate_is_no_part_of_a_program(sd):
+    """What it does on the host cannot be traced: the argument is named, before anything runs."""
+    for name, value in {"latents": X, "guidance_scale": 3.0, "strength": 0.5}.items():
+        with pytest.raises(ValueError, match=f"{name} must be known before tracing: call generate outside of jit"):
+            jax.eval_shape(lambda one, name=name: sd.generate("a", **{name: one}).latents, value)
+    with pytest.raises(ValueError, match="generate is no part of another program"):
+        jax.eval_shape(lambda: sd.generate("a").latents)
 
 
 def test_alphas_cumprod_are_stable_diffusion_s(sd):

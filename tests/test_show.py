@@ -2,6 +2,7 @@
 
 import base64
 import io
+import pickle
 import re
 from dataclasses import replace
 
@@ -125,3 +126,16 @@ def test_steps_show_themselves(sd):
 
 def plain(step: Preview) -> Step:
     return Step(*(getattr(step, name) for name in Step.__dataclass_fields__))
+
+
+def test_a_result_tells_what_its_parts_are_called():
+    out = output(2)
+    with pytest.raises(AttributeError, match=r"Output has no save: .*out\[0\].save\(path\)"):
+        out.save("x.png")
+    with pytest.raises(AttributeError, match=r"Output has no pixel: did you mean pixels\?"):
+        _ = out.pixel
+    with pytest.raises(TypeError, match="parts by name: out.images is a part"):
+        out["images"]
+    with pytest.raises(TypeError, match="parts by name: out.pixels are the pictures as an array"):
+        out["sample"]
+    assert not hasattr(out, "_repr_latex_") and len(pickle.loads(pickle.dumps(out))) == 2

@@ -53,7 +53,10 @@ SCHEDULES = {
 ALSO = {"Uniform": "normal", "Turbo": "trailing"}
 # A sampler of theirs that is an option of one of ours.
 SDE_HEUN = "DPM++ 2M SDE Heun"
-# diffusers' classes. The multistep class is dpmpp_2m with its own defaults, and others of ours with its options.
+# ComfyUI's second UniPC has diffusers' B(h); the paper's name is for what diffusers' multistep class does.
+OTHERS = {"uni_pc_bh2": "unipc", "DPM-Solver++": "dpmpp_2m", "DPM-Solver++ 2M": "dpmpp_2m"}
+# diffusers' classes, whose names began with Flax in its Flax edition. The multistep class is dpmpp_2m with its own
+# defaults, and others of ours with its options.
 DIFFUSERS = {
     "DDIMScheduler": "ddim",
     "DDIMInverseScheduler": "ddim_inverse",
@@ -83,7 +86,7 @@ def here(name: str, own: Iterable[str] = ()) -> dict[str, Any] | None:
     own: our names, which others may spell otherwise.
     """
     known = {_spelt(mine): mine for mine in (*SAMPLERS, *own)} | {_spelt(one): mine for mine, one in SAMPLERS.items()}
-    known |= {_spelt(one): mine for one, mine in DIFFUSERS.items()}
+    known |= {_spelt(one): mine for one, mine in (DIFFUSERS | OTHERS).items()}
     spelt, endings = _spelt(name), {"": None, **_schedules()}
     for ending, schedule in endings.items():
         stem, also = spelt.removesuffix(ending), {} if schedule is None else {"schedule": schedule}
@@ -106,8 +109,8 @@ def _schedules() -> dict[str, str]:
 
 
 def _spelt(name: str) -> str:
-    """In small letters without signs, `pp` for `++`; without k-diffusion's `sample_` or `k_` and ComfyUI's `_gpu`."""
-    word = re.sub(r"^(sample|k)_|_gpu$", "", name.lower().replace("++", "pp"))
+    """In small letters without signs, `pp` for `++`; without `sample_` or `k_` of k-diffusion, `_gpu` and `Flax`."""
+    word = re.sub(r"^(sample_|k_|flax)|_gpu$", "", name.lower().replace("++", "pp"))
     return re.sub(r"[^a-z0-9]+", "", word)
 
 

@@ -27,6 +27,7 @@ from sdjax.short import short
 
 SPACINGS = ("leading", "trailing", "linspace")
 SCHEDULES = (*SPACINGS, *SIGMA_SCHEDULES)
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")  # of training, by diffusers' names
 FLAGS = {
     "karras": "use_karras_sigmas",
     "lu": "use_lu_lambdas",
@@ -42,7 +43,9 @@ def check_schedule(name: str) -> str:
     meant = schedule_here(name) if isinstance(name, str) else None
     if meant is not None:
         raise ValueError(f"schedule {name!r} is another program's name; write schedule={meant!r}")
-    if str(name).lower() == "automatic":
+    if name in BETA_SCHEDULES:
+        raise ValueError(f"{name!r} is a beta_schedule, which the checkpoint's scheduler config holds, and no schedule")
+    if str(name).lower() in ("automatic", "default"):
         raise ValueError(
             f"schedule {name!r} is None here, the checkpoint's own; with preset='a1111' it is A1111's choice"
         )
