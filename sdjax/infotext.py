@@ -266,10 +266,9 @@ def _notes(settings: Mapping[str, Any], fields: Mapping[str, str]) -> list[str]:
     second = [name for name in on if name.startswith("hires")]
     if second or "first pass size" in fields:
         notes += not_done(second or ["a second pass"], "is not done here: these settings make the first, smaller pass")
-    elif on.get("denoising strength", "1") not in ("1", "1.0"):
+    elif (strength := on.get("denoising strength", on.get("denoise", "1"))) not in ("1", "1.0", "1.00"):
         notes.append(
-            f"the picture was made from another, which it does not hold: give image= and "
-            f"strength={on['denoising strength'][:20]}"
+            f"the picture was made from another, which it does not hold: give image= and strength={strength[:20]}"
         )
     if "refiner" in on:
         at = on.get("refiner switch at", "?")[:20]
@@ -277,8 +276,10 @@ def _notes(settings: Mapping[str, Any], fields: Mapping[str, str]) -> list[str]:
     others = [name for name in on if name in _NOT_DONE or name.startswith(_NOT_DONE_BEGIN)]
     if not _sampler_sigma(fields.get("sampler sigma", "karras")):
         others.append("sampler sigma")
-    if on.get("emphasis", "Original") != "Original":
-        others.append(f"emphasis {on['emphasis'][:20]!r}")
+    if not any(name in on for name in ("variation seed strength", "variation strength")):
+        others = [name for name in others if name != "variation seed"]
+    if (emphasis := fields.get("emphasis", "Original")).casefold() != "original":  # "None" is one of them
+        others.append(f"emphasis {emphasis[:20]!r}")
     if re.search(r'"(?:lora|locon|dora|embed)"|:(?:lora|lycoris|dora|embedding):', on.get(_CIVITAI.casefold(), "")):
         others.append("the LoRAs and embeddings of civitai resources")
     notes += not_done(others)
@@ -296,7 +297,7 @@ def _clip_skip(text: str) -> dict[str, Any]:
 
 
 def _rng(text: str) -> dict[str, Any]:
-    return {"noise_source": "torch_cpu" if text == "CPU" else "torch_cuda"}
+    return {"noise_source": "torch_cpu" if text.casefold() == "cpu" else "torch_cuda"}
 
 
 def _sampler(text: str) -> dict[str, Any]:
@@ -316,7 +317,7 @@ def _with_schedule(text: str) -> names.Choice | None:
 
 def _schedule(text: str) -> dict[str, Any]:
     """Automatic is whatever their sampler likes best, and no schedule of ours."""
-    if text.casefold() == "automatic":
+    if text.casefold() in ("automatic", ""):
         return {}
     return {"schedule": schedule_here(text) or names.COMFY_SCHEDULES.get(text, text)}
 

@@ -158,6 +158,16 @@ def test_comfyuis_two_texts_of_an_sdxl():
     assert "negative_prompt_2" not in found and found["original_size"] == [2048, 1024]
 
 
+def test_comfyuis_control_nets_have_two_outputs():
+    links = {"positive": ["6", 0], "negative": ["7", 0]}
+    nodes = {"60": {"class_type": "ControlNetApplyAdvanced", "inputs": links}}
+    for outputs, prompts in (((0, 1), ("a cat", "dog")), ((1, 0), ("dog", "a cat"))):
+        found, warned = read(prompt=graph(nodes, positive=["60", outputs[0]], negative=["60", outputs[1]]))
+        assert (found["prompt"], found["negative_prompt"]) == prompts and "ControlNetApplyAdvanced" in warned
+    with pytest.raises(ValueError, match="prompt comes from ControlNetApplyAdvanced"):
+        read(prompt=graph(nodes, positive=["60", 2]))
+
+
 def test_comfyuis_reroutes_are_passed():
     """Wherever they stand: before latents, texts, models and numbers."""
     nodes = {

@@ -224,6 +224,8 @@ def test_letters_large_and_small(line):
         ("ADetailer model: face.pt, FreeU Stages: 1", "adetailer model, freeu stages is not done"),
         ("Refiner: xl_refiner [ab], Refiner switch at: 0.8", "xl_refiner .ab. took over at 0.8: load it"),
         ("Emphasis: No norm", "emphasis 'No norm' is not done"),
+        ("Emphasis: None", "emphasis 'None' is not done"),
+        ("Denoise: 0.6", "was made from another.*give image= and strength=0.6"),
         ('Lora hashes: "x: 12"', "lora hashes is not done"),
         ('Civitai resources: [{"type":"lora","weight":0.8}]', "LoRAs and embeddings of civitai resources is not"),
     ],
@@ -235,8 +237,10 @@ def test_what_is_not_done_is_named(fields, message):
 
 
 def test_what_is_off_is_not_named():
-    off = "Tiling: False, ENSD: 0, Hires upscale: None, Model hash: ab12, VAE: x.pt, Denoising strength: 1.0"
+    off = "Tiling: False, ENSD: 0, Variation seed: 5, Variation seed strength: 0, Emphasis: original"
+    off += ", Hires upscale: None, Model hash: ab12, VAE: x.pt, Denoising strength: 1.0"
     assert read(f"a\n{LINE}, {off}, Version: v1.10.1")[1] == ""
+    assert read(f"a\n{LINE}, rng: cpu")[0]["noise_source"] == "torch_cpu"
     assert not read(f'a\n{LINE}, Civitai resources: [{{"type":"checkpoint"}}], Civitai metadata: {{}}')[1]
 
 

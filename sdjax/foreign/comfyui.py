@@ -36,6 +36,7 @@ _KNOWN = {
     "AlignYourStepsScheduler", "CFGGuider", "UNETLoader", "CLIPLoader", "DualCLIPLoader", "Reroute", "SaveImage",
     "PreviewImage", "SaveImageWebsocket", "Note",
 }  # fmt: skip
+_CONDITIONS = ("positive", "negative")  # inputs of ControlNetApplyAdvanced, and its outputs in their order
 # Names of the one value that a node holds, or (a Reroute's) hands on.
 _VALUE = ("value", "text", "string", "seed", "noise_seed", "int", "float", "number", "")
 
@@ -46,23 +47,24 @@ class Graph:
 
     nodes: dict[str, Any]
 
-    def node(self, name: Any) -> "Node":
+    def node(self, name: Any, output: int = 0) -> "Node":
         """Raises ValueError where there is none of that name."""
         found = self.nodes.get(str(name))
         if not isinstance(found, dict) or not isinstance(found.get("class_type"), str):
             raise ValueError(f"a link leads to node {str(name)[:20]!r}, which is not in the graph")
         inputs = found.get("inputs")
-        return Node(self, str(name), found["class_type"], inputs if isinstance(inputs, dict) else {})
+        return Node(self, str(name), found["class_type"], inputs if isinstance(inputs, dict) else {}, output)
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node: its name, its class, and its inputs, which are values or links."""
+    """One node: its name, its class, and its inputs, which are values or links; and which output a link took."""
 
     graph: Graph
     name: str
     kind: str
     inputs: dict[str, Any]
+    output: int = 0
 
     def __str__(self) -> str:
         return f"{self.kind[:40]} (node {self.name[:20]})"
@@ -74,7 +76,7 @@ class Node:
             for _ in range(MOST_LINKS):
                 if not is_link(link):
                     break
-                node = self.graph.node(link[0])
+                node = self.graph.node(*link)
                 if node.kind != "Reroute":
                     return node
                 link = next(iter(node.inputs.values()), None)
@@ -245,8 +247,8 @@ class _Sampling:
                 return {name: node.fields("text").text("text", default=""), **self._clip(node)}
             if node.kind == "CLIPTextEncodeSDXL":
                 return self._both(node, name) | self._clip(node)
-            passes = node.kind.startswith("ControlNetApply")
-            found = node.linked("conditioning", "positive" if name == "prompt" else "negative") if passes else None
+            passes = node.kind.startswith("ControlNetApply") and node.output < len(_CONDITIONS)
+            found = node.linked("conditioning", _CONDITIONS[node.output]) if passes else None
             if found is None:
                 raise ValueError(f"{name} comes from {node}, which cannot be told as one text")
             node = found
