@@ -325,6 +325,9 @@ def test_novelai():
     assert "NovelAI's seeds mean noise that is not known" in warned
     found, warned = read(UserComment={**told, "width": 64, "height": 64, "prompt": "{a cat}"})
     assert found["width"] == 64 and "{word}" in warned
+    for people, left_out in (([], False), ([{"char_caption": "girl"}], True)):
+        told["v4_prompt"] = {"caption": {"base_caption": "a cat", "char_captions": people}}
+        assert ("char_captions" in read(Software="NovelAI", Comment=told)[1]) is left_out
 
 
 def test_novelais_old_pictures():

@@ -53,6 +53,8 @@ def read(fields: Fields) -> Found:
     if rescale := fields.number("cfg_rescale", default=0.0):
         settings["guidance_rescale"] = float(rescale)
     notes = [NOISE, *not_done(fields.on(_OTHERS))]
+    if fields.inner("v4_prompt").inner("caption").truth("char_captions"):
+        notes.append("prompts of single characters (char_captions) are left out")
     if re.search(r"[{}\[\]]", settings["prompt"]):
         notes.append("the weights {word} and [word] are read as words")
     return Found(settings, notes)
