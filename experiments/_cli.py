@@ -94,7 +94,7 @@ def parse(argv: Sequence[str], name: str) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
     except flags.Error as error:
-        fail(name, f"{' '.join(str(error).split())}{_habit(error)} (--helpshort lists the flags)", 2)
+        fail(name, f"{_told(error)} (--helpshort lists the flags)", 2)
     except SystemExit:  # --help and its like, for which absl exits with 1
         sys.exit(0)
     if flags.FLAGS["verbosity"].using_default_value:
@@ -110,6 +110,12 @@ def own_flags(program: str) -> None:
         if module.partition(".")[0] in OURS:
             for flag in defined:
                 flags.FLAGS.register_key_flag_for_module(program, flag)
+
+
+def _told(error: flags.Error) -> str:
+    """absl's message in one line; of flags that must be given, their names."""
+    missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
+    return f"{' and '.join(missing)} must be given" if missing else f"{' '.join(str(error).split())}{_habit(error)}"
 
 
 def _habit(error: flags.Error) -> str:

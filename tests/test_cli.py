@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from absl import flags
 
 import sdjax
 from experiments import _cli, _pictures, _steps, generate
@@ -93,6 +94,25 @@ def test_a_wrong_flag_is_one_line(arguments, message):
     ran = run(*arguments)
     assert ran.returncode == 2 and ran.stdout == ""
     assert ran.stderr.startswith("generate: ") and message in ran.stderr and ran.stderr.count("\n") == 1
+
+
+def test_flags_that_must_be_given_are_named():
+    asked = flags.FlagValues()
+    for name in ("source", "target"):
+        flags.DEFINE_string(name, None, "", asked)
+    flags.mark_flags_as_required(["source", "target"], asked)
+    with pytest.raises(flags.IllegalFlagValueError) as told:
+        asked(["convert"])
+    assert _cli._told(told.value) == "--source and --target must be given"
+
+
+def test_every_program_treats_its_user_alike():
+    """All of them go by `_cli.run`, but for the benchmark's worker, which the benchmark starts."""
+    programs = [
+        path for path in (ROOT / "experiments").rglob("*.py") if '\nif __name__ == "__main__":' in path.read_text()
+    ]
+    assert len(programs) > 25
+    assert [path.stem for path in programs if "_cli.run(" not in path.read_text()] == ["worker"]
 
 
 def test_help():

@@ -21,9 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
+from experiments import _cli
 from experiments.shapes.objects import Found, find_objects
 from experiments.shapes.objects import nearest_colour as nearest_colour
 from experiments.shapes.world import (
@@ -169,10 +170,8 @@ def _line(name: str, passed: Sequence[bool]) -> str:
     return f"{name:<24} {sum(passed):>5} of {len(passed):<5} {rate:7.2%}   [{low:.2%}, {high:.2%}]"
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Checks the scorer on rendered pictures and prints the two tables."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
     right: list[bool] = []
     wrong: dict[str, list[bool]] = {kind: [] for kind in CHANGES}
     rng = np.random.default_rng(flags.FLAGS.seed)
@@ -193,4 +192,4 @@ if __name__ == "__main__":
     # Defined here, so that a program which imports the scorer may name its own flags as it likes.
     flags.DEFINE_integer("count", 1000, "How many pictures to render.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Which pictures.", lower_bound=0)
-    app.run(main)
+    _cli.run(main)
