@@ -43,6 +43,7 @@ def plain(given: Given) -> dict[str, Any]:
 def stages(sd: "StableDiffusion", given: Given) -> tuple[Request, Request | None]:
     """What `sd` has to do, and what its refiner has to do after it. Raises ValueError."""
     checks.check_known(given, "generate")
+    checks.check_switches(given)
     refiner = given["refiner"]
     if refiner is None:
         asked = request(sd, given)

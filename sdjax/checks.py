@@ -125,8 +125,10 @@ def check_size(value: int | None, default: int, multiple: int, name: str) -> int
     number = isinstance(value, int | float | np.integer) and not isinstance(value, bool)
     if number and value > MOST_SIDE:
         raise ValueError(f"{name} must be at most {MOST_SIDE:,} pixels, not {short(value)}")
-    if not number or isinstance(value, float) or value < multiple or value % multiple:
-        below = max(multiple, int(value) // multiple * multiple) if number and value > 0 else default
+    if not number:
+        raise ValueError(f"{name} must be a whole number, a multiple of {multiple}, not {short(value)}")
+    if isinstance(value, float) or value < multiple or value % multiple:
+        below = max(multiple, int(value) // multiple * multiple) if value > 0 else default
         raise ValueError(
             f"{name} must be a multiple of {multiple}, not {short(value)}; the nearest are {below} and "
             f"{below + multiple}"
@@ -257,6 +259,15 @@ def check_known(given: Mapping[str, Any], function: str) -> None:
             raise ValueError(f"{name} must be known before tracing: {remedy}")
     if staged():
         raise ValueError(f"{function} is no part of another program: {remedy}")
+
+
+def check_switches(given: Mapping[str, Any]) -> None:
+    """Raises ValueError unless decode, progress and callback are what their names say."""
+    for name, choices in {"decode": (True, False), "progress": (True, False, None)}.items():
+        if not isinstance(given[name], bool | np.bool | None) or given[name] not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {short(given[name])}")
+    if given["callback"] is not None and not callable(given["callback"]):
+        raise ValueError(f"callback must be a function, which is called with a Preview, not {short(given['callback'])}")
 
 
 def check_axes(shape: Sequence[int], channels: int, name: str, axes: str = "b h w c") -> None:

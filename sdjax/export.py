@@ -30,6 +30,7 @@ from sdjax.canvas import INPAINTING, TEXT, UPSCALING, VARIATION, kind_of
 from sdjax.exported import COMPILED, FORMAT, MANIFEST, fingerprint, is_export, made_by, runnable
 from sdjax.keys import settled
 from sdjax.micro import REFINER_IDS
+from sdjax.short import short
 from sdjax.weights.write import make_folder, write_bytes
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def export(
       ValueError: anything out of range, or a folder that holds something else, before anything is traced.
       ImportError: the package flatbuffers, with which JAX writes programs, is not installed.
     """
+    if not hasattr(sd, "encoders"):
+        raise ValueError(f"export takes a loaded model, as sdjax.load() gives one, not {short(sd)}")
     out, sizes = Path(folder).resolve(), [_native(sd)] if sizes is None else sizes
     _check(sd, out, sizes, batches, guidance)
     found = calls(sd, sizes, batches, guidance)

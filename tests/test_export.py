@@ -173,6 +173,12 @@ def test_a_damaged_manifest_is_said(model, copied, change, says):
         opened(model, copied)
 
 
+def test_what_is_no_model_is_told(tmp_path):
+    with pytest.raises(ValueError, match="export takes a loaded model, as sdjax.load.. gives one, not 'shapes'"):
+        sdjax.export("shapes", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_damaged_folder_is_said(model, copied, tmp_path):
     with pytest.raises(ValueError, match="holds no exported programs"):
         opened(model, tmp_path / "nowhere")

@@ -60,6 +60,9 @@ def test_bad_lanes():
     p = plan("euler", 5, SD)
     with pytest.raises(ValueError, match="at least one"):
         sdjax.stack_plans([])
+    for given in (p, None, 5):
+        with pytest.raises(ValueError, match="stack_plans takes a list of plans, one per image, not "):
+            sdjax.stack_plans(given)
     with pytest.raises(ValueError, match=r"plans\[1\] is of type str"):
         sdjax.stack_plans([p, "euler"])
     with pytest.raises(ValueError, match="2 plans are stacked, one per image, but the batch holds 3"):

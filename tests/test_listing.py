@@ -1,5 +1,7 @@
 """The tables of samplers and schedules."""
 
+import pytest
+
 import sdjax
 from sdjax.diffusion.samplers import SAMPLERS
 from sdjax.diffusion.spacing import SCHEDULES
@@ -27,3 +29,10 @@ def test_a_table_is_printed_a_line_each():
     assert text[0].split() == ["name", "order", "evaluations", "stochastic", "about"] and len(text) == 31
     assert text[1].startswith("ddim ") and max(map(len, text)) < 170
     assert sdjax.schedules()._repr_html_().count("<tr>") == 1 + len(SCHEDULES)
+
+
+def test_a_table_is_a_mapping_and_tells_what_it_has():
+    assert "heun" in sdjax.samplers().keys() and sdjax.samplers().get("Euler a") is None  # noqa: SIM118
+    assert dict(sdjax.schedules().items())["karras"].name == "karras"
+    with pytest.raises(KeyError, match="'Euler a' is none of ddim, .*euler_ancestral"):
+        sdjax.samplers()["Euler a"]

@@ -268,3 +268,25 @@ def test_order_of_convergence(solver, order):
         errors = [np.abs(end(solver, n) - truth).max() for n in (24, 48, 96)]
     assert np.log2(errors[1] / errors[2]) == pytest.approx(order, abs=0.2), errors
     assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.3), errors
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (
+            lambda x, t: x[..., :1],
+            r"model must give an array of the shape of x, \(1, 2, 2, 4\), not float32\[1, 2, 2, 1\]",
+        ),
+        (lambda x, t: None, "model must give an array .* not None"),
+        (lambda x, t: {"sample": x}, "model must give an array .* not {1 entries}"),
+    ],
+)
+def test_what_a_network_gives_is_checked(model, told):
+    with pytest.raises(ValueError, match=told):
+        jax.eval_shape(lambda x: scan.sample(plan("euler", 2, {}), model, x), jnp.zeros((1, 2, 2, 4)))
+
+
+def test_noise_that_is_none_is_told():
+    for x_T in (None, "x"):
+        with pytest.raises(ValueError, match="x_T must be an array of numbers"):
+            scan.sample(plan("euler", 2, {}), lambda x, t: x, x_T)

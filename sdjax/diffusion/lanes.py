@@ -4,7 +4,7 @@ A table is data, and all its fields may carry a last axis b. So plans of differe
 stand side by side, each padded to the longest, and run as one batch: an image whose own plan is done waits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from sdjax.diffusion.plan import Plan, padded_length
 from sdjax.diffusion.table import Table
+from sdjax.short import short
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,6 +65,8 @@ def stack_plans(plans: Sequence[Plan]) -> Lanes:
     Raises:
       ValueError: the list is empty, or an entry is no plan.
     """
+    if isinstance(plans, Plan) or not isinstance(plans, Iterable):
+        raise ValueError(f"stack_plans takes a list of plans, one per image, not {short(plans)}")
     plans = tuple(plans)
     if not plans:
         raise ValueError("stack_plans needs at least one plan")

@@ -16,6 +16,7 @@ from sdjax.diffusion import peers
 from sdjax.diffusion.plan import plan
 from sdjax.diffusion.samplers import SAMPLERS
 from sdjax.diffusion.spacing import SCHEDULES
+from sdjax.short import short
 
 STEPS = 24  # of the runs by which evaluations are counted: enough for restart to restart
 
@@ -51,8 +52,8 @@ Line = TypeVar("Line", SamplerLine, ScheduleLine)
 
 
 @dataclass(frozen=True, repr=False)
-class Listing(Generic[Line]):
-    """A table by name: iterates over the names as a mapping does; `repr` and a notebook show it whole."""
+class Listing(Mapping[str, Line], Generic[Line]):
+    """A table by name, a mapping; `repr` and a notebook show it whole."""
 
     lines: Mapping[str, Line]
 
@@ -66,7 +67,9 @@ class Listing(Generic[Line]):
         return name in self.lines
 
     def __getitem__(self, name: str) -> Line:
-        """One line. Raises KeyError."""
+        """One line. Raises KeyError with the names that there are."""
+        if name not in self.lines:
+            raise KeyError(f"{short(name)} is none of {', '.join(self.lines)}")
         return self.lines[name]
 
     def __repr__(self) -> str:

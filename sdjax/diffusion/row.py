@@ -7,6 +7,7 @@ of a `Table`, its fields scalars, or [b] where every image has a plan of its own
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jax import lax
 
 from sdjax.diffusion import brownian
 from sdjax.diffusion.table import Table
+from sdjax.short import short
 
 
 def draw(keys: jax.Array, row: Table, like: jax.Array) -> jax.Array:
@@ -51,7 +53,7 @@ def evaluate(row: Table, x: jax.Array, model: Callable[..., jax.Array], *extra: 
     """D_i of equation 2, [b, ...], within the row's bound. `model`: (x, t, *extra) -> raw prediction [b, ...]."""
     raw = lax.cond(
         jnp.any(row.evaluate),
-        lambda x, t, *extra: model(x, t, *extra).astype(x.dtype),
+        lambda x, t, *extra: _answer(model(x, t, *extra), x),
         lambda x, *_: jnp.zeros_like(x),
         x,
         row.timestep,
@@ -59,6 +61,13 @@ def evaluate(row: Table, x: jax.Array, model: Callable[..., jax.Array], *extra: 
     )
     denoised = beside(row.c_skip, x) * x + beside(row.c_out, x) * raw
     return lax.cond(jnp.any(row.clip < jnp.inf), _held, lambda d, row: d, denoised, row)
+
+
+def _answer(raw: Any, x: jax.Array) -> jax.Array:
+    """What the network gave, in the dtype of x. Raises ValueError unless it is an array of the shape of x."""
+    if getattr(raw, "shape", None) != x.shape:
+        raise ValueError(f"model must give an array of the shape of x, {x.shape}, not {short(raw)}")
+    return jnp.asarray(raw).astype(x.dtype)
 
 
 def beside(value: jax.Array, x: jax.Array) -> jax.Array:

@@ -79,7 +79,10 @@ def sample(
         raise ValueError(f"plan must be what sdjax.plan gives, as sd.plan('euler', 20), not {short.short(plan)}")
     if not callable(model):
         raise ValueError(f"model must be a function (x, t) -> raw prediction, not {short.short(model)}")
-    x_T = widened(x_T)
+    try:
+        x_T = widened(x_T)
+    except (TypeError, ValueError):
+        raise ValueError(f"x_T must be an array of numbers [b, ...], not {short.short(x_T)}") from None
     if x_T.ndim < 1:
         raise ValueError("x_T must be [b, ...], one row per image")
     if isinstance(plan, Lanes):
