@@ -236,7 +236,8 @@ def test_a_folder_wins_over_the_hub(hub, tmp_path, monkeypatch):
     assert not hub.sent
 
 
-def test_names_that_are_neither(tmp_path):
+def test_names_that_are_neither(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # whatever lies beside the clone
     for name in ("nowhere", "/no/such/folder", "./me/tiny", "a/b/c", "../x", "me/.."):
         with pytest.raises(CheckpointError, match="neither a folder nor a file nor a Hub id"):
             resolve(name)
