@@ -9,7 +9,6 @@ Everything is written under another name and then given its own, so that a file 
 process was killed. A picture is never written over one that is there.
 """
 
-import io
 import json
 import math
 import os
@@ -90,9 +89,7 @@ class Record:
             return sum(self._keep(number, image) for number, image in zip(numbers, images, strict=True))
 
     def _keep(self, number: int, image: Image.Image) -> bool:
-        encoded = io.BytesIO()
-        image.save(encoded, "PNG")
-        return _files.publish(encoded.getbuffer(), self.path(number))
+        return _files.publish(picture.encoded(image), self.path(number))
 
     def write_manifest(self) -> Path:
         """Makes the manifest of the pictures that are there. Raises ValueError for one that is none of ours."""

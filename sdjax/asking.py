@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdjax import checks, conditions, images, masks, seeds
+from sdjax.bounds import GIVEN
 from sdjax.canvas import PIX2PIX, TEXT, VARIATION, Canvas
 from sdjax.conditions import ClipSkip, Pull
 from sdjax.diffusion.guidance import GuidanceSchedule
@@ -15,7 +16,7 @@ from sdjax.diffusion.run import Run
 from sdjax.given import Given, read_canvas, resized
 from sdjax.micro import REFINER_IDS, MicroConditions
 from sdjax.notice import notice
-from sdjax.request import GIVEN, SECOND, Request
+from sdjax.request import SECOND, Request
 from sdjax.short import short
 from sdjax.text.prompts import check_style
 

@@ -39,7 +39,7 @@ PIXELS = (-1_000_000, 1_000_000)  # of SDXL's sizes and crops
 OPTION = (-1e9, 1e9)  # of a number among a sampler's options
 MOST_OPTIONS, MOST_ENTRIES = 100, 1001  # of a sampler's options, and of a list among them: the levels of 1000 steps
 
-# As `request.GIVEN`, which imports what imports this.
+# Arguments that are no text or number: the settings say that there was one, and `generate` asks for it again.
 GIVEN = ("latents", "image", "mask", "depth", "regions")
 _SIZES = ("original_size", "crop", "target_size", "negative_original_size", "negative_crop", "negative_target_size")
 # A whole number will do for a float.

@@ -5,7 +5,6 @@ Each takes what the caller gave and returns it in one form, or raises ValueError
 
 import difflib
 import json
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from sdjax import torch_noise
 from sdjax.config.limits import MOST_COUNT, MOST_PICTURES, MOST_PIXELS, MOST_SIDE
+from sdjax.diffusion.bounds import as_float
 from sdjax.program import staged
 from sdjax.short import short
 
@@ -162,20 +162,10 @@ def check_rescales(value: Any, count: int) -> np.ndarray:
 
 
 def _numbers(value: Any, count: int, name: str) -> np.ndarray:
-    """float32 [count]; NaN where an entry is no number, infinite where float32 has no room for it."""
+    """float32 [count]; NaN where an entry is no number, or one beyond a float; infinite where float32 has no room."""
     listed = spread(value, count, name)
     with np.errstate(over="ignore"):
-        return np.array([number(one) for one in listed]).astype(np.float32)
-
-
-def number(value: Any) -> float:
-    """As a float; NaN where it is no number, infinite where it is a whole one that a float has no room for."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return np.array([as_float(one) for one in listed]).astype(np.float32)
 
 
 def floats(value: Any, name: str) -> np.ndarray:

@@ -17,8 +17,8 @@ Masks and pictures are PIL images of modes L and RGB, as `images` reads them; bo
 import numpy as np
 from PIL import Image, ImageFilter
 
-from sdjax.checks import number
 from sdjax.config.limits import MOST_BLUR
+from sdjax.diffusion.bounds import as_float
 from sdjax.notice import notice
 from sdjax.short import short
 
@@ -55,7 +55,7 @@ def blurred(mask: Image.Image, radius: float) -> Image.Image:
 
     Raises ValueError for a radius that is none, and for one that leaves the mask black, so that nothing is painted.
     """
-    pixels = number(radius)
+    pixels = as_float(radius)
     if not 0 <= pixels <= MOST_BLUR:
         raise ValueError(f"mask_blur must be a number of pixels >= 0 and at most {MOST_BLUR}, not {short(radius)}")
     soft = mask.filter(ImageFilter.GaussianBlur(pixels)) if pixels else mask.copy()

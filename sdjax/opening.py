@@ -15,6 +15,7 @@ from sdjax import cache, hints, programs
 from sdjax.conditions import TextEncoder
 from sdjax.config import ClipTextConfig, ClipVisionConfig, Config, ConfigError, DepthConfig, UNetConfig, VaeConfig
 from sdjax.depth import DepthEstimator
+from sdjax.diffusion.bounds import MOST_TIMESTEPS
 from sdjax.diffusion.noise import Settings
 from sdjax.exported import compiled_into, open_exported
 from sdjax.fields import Fields
@@ -31,7 +32,6 @@ from sdjax.weights import Checkpoint, CheckpointError, open_checkpoint, open_vae
 from sdjax.weights.files import parse_json
 from sdjax.weights.names import shown
 
-MOST_TIMESTEPS = 100_000  # of training; 1000 in every Stable Diffusion
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 
 

@@ -123,6 +123,13 @@ def save_all(images: Sequence[Image.Image], folder: str | os.PathLike[str], pref
         raise _unwritable(folder, error) from None
 
 
+def encoded(image: Image.Image) -> bytes:
+    """The bytes of a PNG file, with the texts that the image carries."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
 def write(data: bytes | memoryview, path: Path) -> Path:
     """Writes one file in the place of any that has its name, never half. Raises OSError."""
     try:
@@ -136,9 +143,7 @@ def write(data: bytes | memoryview, path: Path) -> Path:
 
 def _save(image: Image.Image, folder: Path, prefix: str, number: int) -> Path:
     """Writes one image under another name, flushes it to the disk, only then gives it a free number."""
-    encoded = io.BytesIO()
-    image.save(encoded, "PNG")
-    with _unfinished(encoded.getbuffer(), folder) as unfinished:
+    with _unfinished(encoded(image), folder) as unfinished:
         path = _claim(folder, prefix, number)
         try:
             os.replace(unfinished, path)

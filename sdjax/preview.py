@@ -21,7 +21,6 @@ over the squares: 16.7 dB and a correlation of 0.85. The best linear map there i
 """
 
 import base64
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -171,9 +170,7 @@ class Preview(Step):
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""
-        encoded = io.BytesIO()
-        self.image.save(encoded, "PNG")
-        return encoded.getvalue()
+        return picture.encoded(self.image)
 
     def _repr_html_(self) -> str:
         """The same with what `repr` says below."""

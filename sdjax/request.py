@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from sdjax import short
+from sdjax.bounds import GIVEN
 from sdjax.canvas import BEGUN, Canvas
 from sdjax.checks import PLANNING, as_given, check_options, is_list, optional_texts, spread
 from sdjax.conditions import ClipSkip, Pull
@@ -25,8 +26,6 @@ USUAL = {
     "noise_source": "jax", "prompt_style": "plain", "denoising_start": None, "denoising_end": None,
     "mask_blur": 0, "mask_crop": None, "stop_after": None,
 }  # fmt: skip
-# Arguments that are no text or number: the settings say that there was one, and `generate` asks for it again.
-GIVEN = ("latents", "image", "mask", "depth", "regions")
 
 
 @dataclass(frozen=True, eq=False)

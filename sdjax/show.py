@@ -2,7 +2,6 @@
 
 import base64
 import html as markup
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from sdjax import strip
+from sdjax.picture import encoded
 from sdjax.short import cut
 
 WIDEST = 1280  # pixels of several pictures side by side: larger ones are made smaller for it
@@ -21,11 +21,11 @@ LONGEST = 200  # characters of a caption
 def png(images: Sequence[Image.Image], captions: Sequence[str]) -> bytes | None:
     """One picture's PNG as `save` writes it, several in a sheet with captions; None for none."""
     if len(images) < 2:
-        return _encoded(images[0]) if images else None
+        return encoded(images[0]) if images else None
     columns = min(len(images), max(4, math.ceil(math.sqrt(min(len(images), MOST)))))
     small = [_at_most(one, WIDEST // columns) for one in images[:MOST]]
     lines = [strip.wrapped(caption, small[0].width) for caption in captions[:MOST]]
-    return _encoded(strip.sheet(small, lines, columns))
+    return encoded(strip.sheet(small, lines, columns))
 
 
 def html(images: Sequence[Image.Image], captions: Sequence[str]) -> str | None:
@@ -51,7 +51,7 @@ def _caption(settings: dict[str, Any]) -> str:
 
 def _figure(image: Image.Image, caption: str) -> str:
     """One picture as HTML; a caption is a text from anywhere, and never markup."""
-    data, text = base64.b64encode(_encoded(image)).decode(), markup.escape(caption)
+    data, text = base64.b64encode(encoded(image)).decode(), markup.escape(caption)
     return (
         f'<figure style="margin:0 8px 8px 0;width:{image.width}px">'
         f'<img src="data:image/png;base64,{data}" alt="{text}">'
@@ -63,9 +63,3 @@ def _at_most(image: Image.Image, width: int) -> Image.Image:
     if image.width <= width:
         return image
     return image.resize((width, max(1, round(width * image.height / image.width))), Image.Resampling.LANCZOS)
-
-
-def _encoded(image: Image.Image) -> bytes:
-    encoded = io.BytesIO()
-    image.save(encoded, "PNG")
-    return encoded.getvalue()

@@ -11,7 +11,7 @@ from sdjax.short import short
 
 LEAST_NOISE, MOST_NOISE = 1e-6, 2e4
 MOST_STEPS = 4096  # a plan of N steps holds N^2 weights
-MOST_TIMESTEPS = 100_000  # training levels
+MOST_TIMESTEPS = 100_000  # training levels; 1000 in every Stable Diffusion
 LARGEST = 1e6  # of an option that scales something
 
 

@@ -10,7 +10,7 @@ https://github.com/AUTOMATIC1111/stable-diffusion-webui, and Forge's from module
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 # Our word: theirs. DDPM, IPNDM and DEIS are Forge's.
@@ -93,7 +93,7 @@ def here(name: str, own: Iterable[str] = ()) -> dict[str, Any] | None:
         if stem + ending == spelt and stem in known:
             return {"sampler": known[stem], **also}
         if stem + ending == spelt and stem == _spelt(SDE_HEUN):
-            return {**a1111_sampler(SDE_HEUN), **also}
+            return {"sampler": "dpmpp_2m_sde", "sampler_options": {"solver_type": "heun"}, **also}
     return None
 
 
@@ -112,22 +112,3 @@ def _spelt(name: str) -> str:
     """In small letters without signs, `pp` for `++`; without `sample_` or `k_` of k-diffusion, `_gpu` and `Flax`."""
     word = re.sub(r"^(sample_|k_|flax)|_gpu$", "", name.lower().replace("++", "pp"))
     return re.sub(r"[^a-z0-9]+", "", word)
-
-
-def a1111_sampler(text: str) -> dict[str, Any]:
-    """A1111's name of a sampler as arguments of `generate`; one that it does not have stays as it is.
-
-    Before its version 1.9 the schedule was part of the name: "DPM++ 2M Karras".
-    """
-    for mine, theirs in SCHEDULES.items():
-        rest = text.removesuffix(f" {theirs}")
-        if rest != text and rest in (*SAMPLERS.values(), SDE_HEUN):
-            return {**a1111_sampler(rest), "schedule": mine}
-    if text == SDE_HEUN:
-        return {"sampler": "dpmpp_2m_sde", "sampler_options": {"solver_type": "heun"}}
-    return {"sampler": ours(SAMPLERS, text)}
-
-
-def ours(words: Mapping[str, str], theirs: str) -> str:
-    """The word of ours for one of theirs, which stays as it is where there is none."""
-    return next((mine for mine, other in words.items() if other == theirs), theirs)

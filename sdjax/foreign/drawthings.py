@@ -14,6 +14,7 @@ _OTHERS = ("lora", "control", "upscaler", "refiner", "mask_blur", "hires_fix")
 
 
 def is_its(fields: Fields) -> bool:
+    """Whether a JSON object is Draw Things'."""
     return "c" in fields and "uc" in fields and "sampler" in fields
 
 

@@ -22,6 +22,7 @@ _OTHERS = {
 
 
 def is_its(fields: Fields) -> bool:
+    """Whether a JSON object is Easy Diffusion's."""
     return "prompt" in fields and ("use_stable_diffusion_model" in fields or "Stable Diffusion model" in fields)
 
 

@@ -19,6 +19,7 @@ STEPS = {"quality": 60, "speed": 30, "extreme speed": 8, "lightning": 4, "hyper-
 
 
 def is_its(fields: Fields) -> bool:
+    """Whether a JSON object is Fooocus'."""
     its = "metadata_scheme" in fields or str(fields.get("version")).startswith("Fooocus")
     return "prompt" in fields and (its or ("adm_guidance" in fields and "base_model" in fields))
 

@@ -32,6 +32,7 @@ _MODES = ("txt2img", "sdxl_txt2img")
 
 
 def is_its(fields: Fields) -> bool:
+    """Whether a JSON object is InvokeAI's."""
     old = isinstance(fields.get("image"), dict) and {"model_weights", "app_id"} & {*map(str, fields.found)}
     return "positive_prompt" in fields or bool(old)
 

@@ -24,6 +24,7 @@ _FROM_PICTURES = ("Img2ImgRequest", "NativeInfillingRequest")
 
 
 def is_its(fields: Fields) -> bool:
+    """Whether a JSON object is NovelAI's."""
     return "uc" in fields and "scale" in fields and "prompt" in fields and "sampler" in fields
 
 

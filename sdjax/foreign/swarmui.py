@@ -27,6 +27,7 @@ _OTHERS = (
 
 
 def is_its(fields: Fields) -> bool:
+    """Whether a JSON object is SwarmUI's."""
     return isinstance(fields.get(INNER), dict)
 
 

@@ -116,9 +116,10 @@ def _checked(folder: Path, files: Iterable[str]) -> Path:
 
     huggingface_hub names a file after the ETag that the server sends, which could hold `../`. Raises CheckpointError.
     """
+    home = home_of(folder)
     for name in files:
         try:
-            within(folder / name, home_of(folder))
+            within(folder / name, home)
         except CheckpointError as error:
             raise CheckpointError(f"{error}. Do not trust this server; delete {folder}") from None
     return folder

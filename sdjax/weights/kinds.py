@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from sdjax.weights.files import Header
 from sdjax.weights.names import CheckpointError, listing
-from sdjax.weights.spelling import is_averaged
+from sdjax.weights.spelling import AVERAGED, is_averaged
 
 _ONLY = "which is not supported: this package has Stable Diffusion 1.x, 2.x and XL"
 _STEERS = "it steers a model and is none; load the model it was made for"
@@ -85,7 +85,7 @@ _ALONE = (
         "a text encoder alone: it belongs in a folder in the diffusers layout as text_encoder/model.safetensors",
     ),
     (
-        r"(.*\.)?(model_ema|ema|ema_model|params_ema|averaged_model)\..*",
+        AVERAGED.pattern,
         "averaged weights alone, as a training run keeps them beside the plain ones: take the file that has both",
     ),
     (r"conv_first\..*|body\.\d+\.rdb1\..*|model\.1\.sub\..*", "a picture upscaler (ESRGAN), no diffusion model"),

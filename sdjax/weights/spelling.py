@@ -26,13 +26,13 @@ _PREFIX = re.compile(r"(.*?)((?:model\.)?(?:diffusion_model|unet)\.|)")
 # What torch's own wrappers put anywhere into a name.
 _WRAPPERS = {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _AVERAGES = {"model_ema", "ema", "ema_model", "params_ema", "averaged_model"}
-_AVERAGED = re.compile(rf"(.*\.)?({'|'.join(sorted(_AVERAGES))})\..*")
+AVERAGED = re.compile(rf"(.*\.)?({'|'.join(sorted(_AVERAGES))})\..*")
 _STEERS = re.compile(r"(.*\.)?(control_model|controlnet|adapter)\..*")  # has blocks of a U-Net and is none
 
 
 def is_averaged(name: str) -> bool:
     """Whether a tensor is one of the averages that training keeps beside the weights."""
-    return _AVERAGED.fullmatch(name) is not None
+    return AVERAGED.fullmatch(name) is not None
 
 
 def without_wrappers(header: Header) -> tuple[Header, list[str]]:
