@@ -122,7 +122,7 @@ def _habit(error: flags.Error) -> str:
     """What a flag of another program is called here, where absl finds no name that is near."""
     if not isinstance(error, flags.UnrecognizedFlagError) or "Did you mean" in str(error):
         return ""
-    from sdjax import hints  # takes seconds with JAX behind it
+    from sdjax.core import hints
 
     meant = re.match(r"write (\w+)=", hints.GENERATE.get(error.flagname, ""))
     return f". Did you mean: {meant[1]} ?" if meant and meant[1] in flags.FLAGS else ""

@@ -34,7 +34,8 @@ def define_flags() -> None:
 
 def arguments(values: Any) -> dict[str, Any]:
     """What the flags ask of `generate`; the pictures are read here. Raises ValueError and FileNotFoundError."""
-    from sdjax import depth, images
+    from sdjax.images import depth
+    from sdjax.images import read as images
 
     made: dict[str, Any] = {name: getattr(values, name) for name in ARGUMENTS}
     made |= {name: _listed(getattr(values, name)) for name in ("image", "mask", "depth")}
@@ -56,7 +57,7 @@ def arguments(values: Any) -> dict[str, Any]:
 
 def _grown(made: dict[str, Any], sides: dict[str, int], ramp: int) -> dict[str, Any]:
     """The pictures on larger canvases, with masks of what is new."""
-    from sdjax import masks
+    from sdjax.images import masks
 
     if made["image"] is None or made["mask"] is not None:
         raise ValueError("--grow makes room around --image, with a mask of its own; give --image and no --mask")

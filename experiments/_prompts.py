@@ -19,7 +19,7 @@ OWN = ("negative_prompt", "sampler", "steps", "schedule", "guidance_scale")  # w
 LARGEST = 64 << 20  # bytes
 MOST = 1_000_000  # lines
 # Characters of what is asked of a picture, as JSON. It must be read again out of the picture, where twice as many are
-# the most (`sdjax.picture.LONGEST`) and other settings stand beside it; no model sees a hundredth of them.
+# the most (`sdjax.metadata.picture.LONGEST`) and other settings stand beside it; no model sees a hundredth of them.
 LONGEST = 50_000
 MARKS = {  # byte order marks; UTF-32's first, which begins as UTF-16's does
     b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",

@@ -23,9 +23,11 @@ from PIL import Image
 from experiments import _files
 from experiments._claims import Claims
 from experiments._prompts import Line
-from sdjax import picture
+from sdjax.core.files import write
 from sdjax.diffusion.samplers import SAMPLERS
 from sdjax.diffusion.spacing import SCHEDULES
+from sdjax.images.pixels import encoded
+from sdjax.metadata import picture
 
 END = b"\0\0\0\0IEND\xaeB`\x82"  # of every PNG
 LARGEST = 1 << 30  # bytes of begun.json; the settings and a file of prompts take less
@@ -89,12 +91,12 @@ class Record:
             return sum(self._keep(number, image) for number, image in zip(numbers, images, strict=True))
 
     def _keep(self, number: int, image: Image.Image) -> bool:
-        return _files.publish(picture.encoded(image), self.path(number))
+        return _files.publish(encoded(image), self.path(number))
 
     def write_manifest(self) -> Path:
         """Makes the manifest of the pictures that are there. Raises ValueError for one that is none of ours."""
         lines = "".join(json.dumps(entry) + "\n" for entry in self._entries())
-        return picture.write(lines.encode(), self.folder / "manifest.jsonl")
+        return write(lines.encode(), self.folder / "manifest.jsonl")
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         missing = set(self.missing())
@@ -142,7 +144,7 @@ class Record:
     def _write(self) -> None:
         """Raises ValueError where another process was first, whatever became of the lock."""
         if self._path.exists():
-            picture.write(self._written, self._path)
+            write(self._written, self._path)
         elif not _files.publish(self._written, self._path) and not self._agrees():
             raise ValueError(f"{self.folder} is begun by another run in this moment; choose another --out")
 

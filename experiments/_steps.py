@@ -12,8 +12,8 @@ from absl import flags
 
 if TYPE_CHECKING:
     from sdjax.pipeline import StableDiffusion
-    from sdjax.preview import Preview
-    from sdjax.steps import Step
+    from sdjax.sampling.preview import Preview
+    from sdjax.sampling.trace import Step
 
 NOTE = b"stopping after this step, which may take a moment; Ctrl-C again stops at once\n"
 
@@ -44,7 +44,8 @@ def write(sd: "StableDiffusion", decoder: str, steps: Sequence["Step"], paths: S
 
     decoder: "vae" or "linear".
     """
-    from sdjax import picture, strip
+    from sdjax.core import files
+    from sdjax.sampling import strip
 
     if not steps:
         return []
@@ -52,7 +53,7 @@ def write(sd: "StableDiffusion", decoder: str, steps: Sequence["Step"], paths: S
     for i, path in enumerate(paths):
         encoded = io.BytesIO()
         strip.strip(frames, chosen=i).save(encoded, "PNG", optimize=True)
-        written.append(picture.write(encoded.getbuffer(), path.with_name(f"{path.stem}_steps.png")))
+        written.append(files.write(encoded.getbuffer(), path.with_name(f"{path.stem}_steps.png")))
         written.append(strip.animation(frames, path.with_name(f"{path.stem}_steps.webp"), chosen=i))
     return written
 

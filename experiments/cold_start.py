@@ -27,7 +27,7 @@ from experiments import _cli
 
 WAYS = ("cold", "warm", "exported")
 FAMILIES = ("shapes", "sd15", "sd21", "sdxl")
-PROGRAMS = ("noise", "begin", "encode_text", "hoist", "advance", "decode")  # of a picture from text
+PROGRAMS = ("noise", "begin", "encode_text", "precompute_kv", "run_rows", "decode")  # of a picture from text
 PROMPT = "a large red circle on a white background"
 Times = dict[str, tuple[float, float]]  # by stage: wall and CPU
 
@@ -81,12 +81,12 @@ def by_shapes(way: str, family: str, folder: Path) -> Times:
         import jax
         from jax import export
 
-        from sdjax import cache, programs
         from sdjax.export import calls
-        from sdjax.exported import COMPILED, runnable
+        from sdjax.runtime import compilation_cache, programs
+        from sdjax.runtime.exported import COMPILED, runnable
 
     if way == "exported":
-        cache.enable(fill=lambda caches: folder / "programs" / COMPILED)
+        compilation_cache.enable(fill=lambda caches: folder / "programs" / COMPILED)
         for path in sorted((folder / "programs").glob("*.bin")):
             function, content = path.name.split("-")[0], path.read_bytes()
             if function in PROGRAMS:
@@ -97,7 +97,7 @@ def by_shapes(way: str, family: str, folder: Path) -> Times:
                 with timed(times, "compile"):
                     lowered.compile()
         return times
-    cache.enable(folder / "cache")
+    compilation_cache.enable(folder / "cache")
     for call, data in calls(model(family), None, (1,), (True,)).items():
         if call.function in PROGRAMS:
             program = getattr(programs, call.function)
@@ -113,11 +113,11 @@ def model(family: str) -> Any:
     """A checkpoint; of the published families one of shapes in place of arrays."""
     import sdjax
     from experiments.benchmark import ours
-    from sdjax import programs
+    from sdjax.nn.shapes import expected_params
 
     if family == "shapes":
         return sdjax.load()
-    return ours.pipeline(family, programs.expected_params(ours.networks(family)), "float32")
+    return ours.pipeline(family, expected_params(ours.networks(family)), "float32")
 
 
 def work(way: str, family: str, folder: Path) -> Times:

@@ -27,8 +27,8 @@ import numpy as np
 
 from experiments import mixture
 from sdjax.diffusion import brownian, scan
+from sdjax.diffusion.a1111_comfy import OWN_TIMESTEPS
 from sdjax.diffusion.noise import Level
-from sdjax.diffusion.peers import OWN_TIMESTEPS
 from sdjax.diffusion.plan import Plan, padded_length, plan
 from sdjax.diffusion.samplers import Sampler, sampler
 from sdjax.diffusion.spacing import Schedule

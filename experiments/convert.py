@@ -72,9 +72,9 @@ def check_target(target: Path, layout: str) -> None:
 def check_family(configs: Any, source: str) -> None:
     """Raises ValueError where the file could not be opened again: it does not say its configs, its family has to."""
     from sdjax.config import read_networks
-    from sdjax.presets import PRESETS
+    from sdjax.config.presets import PRESETS
+    from sdjax.core.errors import listing
     from sdjax.weights.families import unsaid
-    from sdjax.weights.names import listing
 
     if different := unsaid(read_networks(configs), PRESETS):
         raise ValueError(
@@ -86,9 +86,10 @@ def check_family(configs: Any, source: str) -> None:
 
 def expected(configs: Any) -> Any:
     """The shapes of all parameters by component, from what the config.json files say."""
-    from sdjax import config, programs
+    from sdjax import config
+    from sdjax.nn.shapes import expected_params
 
-    return programs.expected_params(config.read_networks(configs))
+    return expected_params(config.read_networks(configs))
 
 
 def read(opened: Any, name: str, tree: Any, dtype: str | None) -> Any:

@@ -83,13 +83,14 @@ def made(seed: int) -> tuple[list[tuple[Image.Image, str]], Any]:
 
 def main(values: Any) -> None:
     """Makes the pictures, writes both figures, prints their paths."""
-    from sdjax import strip
+    from sdjax.images import sheet
+    from sdjax.sampling import strip
 
     tiles, (sd, steps) = made(values.seed)
-    captions = [strip.wrapped(caption, WIDTH) for _, caption in tiles]
+    captions = [sheet.wrapped(caption, WIDTH) for _, caption in tiles]
     folder = Path(values.out)
     folder.mkdir(parents=True, exist_ok=True)
-    strip.sheet([tile(image) for image, _ in tiles], captions, 4).save(folder / "from_picture.png", optimize=True)
+    sheet.sheet([tile(image) for image, _ in tiles], captions, 4).save(folder / "from_picture.png", optimize=True)
     strip.strip(strip.develop(steps, sd.decode)).save(folder / "steps.png", optimize=True)
     print(folder / "from_picture.png", folder / "steps.png", sep="\n")
 

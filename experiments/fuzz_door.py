@@ -112,16 +112,16 @@ class Door:
     """Opens checkpoints as a user would, and checks what came out. One a process."""
 
     def __init__(self, bases: Path) -> None:
-        from sdjax import programs
+        from sdjax.nn import shapes
         from sdjax.weights import open_single_file, source
         from tests.single_files import SMALL
 
         self.bases = bases
         # Single files are of narrow networks, and a network already traced is not traced again.
         source.open_single_file = partial(open_single_file, presets=SMALL)  # type: ignore[assignment]
-        traced = programs.expected_params
+        traced = shapes.expected_params
         one = cache(lambda name, config: traced({name: config})[name])
-        programs.expected_params = lambda configs: {name: one(name, config) for name, config in configs.items()}
+        shapes.expected_params = lambda configs: {name: one(name, config) for name, config in configs.items()}
         self.sources = {base.name: self._sources(base) for base in sorted(bases.iterdir())}
 
     def _sources(self, base: Path) -> dict[tuple[str, ...], tuple[str, int | None]]:
@@ -135,8 +135,8 @@ class Door:
     def open(self, path: Path) -> Mapping[str, Any]:
         """The parameters by component; of a folder its sampler's plans are made as well."""
         import sdjax
-        from sdjax import programs
         from sdjax.config import read_networks
+        from sdjax.nn import shapes
         from sdjax.weights import open_checkpoint
 
         if path.name == "vae.safetensors":
@@ -148,7 +148,7 @@ class Door:
                 sd.plan(sampler, min(2, sd.scheduler.get("num_train_timesteps") or 2))
             return sd.params
         opened = open_checkpoint(path)
-        trees = programs.expected_params(read_networks(opened.configs))
+        trees = shapes.expected_params(read_networks(opened.configs))
         return {name: opened.read(name, tree)[0] for name, tree in trees.items()}
 
     def check(self, path: Path, params: Mapping[str, Any]) -> None:

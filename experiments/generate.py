@@ -121,9 +121,10 @@ def main(values: Any) -> None:
     Raises KeyboardInterrupt after Ctrl-C, when what was done by then is saved.
     """
     import sdjax  # takes seconds with JAX behind it, which a wrong flag should not cost
-    from sdjax import picture
+    from sdjax.core import files
+    from sdjax.metadata import picture
 
-    picture.check_writable(values.out)
+    files.check_writable(values.out)
     options, show_steps = sampler_options(values.sampler_option), _steps.asked(values.show_steps)
     cache = {"on": True, "off": False}.get(values.compilation_cache, values.compilation_cache)
     arguments: dict[str, Any] = {name: getattr(values, name) for name in ARGUMENTS}

@@ -113,22 +113,23 @@ def _fault(sd: Any, record: Any, numbers: Sequence[int]) -> str:
 
 def _plan(sd: Any, record: Any, numbers: Sequence[int]) -> None:
     """Everything of `generate` that comes before the first network. Raises ValueError."""
-    from sdjax import asking
+    from sdjax.request import build
 
     usual = {name: one.default for name, one in inspect.signature(sd.generate).parameters.items()}
-    asking.stages(sd, usual | arguments(record, numbers, sd.guidance_scale))
+    build.stages(sd, usual | arguments(record, numbers, sd.guidance_scale))
 
 
 def main(values: Any) -> None:
     """Takes part until all pictures are there, and writes the manifest. `values` has a flag an attribute."""
+    from sdjax.core import files
+
     if not values.out:  # of a shell variable that is not set; Path would take it for the folder one is in
         raise ValueError("--out is empty; name a folder for the pictures")
     lines = _prompts.read(values.prompts_file)
     from experiments._record import Record  # takes seconds with JAX behind it, which a wrong flag should not cost
-    from sdjax import picture
 
     record = Record(Path(values.out), {name: getattr(values, name) for name in SETTINGS}, list(lines.values()))
-    picture.check_writable(record.folder)
+    files.check_writable(record.folder)
     name, rank = _claims.whoami(os.environ)
     with _claims.Claims(record.folder, name) as claims:
         record.begin(claims)
@@ -145,8 +146,9 @@ def opened(values: Any) -> tuple[Any, int]:
     """The model, over this process's devices, and how many those are."""
     import sdjax
     from sdjax import parallel
+    from sdjax.core.devices import local
 
-    devices = parallel.local(values.devices)
+    devices = local(values.devices)
     cache = {"on": True, "off": False}.get(values.compilation_cache, values.compilation_cache)
     sd = sdjax.load(values.model, dtype=values.dtype, variant=values.variant, compilation_cache=cache)
     return parallel.spread(sd, devices) if len(devices) > 1 else sd, len(devices)

@@ -34,11 +34,11 @@ SCALE = 2
 
 def labelled(images: np.ndarray, prompts: list[str], columns: int) -> Image.Image:
     """Pictures uint8 `b H W 3`, enlarged twice, each with its prompt below, in rows of `columns`."""
-    from sdjax import strip
+    from sdjax.images import sheet
 
     size = SCALE * images.shape[2], SCALE * images.shape[1]
     shown = [Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS) for pixels in images]
-    return strip.sheet(shown, [strip.wrapped(prompt, size[0]) for prompt in prompts], columns)
+    return sheet.sheet(shown, [sheet.wrapped(prompt, size[0]) for prompt in prompts], columns)
 
 
 def main(values: Any) -> None:

@@ -72,7 +72,7 @@ def count(out: Path) -> int:
     return sum(1 for _ in out.glob("*.png"))
 
 
-def look(out: Path) -> dict[str, tuple[int, bytes]]:
+def inspect_row(out: Path) -> dict[str, tuple[int, bytes]]:
     """Every picture's inode and bytes, by name. Raises ValueError for one that is torn."""
     from PIL import Image
 
@@ -106,10 +106,10 @@ def main(values: Any) -> None:
         prompts.write_text("\n".join(lines))
         subprocess.run(command(values, prompts, whole), check=True, stdout=subprocess.DEVNULL)
         kills = kill(values, command(values, prompts, out), out, moments)
-        there = look(out)
+        there = inspect_row(out)
         subprocess.run(command(values, prompts, out), check=True, stdout=subprocess.DEVNULL)
-        compare(there, look(out))
-        check(look(out), look(whole), out, values.pictures)
+        compare(there, inspect_row(out))
+        check(inspect_row(out), inspect_row(whole), out, values.pictures)
     print(f"{kills} kills: {values.pictures} of {values.pictures} pictures, none lost, none made twice, none torn")
 
 
@@ -125,7 +125,7 @@ def kill(values: Any, run: list[str], out: Path, moments: random.Random) -> int:
         pictures = 0 if i % 4 == 0 else moments.randint(1, max(1, values.pictures // values.kills))
         seconds = moments.uniform(0, START if pictures == 0 else values.seconds)
         kills += killed(moments.choice(running), out, pictures, seconds)
-        now = look(out)
+        now = inspect_row(out)
         compare(there, now)
         print(f"{i + 1}: {seconds:.3f} s after {pictures} new: {len(now)} pictures", flush=True)
         there = now

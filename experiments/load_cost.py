@@ -51,7 +51,7 @@ def make(folder: Path, family: str, dtype: str) -> dict[str, Path]:
     import numpy as np
 
     from sdjax import weights
-    from sdjax.presets import PRESETS
+    from sdjax.config.presets import PRESETS
 
     configs = PRESETS[family].configs
     components = {}
@@ -78,7 +78,7 @@ def measure(way: str, path: str) -> tuple[float, float]:
     import safetensors.numpy
 
     from sdjax import weights
-    from sdjax.presets import PRESETS
+    from sdjax.config.presets import PRESETS
 
     trees = expected(PRESETS[flags.FLAGS.family].configs)
     jax.block_until_ready(jax.device_put(np.zeros(3)))

@@ -19,7 +19,7 @@ from absl import flags
 from experiments import _cli
 from experiments.benchmark import ours
 from experiments.benchmark.subject import Job
-from sdjax.presets import PRESETS
+from sdjax.config.presets import PRESETS
 
 RUNS = (("euler", 20), ("dpmpp_2m", 50), ("unipc", 50), ("dpmpp_sde", 25), ("euler_ancestral", 50), ("ddpm", 1000))
 

@@ -19,8 +19,10 @@ from typing import Any
 from absl import flags
 
 from experiments import _cli
-from sdjax import picture
-from sdjax.presets import PRESETS
+from sdjax.config.presets import PRESETS
+from sdjax.core.files import write
+from sdjax.nn.shapes import expected_params
+from sdjax.runtime import denoisers
 
 ROWS = ["sd15:512:1", "sd15:512:8", "sd15:768:1", "sd21:768:1", "sdxl:1024:1", "vae:1024:1", "vae:2048:1", "vae:4096:1"]
 DTYPES = ["float32", "bfloat16"]
@@ -42,19 +44,17 @@ def main(values: Any) -> None:
             cells = [f"{one[name] / 2**30:.2f}" if name in one else "" for name in ("weights", *PROGRAMS, "peak")]
             print(f"| {family} | {size} | {batch} | {dtype} | {' | '.join(cells)} |", flush=True)
     if values.out:
-        picture.write(json.dumps(measured, indent=1).encode(), Path(values.out))
+        write(json.dumps(measured, indent=1).encode(), Path(values.out))
 
 
 def measure(family: str, size: int, batch: int, dtype: str) -> dict[str, int]:
     """Bytes, by column."""
     import jax
 
-    from sdjax import programs
-
     configs = _configs(family)
     params = {
         name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), tree)
-        for name, tree in programs.expected_params(configs).items()
+        for name, tree in expected_params(configs).items()
     }
     lowered = _vae_programs(configs["vae"], params["vae"], size, batch, dtype)
     if "unet" in configs:
@@ -84,7 +84,7 @@ def _vae_programs(vae: Any, params: Any, size: int, batch: int, dtype: str) -> d
     import jax
     import jax.numpy as jnp
 
-    from sdjax import programs
+    from sdjax.runtime import programs
 
     latents = jax.ShapeDtypeStruct((batch, size // vae.factor, size // vae.factor, vae.latent_channels), "float32")
     pixels = jax.ShapeDtypeStruct((batch, size, size, 3), "float32")
@@ -99,7 +99,7 @@ def _text(config: Any, params: Any, dtype: str) -> Program:
     import jax
     import jax.numpy as jnp
 
-    from sdjax import programs
+    from sdjax.runtime import programs
 
     ids, depth = (jax.ShapeDtypeStruct(shape, "int32") for shape in ((77,), ()))
     return programs.encode_text.lower(config, jnp.dtype(dtype), False, params, ids, depth), ids
@@ -110,11 +110,11 @@ def _step(configs: Any, params: Any, family: str, size: int, batch: int, dtype: 
     import jax
     import jax.numpy as jnp
 
-    from sdjax import programs
     from sdjax.diffusion.guidance import Guidance
-    from sdjax.diffusion.held import Held
+    from sdjax.diffusion.inpaint import KnownRegion
     from sdjax.diffusion.plan import plan
-    from sdjax.nn.unet import Added, Conditions
+    from sdjax.nn.conditioning import Added, Conditions
+    from sdjax.runtime import programs
 
     def array(*shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, "float32")
@@ -122,13 +122,13 @@ def _step(configs: Any, params: Any, family: str, size: int, batch: int, dtype: 
     unet, compute, both = configs["unet"], jnp.dtype(dtype), 2 * batch
     latents = array(batch, size // 8, size // 8, unet.in_channels)
     states, count = array(both, 1, 77, unet.cross_attention_dim), jax.ShapeDtypeStruct((both,), "int32")
-    text = jax.eval_shape(lambda *given: programs.hoist(compute, *given), params, states, count)
+    text = jax.eval_shape(lambda *given: denoisers.precompute_kv(compute, *given), params, states, count)
     added = Added(array(both, 1280), array(both, 6)) if unet.addition_embed_type == "text_time" else None
     table = plan("dpmpp_2m", 20, PRESETS[family].scheduler).table()
-    held = jax.eval_shape(Held.nothing, latents)
-    carry = jax.eval_shape(programs.begin, latents, held, array(2, batch), table)
-    rest = (Conditions(text, added), Guidance(array(1, batch), array(1, batch)), held)
-    return programs.advance.lower(unet, compute, carry, table.rows(0, 1), params, *rest), (carry, rest)
+    known = jax.eval_shape(KnownRegion.nothing, latents)
+    carry = jax.eval_shape(programs.begin, latents, known, array(2, batch), table)
+    rest = (Conditions(text, added), Guidance(array(1, batch), array(1, batch)), known)
+    return programs.run_rows.lower(unet, compute, carry, table.rows(0, 1), params, *rest), (carry, rest)
 
 
 def _row(text: str) -> tuple[str, int, int]:

@@ -44,15 +44,15 @@ def main(values: Any) -> None:
     import jax.numpy as jnp
 
     import sdjax
-    from sdjax import programs
     from sdjax.diffusion import scan
     from sdjax.diffusion.guidance import classifier_free
     from sdjax.nn.unet import UNet
+    from sdjax.runtime import denoisers
 
     sd = sdjax.load(values.model, compilation_cache=False)
     unet, params = UNet(sd.unet), sd.params["unet"]
     texts = [sd.encode_prompt(["", prompt])[:, None] for prompt in PROMPTS]
-    contexts = [programs.hoist(jnp.float32, params, text, jnp.ones(2, jnp.int32)) for text in texts]
+    contexts = [denoisers.precompute_kv(jnp.float32, params, text, jnp.ones(2, jnp.int32)) for text in texts]
     shape = (1, sd.unet.sample_size, sd.unet.sample_size, sd.unet.in_channels)
     compiled = []
 

@@ -14,10 +14,10 @@ import numpy as np
 
 import sdjax
 from experiments.parity_theirs import ENCODERS, Arrays, present, timed
-from sdjax import programs
-from sdjax.conditions import TextEncoder
-from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
-from sdjax.nn.unet import Conditions
+from sdjax.config import ClipTextConfig, Config, UNetConfig, VaeConfig
+from sdjax.model.text_encoder import TextEncoder
+from sdjax.nn.conditioning import Conditions
+from sdjax.nn.shapes import expected_params
 from sdjax.nn.vae import Autoencoder
 from sdjax.text import Tokenizer
 from sdjax.weights import open_checkpoint, read_component
@@ -90,8 +90,8 @@ def _holding(folder: Path, *names: str) -> sdjax.StableDiffusion:
         for name, part in ENCODERS.items()
         if name in opened.configs
     }
-    networks: dict[str, programs.Config] = {name: one.config for name, one in encoders.items()}
+    networks: dict[str, Config] = {name: one.config for name, one in encoders.items()}
     networks |= {"unet": unet, "vae": vae}
-    expected = programs.expected_params({name: networks[name] for name in names})
+    expected = expected_params({name: networks[name] for name in names})
     params = {name: read_component(folder / name, expected[name], dtype=np.float32)[0] for name in names}
     return sdjax.StableDiffusion(folder.name, encoders, unet, vae, opened.scheduler, params)

@@ -3,7 +3,7 @@
     python -m experiments.random_checkpoints --family=sd15 --out=/tmp/sd15      # 4.2 GB, about a minute
     python -m experiments.random_checkpoints --family=sdxl --out=/tmp/sdxl      # 6.9 GB in float16, 2 minutes
 
-The configs are the published ones (`sdjax.presets`); the weights are torch's own initial ones, moved so that a
+The configs are the published ones (`sdjax.config.presets`); the weights are torch's own initial ones, moved so that a
 comparison of two programs says something. A fresh network hides mistakes: its norms' scales are 1 and its biases 0, so
 all vectors get a tenth of a unit Gaussian added; its text hardly matters, so the projections out of the
 cross-attentions are made four times larger; its output is small, so the last convolution is scaled until the
@@ -21,7 +21,7 @@ from typing import Any
 from absl import flags
 
 from experiments import _cli
-from sdjax.presets import PRESETS, Json, Preset
+from sdjax.config.presets import PRESETS, Json, Preset
 from sdjax.text import write_word_tokenizer
 
 Configs = Mapping[str, Json]

@@ -2,11 +2,11 @@
 
     python -m experiments.same_bits --out=/tmp/before.npz
     ... change the code ...
-    python -m experiments.same_bits --out=/tmp/after.npz --against=/tmp/before.npz      # exit status 1 where they differ
+    python -m experiments.same_bits --out=/tmp/after.npz --against=/tmp/before.npz    # exit status 1 where they differ
 
 A change that is to change nothing is proved by this on one machine: every array must be equal to the last bit. The
-calls go through the models that come with sdjax, and through every checkpoint found in a folder of --models (of any
-family; `tests/parity/families.py` makes small ones). --devices=8 simulates as many and runs the calls of `parallel`.
+calls go through the models that come with sdjax, and every checkpoint in a folder of --models (of any family;
+`tests/parity/families.py` makes small ones). --devices=8 simulates as many and runs the calls of `parallel`.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,9 @@ def calls(sd: Any, few: bool) -> dict[str, dict[str, Any]]:
         return {"change": change, "change-unguided": change | {"guidance_scale": 1.0}}
     if extra == 1:
         given = np.linspace(0, 1, side * side, dtype=np.float32).reshape(side, side)
-        estimated = {"depth": dict(prompt=[RED, BLUE], image=picture(size), steps=4)}
-        return (estimated if sd.depth_estimator else {}) | {"depth-given": dict(prompt=RED, depth=given, steps=4)}
+        told: dict[str, dict[str, Any]] = {"depth-given": dict(prompt=RED, depth=given, steps=4)}
+        estimated = dict(prompt=[RED, BLUE], image=picture(size), steps=4)
+        return told | ({"depth": estimated} if sd.depth_estimator else {})
     if extra:
         return {
             "inpaint": dict(prompt=[RED, BLUE], image=picture(size), mask=spot(size), steps=4),
@@ -113,8 +115,8 @@ def calls(sd: Any, few: bool) -> dict[str, dict[str, Any]]:
         }
     if sd.time_ids == 5:
         latents = np.random.default_rng(3).standard_normal((1, side // sd.vae.factor, side // sd.vae.factor, 4))
-        given = dict(latents=latents.astype(np.float32), denoising_start=0.5, aesthetic_score=7.0)
-        return {"refine": dict(prompt=RED, steps=6, **given)}
+        start = latents.astype(np.float32)
+        return {"refine": dict(prompt=RED, steps=6, latents=start, denoising_start=0.5, aesthetic_score=7.0)}
     chosen = text_calls(size)
     if few:
         chosen = {name: chosen[name] for name in ("sampler-euler_ancestral", "lanes", "and", "image", "negative")}
@@ -236,18 +238,18 @@ def collect(folder: str | None, only: str) -> Arrays:
     known = {}
     for name, sd, few in models(folder):
         known[name] = sd
-        add(f"{name}/parts", lambda sd=sd: parts(sd))
+        add(f"{name}/parts", partial(parts, sd))
         for call, given in calls(sd, few).items():
-            add(f"{name}/{call}", lambda sd=sd, given=given: made(sd, given))
+            add(f"{name}/{call}", partial(made, sd, given))
         if name in ("shapes", "sdxl", "variation"):
             for call, given in WRONG.items():
-                add(f"{name}/wrong-{call}", lambda sd=sd, given=given: made(sd, given))
+                add(f"{name}/wrong-{call}", partial(made, sd, given))
     if "refiner" in known:
         handed = dict(prompt=[RED, BLUE], refiner=known["refiner"], refiner_start=0.5, steps=6)
         add("sdxl/handed-on", lambda: made(known["sdxl"], handed))
         add("sdxl/handed-on-drawn", lambda: made(known["sdxl"], handed | {"sampler": "euler_ancestral"}))
     for dtype in ("bfloat16", "float16"):
-        add(f"narrow/{dtype}", lambda dtype=dtype: _narrow(dtype))
+        add(f"narrow/{dtype}", partial(_narrow, dtype))
     add("exported", _exported)
     return found
 
@@ -277,7 +279,9 @@ def collect_many(folder: str | None, devices: int, only: str) -> Arrays:
         if name in ("shapes", "shapes-depth", "sdxl", "pix2pix"):
             ways = {"spread": parallel.spread(sd, devices), "halves": parallel.spread(sd, 2, halves=True)}
             ways |= {"shard": parallel.shard(sd, devices)} if name == "shapes" else {}
-            wanted = {one: given for one, given in calls(sd, few).items() if not one.startswith("sampler-") or "an" in one}
+            wanted = {
+                one: given for one, given in calls(sd, few).items() if not one.startswith("sampler-") or "an" in one
+            }
             for way, many in ways.items():
                 for call, given in wanted.items():
                     if re.search(only, f"{way}/{name}/{call}"):
@@ -301,7 +305,9 @@ def compared(before: Arrays, after: Arrays) -> list[str]:
             told.append(f"{name}:\n  {str(one)[:1200]}\n  {str(other)[:1200]}")
             continue
         most, scale = float(np.abs(np.subtract(other, one, dtype=np.float64)).max()), float(np.abs(one).max()) or 1.0
-        told.append(f"{name}: differs by {most / scale:.1e} of the largest value{'' if most > CLOSE * scale else ', rounding'}")
+        told.append(
+            f"{name}: differs by {most / scale:.1e} of the largest value{'' if most > CLOSE * scale else ', rounding'}"
+        )
     return told
 
 
@@ -310,7 +316,7 @@ def main(values: Any) -> None:
     if many:
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={values.devices}"
     found = collect_many(values.models, values.devices, values.only) if many else collect(values.models, values.only)
-    np.savez_compressed(values.out, **found)
+    np.savez_compressed(values.out, **found)  # type: ignore[arg-type]
     if values.against is None:
         print(f"{len(found)} arrays written")
         return

@@ -51,9 +51,10 @@ def measure(model: str | None, way: str) -> dict[str, Any]:
 
     import sdjax
     from sdjax import parallel
+    from sdjax.core.devices import local
 
     sd = sdjax.load(model, compilation_cache=False)
-    devices = len(parallel.local(None))
+    devices = len(local(None))
     made = parallel.shard(sd) if way == "sharded" else parallel.spread(sd, halves=way == "halves")
     pictures = {"data": devices, "halves": devices // 2, "sharded": 1}[way] * PICTURES
     compiled = lowered(made, pictures).compile()
@@ -79,11 +80,11 @@ def lowered(sd: Any, pictures: int) -> Any:
         def __getattr__(self, name: str) -> Any:
             return getattr(inner, name)
 
-        def advance(self, config: Any, dtype: Any, carry: Any, rows: Any, params: Any, *told: Any) -> None:
+        def run_rows(self, config: Any, dtype: Any, carry: Any, rows: Any, params: Any, *told: Any) -> None:
             if hasattr(inner, "loop"):
                 found.append(inner.loop(config, dtype).lower(carry.carry, inner.rows(rows), params, *told))
             else:
-                found.append(inner.advance.lower(config, dtype, carry, rows, params, *told))
+                found.append(inner.run_rows.lower(config, dtype, carry, rows, params, *told))
             raise Stop
 
     try:

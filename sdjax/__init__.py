@@ -13,25 +13,25 @@ they are first asked for.
 import importlib
 from typing import Any
 
-from sdjax import hints as _hints
-from sdjax.canvas import grow as grow
 from sdjax.config import ConfigError as ConfigError
+from sdjax.core import hints as _hints
+from sdjax.core.errors import CheckpointError as CheckpointError
 from sdjax.diffusion.adaptive import dpm_adaptive as dpm_adaptive
-from sdjax.diffusion.lanes import stack_plans as stack_plans
 from sdjax.diffusion.listing import samplers as samplers
 from sdjax.diffusion.listing import schedules as schedules
 from sdjax.diffusion.plan import Plan as Plan
 from sdjax.diffusion.plan import plan as plan
+from sdjax.diffusion.plan_batch import stack_plans as stack_plans
 from sdjax.diffusion.scan import sample as sample
 from sdjax.export import export as export
-from sdjax.opening import load as load
-from sdjax.picture import read_settings as read_settings
+from sdjax.images.grow import grow as grow
+from sdjax.load import load as load
+from sdjax.metadata.picture import read_settings as read_settings
 from sdjax.pipeline import Output as Output
 from sdjax.pipeline import StableDiffusion as StableDiffusion
-from sdjax.preview import Preview as Preview
-from sdjax.preview import notebook_callback as notebook_callback
-from sdjax.steps import Step as Step
-from sdjax.weights.names import CheckpointError as CheckpointError
+from sdjax.sampling.preview import Preview as Preview
+from sdjax.sampling.preview import notebook_callback as notebook_callback
+from sdjax.sampling.trace import Step as Step
 
 __version__ = "0.1.0"
 

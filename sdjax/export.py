@@ -24,13 +24,14 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from sdjax import cache, checks, programs
-from sdjax.calls import FUNCTIONS, Call
-from sdjax.canvas import INPAINTING, TEXT, UPSCALING, VARIATION, kind_of
-from sdjax.exported import COMPILED, FORMAT, MANIFEST, fingerprint, is_export, made_by, runnable
-from sdjax.keys import settled
-from sdjax.micro import REFINER_IDS
-from sdjax.short import short
+from sdjax.core.keys import settled
+from sdjax.core.short import short
+from sdjax.request import checks
+from sdjax.request.image_inputs import INPAINTING, TEXT, UPSCALING, VARIATION, kind_of
+from sdjax.request.size_conditioning import REFINER_IDS
+from sdjax.runtime import compilation_cache, programs
+from sdjax.runtime.exported import COMPILED, FORMAT, MANIFEST, fingerprint, is_export, made_by, runnable
+from sdjax.runtime.signature import FUNCTIONS, ProgramSignature
 from sdjax.weights.write import make_folder, write_bytes
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def calls(
     sizes: Sequence[tuple[int, int]] | None = None,
     batches: Sequence[int] = (1,),
     guidance: Sequence[bool] = (True,),
-) -> dict[Call, Any]:
+) -> dict[ProgramSignature, Any]:
     """Every call that such pictures go through, with its arguments as `jax.ShapeDtypeStruct`; see `export`."""
     recorder = Recorder()
     for (height, width), count, guided in itertools.product(sizes or [_native(sd)], batches, guidance):
@@ -109,13 +110,13 @@ class Recorder:
       calls: each call's arguments as `jax.ShapeDtypeStruct`, and what it gives likewise.
     """
 
-    calls: dict[Call, tuple[Any, Any]] = field(default_factory=dict)
+    calls: dict[ProgramSignature, tuple[Any, Any]] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Any:
         return partial(self._note, name) if name in FUNCTIONS else getattr(programs, name)
 
     def _note(self, function: str, *args: Any, **kwargs: Any) -> Any:
-        call, data = Call.of(function, args, kwargs)
+        call, data = ProgramSignature.of(function, args, kwargs)
         if call not in self.calls:
             shapes = _shapes(data)
             with settled():
@@ -160,14 +161,14 @@ def _pictures(sd: "StableDiffusion", height: int, width: int, count: int) -> Ite
 # ---------------------------------------------------------------------- the folder
 
 
-def _write(folder: Path, call: Call, data: Any) -> dict[str, Any]:
+def _write(folder: Path, call: ProgramSignature, data: Any) -> dict[str, Any]:
     """Writes a program and what XLA makes of it; returns its entry in the manifest."""
     unstable = [jax_export.DisabledSafetyCheck.custom_call(name) for name in UNSTABLE]
     with settled():
         made = jax_export.export(getattr(programs, call.function).inside, disabled_checks=unstable)(*call.static, *data)
     content, name = bytes(made.serialize()), f"{call.function}-{call.signature[:16]}.bin"
     write_bytes(folder / name, content)
-    with cache.within(folder / COMPILED):
+    with compilation_cache.within(folder / COMPILED):
         runnable(call.function, content).lower(*data).compile()
     return {"file": name, "sha256": hashlib.sha256(content).hexdigest(), **call.described()}
 
@@ -192,8 +193,8 @@ def _manifest(sd: "StableDiffusion", sizes: str, entries: dict[str, Any], compil
 
 def _networks(sd: "StableDiffusion") -> "dict[str, Config]":
     """The configs of all networks, by component."""
-    eyes = {"image_encoder": sd.image_encoder, "depth_estimator": sd.depth_estimator}
-    parts: dict[str, Any] = {**sd.encoders, **{name: eye for name, eye in eyes.items() if eye is not None}}
+    towers = {"image_encoder": sd.image_encoder, "depth_estimator": sd.depth_estimator}
+    parts: dict[str, Any] = {**sd.encoders, **{name: tower for name, tower in towers.items() if tower is not None}}
     return {name: part.config for name, part in parts.items()} | {"unet": sd.unet, "vae": sd.vae}
 
 

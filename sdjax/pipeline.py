@@ -19,29 +19,38 @@ import numpy as np
 from jax.typing import DTypeLike
 from PIL import Image
 
-from sdjax import asking, checks, finite, hints, picture, programs, request, sampling, seeds, show
-from sdjax.conditions import ClipSkip, Encoding, TextEncoder, warn_of_words
 from sdjax.config import UNetConfig, VaeConfig
+from sdjax.core import hints
+from sdjax.core.short import cut
 from sdjax.diffusion import scan
+from sdjax.diffusion.a1111_comfy import family_schedule
 from sdjax.diffusion.noise import NoiseSchedule, Settings, noise_schedule
-from sdjax.diffusion.peers import family_schedule
 from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.plan import plan as make_plan
 from sdjax.diffusion.samplers import Sampler
 from sdjax.diffusion.table import Linear
-from sdjax.images import ImageLike, read_image
-from sdjax.micro import MicroConditions
-from sdjax.nn.unet import Added, Conditions
-from sdjax.preview import Preview, Viewer
-from sdjax.short import cut
-from sdjax.steps import Watch
+from sdjax.images import show
+from sdjax.images.pixels import to_uint8
+from sdjax.images.read import ImageLike, read_image
+from sdjax.metadata import picture
+from sdjax.model import finite
+from sdjax.model.text_encoder import ClipSkip, Encoding, TextEncoder
+from sdjax.nn.conditioning import Added, Conditions
+from sdjax.request import build, checks, request, seeds
+from sdjax.request.prompting import warn_of_words
+from sdjax.request.settings import settings as settings_of
+from sdjax.request.size_conditioning import SizeConditioning
+from sdjax.runtime import programs
+from sdjax.sampling import run
+from sdjax.sampling.lost import lost_in_decoding, lost_in_run
+from sdjax.sampling.preview import Preview, Viewer
+from sdjax.sampling.trace import Callbacks
 from sdjax.text.prompts import check_style
 from sdjax.text.tokens import Tokenizer
 from sdjax.weights import Layout, save_folder
 
 if TYPE_CHECKING:
-    from sdjax.depth import DepthEstimator
-    from sdjax.image_encoder import ImageEncoder
+    from sdjax.model.image_towers import DepthEstimator, ImageEncoder
 
 SamplerLike = str | Sampler | Callable[..., Linear]
 Options = Mapping[str, Any]
@@ -139,7 +148,7 @@ class StableDiffusion:
         checkpoint's own dtypes, or all in float32 where that is what the networks compute in.
       dtype: what the networks compute in; norms, softmax and latents are float32 whatever it is.
       guidance_scale: the checkpoint's default.
-      zero_empty: whether a negative prompt of None is all zeros (SDXL base) rather than the empty text.
+      zeros_for_empty_negative: whether a negative prompt of None is all zeros (SDXL base) rather than the empty text.
       depth_estimator, image_encoder: of models that are shown a depth map, or a picture in place of a text.
       programs: what computes: the functions of the module `programs`, or others of the same names and arguments.
     """
@@ -152,7 +161,7 @@ class StableDiffusion:
     params: dict[str, Any]
     dtype: DTypeLike = jnp.float32
     guidance_scale: float = 7.5
-    zero_empty: bool = False
+    zeros_for_empty_negative: bool = False
     depth_estimator: "DepthEstimator | None" = None
     image_encoder: "ImageEncoder | None" = None
     layouts: Mapping[str, Layout] = field(default_factory=dict, repr=False)
@@ -221,9 +230,9 @@ class StableDiffusion:
         sizes: original_size, crop, target_size, aesthetic_score as in `generate`; SDXL's are those of the native
         size where not given. Raises ValueError.
         """
-        MicroConditions.check_names(sizes)
+        SizeConditioning.check_names(sizes)
         states, pooled = self._encoded(prompts, prompt_style, clip_skip)
-        micro = MicroConditions.read(sizes, len(prompts), self.time_ids)
+        micro = SizeConditioning.read(sizes, len(prompts), self.time_ids)
         native = self.unet.sample_size * self.vae.factor
         ids = micro.time_ids(native, native, len(prompts), self.time_ids)[1] if self.xl else None
         return Conditions(jnp.asarray(states), None if ids is None else Added(jnp.asarray(pooled), jnp.asarray(ids)))
@@ -249,7 +258,7 @@ class StableDiffusion:
         given = self._conditions_of(x_t, context)
         t = checks.on_device(t, "t")
         checks.check_times(t.shape, len(x_t))
-        unet = self.ready["unet"] if params is None else self._unet_params(params)
+        unet = self.compute_params["unet"] if params is None else self._unet_params(params)
         return self.programs.predict(self.unet, self.dtype, unet, x_t, jnp.broadcast_to(t, x_t.shape[:1]), given)
 
     def decode(self, latents: jax.Array) -> jax.Array:
@@ -267,7 +276,7 @@ class StableDiffusion:
         checks.check_axes(latents.shape, self.vae.latent_channels, "latents")
         pixels = finite.by_picture(self, lambda where, *args: where.decode(self.vae, *args), latents)
         traced = isinstance(pixels, jax.core.Tracer)
-        return pixels, {} if traced else finite.lost_in_decoding(self, latents, pixels)
+        return pixels, {} if traced else lost_in_decoding(self, latents, pixels)
 
     def encode(self, pixels: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Pixels `b H W 3` in [-1, 1] -> latents `b h w c` at the U-Net's scale.
@@ -283,18 +292,18 @@ class StableDiffusion:
         if key is not None:
             shape = (pixels.shape[1] // self.vae.factor, pixels.shape[2] // self.vae.factor, self.vae.latent_channels)
             noise = self.programs.noise(shape, None, scan.keys_per_image(key, pixels.shape[0]))
-        return sampling.encode(self, pixels, noise)
+        return run.encode(self, pixels, noise)
 
     def encode_image(self, image: ImageLike) -> jax.Array:
         """A picture -> what the U-Net of an image-variation model attends to, float32 `1 1 d`, for `predict`.
 
         Raises ValueError where this checkpoint has no image encoder.
         """
-        eye = self.image_encoder
-        if eye is None:
+        tower = self.image_encoder
+        if tower is None:
             raise ValueError(f"{self.name} has no image_encoder; models for image variations have one")
-        pixels = jnp.asarray(eye.processor(read_image(image)))
-        own = finite.whole(self, "image_encoder", lambda where, *how: where.encode_image(eye.config, *how, pixels))
+        pixels = jnp.asarray(tower.processor(read_image(image)))
+        own = finite.whole(self, "image_encoder", lambda where, *how: where.encode_image(tower.config, *how, pixels))
         return own[None, None]
 
     def estimate_depth(self, image: ImageLike) -> np.ndarray:
@@ -302,11 +311,13 @@ class StableDiffusion:
 
         Raises ValueError where this checkpoint has no depth estimator.
         """
-        eye = self.depth_estimator
-        if eye is None:
+        tower = self.depth_estimator
+        if tower is None:
             raise ValueError(f"{self.name} has no depth_estimator; Stable Diffusion 2 depth has one")
-        pixels = jnp.asarray(eye.processor(read_image(image)))
-        own = finite.whole(self, "depth_estimator", lambda where, *how: where.estimate_depth(eye.config, *how, pixels))
+        pixels = jnp.asarray(tower.processor(read_image(image)))
+        own = finite.whole(
+            self, "depth_estimator", lambda where, *how: where.estimate_depth(tower.config, *how, pixels)
+        )
         return np.asarray(own)
 
     @hints.arguments(
@@ -396,7 +407,7 @@ class StableDiffusion:
             function; the settings then hold no more than its name.
           guidance_scale: 1 or less is no guidance, None the checkpoint's default.
           guidance_schedule: where it acts, as "interval:0.2:0.8", "noise_interval:0.28:5.42", "linear", "cosine"; None
-            is everywhere. See `guidance.GuidanceSchedule`.
+            is everywhere. See `diffusion.guidance_schedule`.
           guidance_rescale: 0 to 1, how much of the spread that guidance adds is taken back (Lin et al. 2023).
           seed: one (picture i then has number first_image + i under it), or one per picture (each number first_image):
             a whole number from 0 to 2^64 - 1, or a jax key, which is such a number in two words (see `seeds`) and
@@ -411,18 +422,18 @@ class StableDiffusion:
           prompt_style: "plain" (no syntax, one piece of 77 tokens, as diffusers), "a1111" or "comfy": weights, long
             prompts and, in a1111, BREAK, AND, editing and alternation as they have them. See `text.prompts`.
           clip_skip: layers of the text encoder to leave out, as "diffusers:1", "a1111:2" or "comfy:-2"; a number alone
-            counts as the prompt_style does. See `conditions.ClipSkip`.
+            counts as the prompt_style does. See `model.text_encoder.ClipSkip`.
           prompt_2, negative_prompt_2: SDXL: another text for the second encoder.
           original_size, crop, target_size, negative_*: SDXL: (height, width) or (top, left), or one per picture.
-            aesthetic_score, negative_aesthetic_score: its refiner. See `micro`.
+            aesthetic_score, negative_aesthetic_score: its refiner. See `request.size_conditioning`.
           refiner: another StableDiffusion that takes the latents over for the last 1 - refiner_start of the run.
           denoising_start, denoising_end: run only a piece of the schedule; see `sdjax.plan`.
-          image: what to begin from, to change, to enlarge or to vary, by the kind of model (see `canvas`): a PIL image,
-            a path, an array uint8 `H W 3`, or latents as an array of floats `b h w c`; one, or one per picture.
+          image: what to begin from, to change, to enlarge or to vary, by the kind of model (`request.image_inputs`): a
+            PIL image, a path, an array uint8 `H W 3`, or latents, floats `b h w c`; one, or one per picture.
           mask: a picture that is white where `image` is to be made anew; what is black stays as it is to the last bit.
           strength: 0 to 1, how much of the run is made from `image`: int(steps * strength) steps, or as many as the
-            preset's program makes (see `peers.begun`). At 1 it is the start from noise alone, at 0 the picture, encoded
-            and decoded (A1111 still makes one step). Default 0.8, with a mask 1.
+            preset's program makes (see `a1111_comfy.begun`). At 1 it is the start from noise alone, at 0 the picture,
+            encoded and decoded (A1111 still makes one step). Default 0.8, with a mask 1.
           mask_blur: radius in pixels. mask_crop: work on the masked region alone, with so many pixels around it, at
             height x width, and paste it back.
           depth: of a depth model, a map of what is near (light), in place of an estimate from `image`.
@@ -441,25 +452,25 @@ class StableDiffusion:
           ValueError: anything out of range, named with its remedy, before anything is compiled.
         """
         given = {name: value for name, value in locals().items() if name != "self"}
-        given = asking.plain(given) | {"seed": seeds.plain(seed)}
-        asked, refined = asking.stages(self, given)
-        texts = [texts for own in asked.pulls for pull in own for texts in pull.texts]
+        given = build.plain(given) | {"seed": seeds.plain(seed)}
+        asked, refined = build.stages(self, given)
+        texts = [texts for own in asked.branches for branch in own for texts in branch.texts]
         warn_of_words(self.name, texts, self.encoders, asked.style)
         shown = None if callback is None else lambda step: callback(self.viewer.preview(step))
-        watch = Watch(progress, shown, show_steps, stop_after)
-        made = sampling.sample(self, asked, watch)
-        lost = finite.lost_in_run(self, asked, made.latents)
+        callbacks = Callbacks(progress, shown, show_steps, stop_after)
+        made = run.sample(self, asked, callbacks)
+        lost = lost_in_run(self, asked, made.latents)
         if refiner is not None and refined is not None and made.stopped is None:
             rest = replace(refined, latents=np.asarray(made.latents))
-            made = made.then(sampling.sample(refiner, rest, watch.after(made.evaluations)))
-            lost = finite.lost_in_run(refiner, refined, made.latents) | lost
-        settings = request.settings(given, asked, refined)
+            made = made.then(run.sample(refiner, rest, callbacks.after(made.evaluations)))
+            lost = lost_in_run(refiner, refined, made.latents) | lost
+        settings = settings_of(given, asked, refined)
         if made.stopped is not None:
             settings["stop_after"] = made.stopped
         pixels = None
         if decode:
             decoded, undone = self._decoded(made.latents)
-            pixels, lost = asked.canvas.paste(picture.to_uint8(np.asarray(decoded))), undone | lost
+            pixels, lost = asked.inputs.paste(to_uint8(np.asarray(decoded))), undone | lost
         finite.tell(lost)
         images = [self._image(asked, settings, i, one) for i, one in enumerate(() if pixels is None else pixels)]
         kept = tuple(map(self.viewer.preview, made.steps))
@@ -472,7 +483,7 @@ class StableDiffusion:
         self._check_text()
         check_style(style)
         skip = ClipSkip.read(clip_skip, style)
-        encoding = Encoding(self.encoders, sampling.encode_row(self), self.xl, style, skip)
+        encoding = Encoding(self.encoders, run.encode_row(self), self.xl, style, skip)
         listed = checks.texts(texts, "prompts")
         warn_of_words(self.name, [dict.fromkeys(self.encoders, text) for text in listed], self.encoders, style)
         made = [encoding(dict.fromkeys(self.encoders, text)) for text in listed]
@@ -531,7 +542,7 @@ class StableDiffusion:
     # ------------------------------------------------------------------ what follows from the parameters
 
     @cached_property
-    def ready(self) -> dict[str, Any]:
+    def compute_params(self) -> dict[str, Any]:
         """The parameters in the dtype they are used in: cast once here and not at every step."""
         dtypes = {"vae": self.vae_dtype}
         return {name: programs.cast(dtypes.get(name, self.dtype), tree) for name, tree in self.params.items()}

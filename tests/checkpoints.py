@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from sdjax import programs
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+from sdjax.nn.shapes import expected_params
 from sdjax.text import write_word_tokenizer
 from sdjax.weights import default_layout, save_folder
 
@@ -103,7 +103,7 @@ def make_checkpoint(
         "unet": UNET | (unet or {}),
         "vae": VAE | (vae or {}),
     }
-    shapes = programs.expected_params(
+    shapes = expected_params(
         {
             "text_encoder": ClipTextConfig.from_dict(configs["text_encoder"]),
             "unet": UNetConfig.from_dict(configs["unet"]),

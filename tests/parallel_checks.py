@@ -20,6 +20,7 @@ from PIL import Image
 
 import sdjax
 from sdjax import parallel
+from sdjax.runtime import spread
 
 PROMPTS = ["a red circle", "a blue square", "a large green circle", "an above", "a small red square below a circle"]
 QUICK = dict(steps=5, progress=False, negative_prompt="green")
@@ -40,12 +41,12 @@ def apart(one, many) -> float:
     return float(np.abs(one - many).max() / max(1.0, np.abs(one).max()))
 
 
-class Guarded(parallel.Spread):
+class Guarded(spread.Spread):
     """A run in which nothing may move between host and devices, or between devices, but what is placed."""
 
-    def advance(self, *arguments):
+    def run_rows(self, *arguments):
         with jax.transfer_guard("disallow"):
-            return super().advance(*arguments)
+            return super().run_rows(*arguments)
 
 
 class Checks:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sdjax import programs
 from sdjax.config import read_networks
-from sdjax.presets import PRESETS, Preset
+from sdjax.config.presets import PRESETS, Preset
+from sdjax.nn.shapes import expected_params
 from sdjax.weights import default_layout
 from tests.checkpoints import random_params
 
@@ -66,7 +66,7 @@ def expected(configs: Any) -> dict[str, Any]:
 @cache
 def _expected(name: str, config: str) -> Any:
     """Tracing SDXL's U-Net takes seconds, so it is done once."""
-    return programs.expected_params(read_networks({name: json.loads(config)}))[name]
+    return expected_params(read_networks({name: json.loads(config)}))[name]
 
 
 def components(preset: Preset, dtype: Any = np.float32, seed: int = 0) -> dict[str, Any]:

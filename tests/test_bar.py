@@ -1,7 +1,7 @@
 """The progress bar while programs are compiled."""
 
-from sdjax.bar import Bar
-from sdjax.program import program, tracing
+from sdjax.core.jit import program, tracing
+from sdjax.sampling.bar import Bar
 
 
 def test_compiling_is_said_and_is_no_pace(capsys):

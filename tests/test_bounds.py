@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from sdjax.core.short import short
 from sdjax.diffusion.adaptive import dpm_adaptive
 from sdjax.diffusion.bounds import as_float, check_number, check_whole
 from sdjax.diffusion.plan import plan
 from sdjax.diffusion.samplers import SAMPLERS
-from sdjax.short import short
 from tests.reference import SD
 
 BIG, HUGE = 10**400, 10**5000  # more than a float holds; more than Python writes out

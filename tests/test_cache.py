@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from sdjax import cache
+from sdjax.runtime import compilation_cache
 
-SETTINGS = (cache.FOLDER, cache.LEAST_SECONDS, cache.XLA_CACHES)
+SETTINGS = (compilation_cache.FOLDER, compilation_cache.LEAST_SECONDS, compilation_cache.XLA_CACHES)
 # Two processes at once: each compiles the same programs into one cache, and prints what they give.
 CHILD = """
 import sys, jax, jax.numpy as jnp
 from pathlib import Path
-from sdjax import cache
+from sdjax.runtime import compilation_cache as cache
 with cache.within(Path(sys.argv[1])):
     print([float(jax.jit(lambda x, k=k: jnp.sin(x * k).sum())(jnp.arange(100.0))) for k in range(5)])
 """
@@ -36,16 +36,16 @@ def config():
 
 def test_default_is_the_users_cache_folder(config, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cache.enable()
+    compilation_cache.enable()
     assert config.jax_compilation_cache_dir == str(tmp_path / "sdjax" / "compiled")
     assert (tmp_path / "sdjax" / "compiled").is_dir()
 
 
 def test_a_folder_chosen_before_stays(config, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
-    cache.enable(fill=lambda caches: tmp_path / "other")
+    compilation_cache.enable(fill=lambda caches: tmp_path / "other")
     assert config.jax_compilation_cache_dir == str(tmp_path / "mine")
-    cache.enable(tmp_path / "other")
+    compilation_cache.enable(tmp_path / "other")
     assert config.jax_compilation_cache_dir == str(tmp_path / "other")
 
 
@@ -53,7 +53,7 @@ def test_exported_programs_bring_theirs_which_may_have_been_moved(config, tmp_pa
     expected = compiled(tmp_path / "first", 0.25)
     (tmp_path / "first").rename(tmp_path / "second")
     before = set((tmp_path / "second").iterdir())
-    cache.enable(fill=lambda caches: tmp_path / "second")
+    compilation_cache.enable(fill=lambda caches: tmp_path / "second")
     assert config.jax_compilation_cache_dir == str(tmp_path / "second")
     assert compiled(tmp_path / "second", 0.25) == expected
     assert {path for path in (tmp_path / "second").iterdir() if path.name.endswith("-cache")} <= before
@@ -63,7 +63,7 @@ def test_exported_programs_bring_theirs_which_may_have_been_moved(config, tmp_pa
 def test_a_folder_that_cannot_be_made_is_a_warning(config, tmp_path, where):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="no compilation cache: .*file.* cannot be made"):
-        cache.enable(tmp_path / where)
+        compilation_cache.enable(tmp_path / where)
     assert config.jax_compilation_cache_dir is None
 
 
@@ -74,7 +74,7 @@ def test_a_user_without_a_home_is_a_warning(config, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.warns(UserWarning, match="no compilation cache: Could not determine home directory"):
-        cache.enable()
+        compilation_cache.enable()
     assert config.jax_compilation_cache_dir is None
 
 
@@ -82,9 +82,9 @@ def test_from_a_folder_that_cannot_be_written_to_programs_are_read(config, monke
     def refused(dir):
         raise PermissionError(13, os.strerror(13), str(dir))
 
-    monkeypatch.setattr(cache.tempfile, "TemporaryFile", refused)
+    monkeypatch.setattr(compilation_cache.tempfile, "TemporaryFile", refused)
     with pytest.warns(UserWarning, match="programs are not kept: .* cannot be written to .Permission denied"):
-        cache.enable(tmp_path)
+        compilation_cache.enable(tmp_path)
     assert config.jax_compilation_cache_dir == str(tmp_path)
     assert config.jax_persistent_cache_min_compile_time_secs == math.inf
 
@@ -92,7 +92,7 @@ def test_from_a_folder_that_cannot_be_written_to_programs_are_read(config, monke
 def compiled(folder: Path, factor: float) -> float:
     """The result of a small program, compiled or read in `folder`."""
     jax.clear_caches()
-    with cache.within(folder):
+    with compilation_cache.within(folder):
         return float(jax.jit(lambda x: jnp.sin(x * factor).sum())(jnp.arange(100.0)))
 
 
@@ -130,11 +130,11 @@ def test_a_damaged_entry_is_compiled_again(config, tmp_path, damage):
 def test_a_damaged_entry_is_removed_at_the_next_start_and_written_anew(config, tmp_path, damage):
     """JAX alone would warn of it in every process for ever: it never writes over an entry."""
     expected = compiled(tmp_path, 0.5)
-    cache.enable(tmp_path)
+    compilation_cache.enable(tmp_path)
     kept = sorted(tmp_path.glob("*-cache"))
     for path in kept:
         path.write_bytes(damage(path.read_bytes()))
-    cache.enable(tmp_path)
+    compilation_cache.enable(tmp_path)
     assert kept and not list(tmp_path.glob("*-cache"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -146,7 +146,7 @@ def test_whole_entries_stay_and_what_is_no_file_goes(config, tmp_path):
     compiled(tmp_path, 0.5)
     kept = sorted(tmp_path.glob("*-cache"))
     os.mkfifo(tmp_path / "jit_f-00-cache")  # to read it would wait for ever
-    cache.enable(tmp_path)
+    compilation_cache.enable(tmp_path)
     assert kept and sorted(tmp_path.glob("*-cache")) == kept
 
 
@@ -161,6 +161,6 @@ def test_two_processes_share_a_folder(tmp_path):
 
 def test_within_puts_the_settings_back(config, tmp_path):
     before = {name: getattr(config, name) for name in SETTINGS}
-    with cache.within(tmp_path):
+    with compilation_cache.within(tmp_path):
         assert config.jax_compilation_cache_dir == str(tmp_path)
     assert {name: getattr(config, name) for name in SETTINGS} == before

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import sdjax
-from sdjax import checks
+from sdjax.request import checks
 
 LONG = "x" * 100_000
 TWO = ["a red circle", "a blue square"]

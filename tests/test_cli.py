@@ -17,8 +17,9 @@ from absl import flags
 
 import sdjax
 from experiments import _cli, _pictures, _steps, generate
-from sdjax import checks, picture
-from sdjax.request import GIVEN
+from sdjax.metadata import picture
+from sdjax.metadata.bounds import GIVEN
+from sdjax.request import checks
 
 ROOT = Path(__file__).parents[1]
 OTHERS = ("sampler_options", "refiner", "show_steps", "callback", "image", "mask", "depth", "regions")

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from sdjax.config import ClipVisionConfig
+from sdjax.core.tree import flatten
 from sdjax.nn.clip_vision import ClipVisionEncoder
-from sdjax.programs import encode_image, expected_params
-from sdjax.weights.names import file_shapes, flatten, tensor_name
+from sdjax.nn.shapes import expected_params
+from sdjax.runtime.programs import encode_image
+from sdjax.weights.names import file_shapes, tensor_name
 from tests.golden import make_image_encoder
 from tests.test_presets import file_size
 

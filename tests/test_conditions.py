@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import sdjax
-from sdjax import programs
-from sdjax.conditions import ClipSkip, Pull, in_pieces, negative_pull, pieces, pulls
 from sdjax.config import ClipTextConfig
-from sdjax.diffusion.run import Run
-from sdjax.nn.unet import Conditions
+from sdjax.diffusion.progress import Run
+from sdjax.model.text_encoder import ClipSkip
+from sdjax.nn.conditioning import Conditions
+from sdjax.request.prompting import Branch, branches, in_pieces, negative_branch, pieces
+from sdjax.runtime import denoisers, programs
 
 
 @pytest.fixture(scope="module")
@@ -92,52 +93,52 @@ RUN = Run(FakePlan(), FakePlan())
 def test_texts_change_between_rows():
     line = tuple({"text_encoder": text} for text in "aabbba")
     still = tuple({"text_encoder": "n"} for _ in range(6))
-    found = list(pieces([[Pull(still), Pull(line)]], [FakePlan()], 8))
+    found = list(pieces([[Branch(still), Branch(line)]], [FakePlan()], 8))
     spans = [(start, stop, texts[0][1]["text_encoder"]) for start, stop, texts in found]
     # evaluations 0 1 . 2 3 4 5 lie in rows 0 1 2 3 4 5 6; row 2 belongs to the one before, the result to the last
     assert spans == [(0, 3, "a"), (3, 6, "b"), (6, 8, "a")]
 
 
 def test_pulls_of_a_prompt():
-    made = pulls({"text_encoder": "a [cat:dog:0.5] AND hat :0.7"}, RUN, "a1111")
-    assert [pull.share for pull in made] == [1.0, 0.7]
+    made = branches({"text_encoder": "a [cat:dog:0.5] AND hat :0.7"}, RUN, "a1111")
+    assert [branch.weight for branch in made] == [1.0, 0.7]
     said = [one["text_encoder"].strip() for one in made[0].texts]
     assert said[0] == "a cat" and said[-1] == "a dog"
-    assert negative_pull({"text_encoder": "x"}, RUN, "plain", False).texts == ({"text_encoder": "x"},) * 6
+    assert negative_branch({"text_encoder": "x"}, RUN, "plain", False).texts == ({"text_encoder": "x"},) * 6
     with pytest.raises(ValueError, match="joined by AND"):
-        pulls({"text_encoder": "a AND b", "text_encoder_2": "a"}, RUN, "a1111")
+        branches({"text_encoder": "a AND b", "text_encoder_2": "a"}, RUN, "a1111")
 
 
 def test_a_part_of_a_run_has_the_whole_runs_texts():
     """The last two of six evaluations lie behind an edit at half of them."""
     rest = Run(FakePlan("euler", 6, np.ones(2, bool)), FakePlan(), before=4)
-    [pull] = pulls({"text_encoder": "[cat:dog:0.5]"}, rest, "a1111")
-    assert [texts["text_encoder"] for texts in pull.texts] == ["dog"] * 2
+    [branch] = branches({"text_encoder": "[cat:dog:0.5]"}, rest, "a1111")
+    assert [texts["text_encoder"] for texts in branch.texts] == ["dog"] * 2
 
 
 def test_samplers_of_two_evaluations_a_step():
     """Heun's 4 steps make 7 evaluations, which A1111 counts as 8: half of them is evaluation 4 of a count from 0."""
     heun = FakePlan("heun", 4, np.ones(7, bool))
-    [pull] = pulls({"text_encoder": "[cat:dog:0.5]"}, Run(heun, heun), "a1111")
-    assert [texts["text_encoder"] for texts in pull.texts] == ["cat"] * 5 + ["dog"] * 2
+    [branch] = branches({"text_encoder": "[cat:dog:0.5]"}, Run(heun, heun), "a1111")
+    assert [texts["text_encoder"] for texts in branch.texts] == ["cat"] * 5 + ["dog"] * 2
 
 
 def test_pieces_of_a_text_are_attended_as_one(sd):
     """A U-Net told a text in 3 of up to 16 pieces, and one in 1, as if each were one long text."""
-    unet, length, width = sd.ready["unet"], sd.tokenizer.max_length, sd.unet.cross_attention_dim
+    unet, length, width = sd.compute_params["unet"], sd.tokenizer.max_length, sd.unet.cross_attention_dim
     rng = np.random.default_rng(0)
     texts = [rng.standard_normal((c, length, width), np.float32) for c in (3, 1)]
     states, count = in_pieces(texts, 16)
     x, t = jnp.asarray(rng.standard_normal((2, 8, 8, 4), np.float32)), jnp.array([700.0, 20.0])
     together = programs.predict(
-        sd.unet, sd.dtype, unet, x, t, Conditions(programs.hoist(sd.dtype, unet, states, count))
+        sd.unet, sd.dtype, unet, x, t, Conditions(denoisers.precompute_kv(sd.dtype, unet, states, count))
     )
     for i, text in enumerate(texts):
         alone = sd.predict(x[i : i + 1], t[i], jnp.asarray(text).reshape(1, -1, width))
         np.testing.assert_allclose(together[i], alone[0], rtol=1e-4, atol=1e-5)
 
     def total(states):
-        given = Conditions(programs.hoist(sd.dtype, unet, states, count))
+        given = Conditions(denoisers.precompute_kv(sd.dtype, unet, states, count))
         return programs.predict(sd.unet, sd.dtype, unet, x, t, given).sum()
 
     slope = np.abs(np.asarray(jax.jit(jax.grad(total))(jnp.asarray(states)))).max((2, 3))
@@ -161,7 +162,14 @@ def test_one_compilation_for_all_prompts(sd, style):
     asked = {"steps": 5, "sampler": "euler", "decode": False, "progress": False}
     sd.generate("a", **asked)
     sd.generate("a", noise_source="torch_cpu", **asked | {"sampler": "euler_ancestral"})
-    steps = (programs.encode_text, programs.hoist, programs.noise, programs.begin, programs.draw, programs.advance)
+    steps = (
+        programs.encode_text,
+        denoisers.precompute_kv,
+        programs.noise,
+        programs.begin,
+        programs.draw,
+        programs.run_rows,
+    )
     before = [step._cache_size() for step in steps]
     for i, prompt in enumerate(PROMPTS):
         sd.generate(prompt, PROMPTS[-i], prompt_style=style, clip_skip=("diffusers:1", None)[i % 2], **asked)

@@ -27,7 +27,7 @@ FLAGS = {"layout": None, "dtype": None, "variant": None, "vae": None, "predictio
 def small(monkeypatch):
     """The program's own door, for the small families."""
     monkeypatch.setattr(single_file.open_single_file, "__kwdefaults__", {"presets": SMALL})
-    monkeypatch.setattr("sdjax.presets.PRESETS", SMALL)
+    monkeypatch.setattr("sdjax.config.presets.PRESETS", SMALL)
 
 
 def run(source, target, **options) -> None:

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from sdjax.config import ConfigError, DepthConfig
-from sdjax.depth import as_picture, depth_channel, read_depth
-from sdjax.nn.bit import quarter
-from sdjax.nn.depth import DepthNetwork
-from sdjax.programs import expected_params
-from sdjax.weights.names import file_shapes, flatten, tensor_name
+from sdjax.core.tree import flatten
+from sdjax.images.depth import as_picture, depth_channel, read_depth
+from sdjax.nn.dpt.bit import quarter
+from sdjax.nn.dpt.depth import DepthNetwork
+from sdjax.nn.shapes import expected_params
+from sdjax.weights.names import file_shapes, tensor_name
 from tests.golden import make_depth
 
 CONFIG = json.loads(json.dumps(make_depth.CONFIG))

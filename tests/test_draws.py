@@ -6,18 +6,19 @@ import jax
 import numpy as np
 import pytest
 
-from sdjax import draws, torch_noise
-from sdjax.canvas import INPAINTING, TEXT, UPSCALING, Canvas
+from sdjax import torch_noise
+from sdjax.request.image_inputs import INPAINTING, TEXT, UPSCALING, ImageInputs
+from sdjax.sampling import noise as draws
 
 SHAPE = (4, 6, 4)
 PIXELS, MASK = np.zeros((2, 32, 48, 3), np.float32), np.ones((2, 32, 48, 1), np.float32)
 
 
 def asked(source="jax", kind=TEXT, count=2, strengths=(0.5, 0.5), numbers=(0, 1), plan_draws=3, **parts):
-    canvas = Canvas(kind, 32, 48, strengths, **parts)
+    inputs = ImageInputs(kind, 32, 48, strengths, **parts)
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(7), i))(np.asarray(numbers, np.uint32))
     return SimpleNamespace(
-        canvas=canvas, noise_source=source, drawn=(), seeds=(7,) * count, numbers=numbers,
+        inputs=inputs, noise_source=source, drawn=(), seeds=(7,) * count, numbers=numbers,
         plan=SimpleNamespace(draws=plan_draws), keys=lambda stage=None: keys,
     )  # fmt: skip
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import sdjax
-from sdjax import programs
 from sdjax.export import _put_in_place
-from sdjax.exported import compiled_into
+from sdjax.runtime import programs
+from sdjax.runtime.exported import compiled_into
 from tests.checkpoints import make_checkpoint
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 import sdjax
-from sdjax import finite, parallel, picture
+from sdjax import parallel
+from sdjax.images.pixels import to_uint8
+from sdjax.model import finite
+from sdjax.sampling.lost import lost_in_run
 
 TWO = ["a red circle", "a blue square"]
 ASKED = {"steps": 3, "sampler": "euler", "progress": False}
@@ -55,7 +58,7 @@ def quiet():
 
 def test_a_decoder_that_overflows_in_float16_runs_in_float32(half, single, quiet):
     expected = np.asarray(overflowing(single).decode(LATENTS))
-    assert 100 < picture.to_uint8(expected).mean() < 155
+    assert 100 < to_uint8(expected).mean() < 155
     made = np.asarray(overflowing(half).decode(LATENTS))
     np.testing.assert_allclose(made, expected, atol=1e-5)
 
@@ -150,12 +153,12 @@ def test_a_weight_beyond_float32_is_told(single):
 
 def test_a_unet_that_overflows_in_float16_is_told(half, single):
     """The words alone: a float16 U-Net would have to be compiled."""
-    asked = SimpleNamespace(guidance_scales=[7.5, 7.5], image_scales=None, pulls=[()] * 2, style="plain")
-    lost = finite.lost_in_run(half, asked, np.stack([LATENTS[0], LATENTS[1] * np.inf]))
+    asked = SimpleNamespace(guidance_scales=[7.5, 7.5], image_scales=None, branches=[()] * 2, style="plain")
+    lost = lost_in_run(half, asked, np.stack([LATENTS[0], LATENTS[1] * np.inf]))
     assert list(lost) == [1]
     assert "the U-Net of tiny leaves the range of float16, which ends at 65,504" in lost[1]
     assert "dtype='bfloat16' or 'float32'" in lost[1]
-    assert "the U-Net of tiny left all bounds in float32" in finite.lost_in_run(single, asked, LATENTS * 1e7)[0]
+    assert "the U-Net of tiny left all bounds in float32" in lost_in_run(single, asked, LATENTS * 1e7)[0]
 
 
 def test_a_vae_that_is_broken_is_told(single):
@@ -173,7 +176,7 @@ def test_latents_that_are_nan_are_told_apart_from_the_vae(single):
 
 def test_previews_of_nan_are_black_and_numpy_is_silent(single, quiet):
     assert not single.viewer.linear(LATENTS * np.nan).any()
-    assert not picture.to_uint8(np.full((1, 1, 3), np.nan)).any()
+    assert not to_uint8(np.full((1, 1, 3), np.nan)).any()
 
 
 def test_decode_can_be_traced(single):

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdjax import picture
 from sdjax.diffusion.samplers import SAMPLERS
 from sdjax.diffusion.spacing import SCHEDULES
-from sdjax.foreign import names
+from sdjax.metadata import picture
+from sdjax.metadata.foreign import names
 
 COMFY = {"noise_source": "torch_cpu", "prompt_style": "comfy", "preset": "comfy"}
 CAT = {"prompt": "a cat", "negative_prompt": "dog", "steps": 20, "seed": 1, "guidance_scale": 7.0}

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image, ImageFilter
 
 import sdjax
-from sdjax import programs, torch_noise
+from sdjax import torch_noise
 from sdjax.diffusion.samplers import SAMPLERS
+from sdjax.runtime import denoisers, programs
 from tests.checkpoints import make_checkpoint
 
 RNG = np.random.default_rng(0)
@@ -48,7 +49,14 @@ def special(tmp_path_factory):
 
 def compilations():
     """Programs compiled so far by everything that a picture goes through."""
-    steps = (programs.encode_text, programs.hoist, programs.noise, programs.begin, programs.draw, programs.advance)
+    steps = (
+        programs.encode_text,
+        denoisers.precompute_kv,
+        programs.noise,
+        programs.begin,
+        programs.draw,
+        programs.run_rows,
+    )
     return sum(step._cache_size() for step in (*steps, programs.encode, programs.decode))
 
 
@@ -125,7 +133,7 @@ def test_strength_0_of_a_picture_is_a_draw_of_its_encoding(sd):
     made = sd.generate(PROMPTS[0], **QUICK, image=PICTURES[0], strength=0, seed=9, noise_source="torch_cpu").latents
     drawn = torch_noise.generator("torch_cpu", 9).randn((4, SMALL, SMALL)).transpose(1, 2, 0)[None]
     pixels = np.asarray(PICTURES[0], np.float32)[None] / 127.5 - 1
-    want = programs.encode(sd.vae, sd.vae_dtype, sd.ready["vae"], pixels, drawn)
+    want = programs.encode(sd.vae, sd.vae_dtype, sd.compute_params["vae"], pixels, drawn)
     np.testing.assert_allclose(made, want, rtol=1e-4, atol=1e-5)
     assert np.abs(made - sd.encode(pixels)).max() > 1e-3
 
@@ -165,9 +173,9 @@ def test_one_entry_for_each_picture(sd):
 
 def test_one_compilation_for_all_pictures_masks_and_strengths(sd):
     sd.generate(PROMPTS, **QUICK | {"decode": True})
-    from_text = programs.advance._cache_size(), programs.begin._cache_size()
+    from_text = programs.run_rows._cache_size(), programs.begin._cache_size()
     sd.generate(PROMPTS, **QUICK | {"sampler": "euler_ancestral"}, image=PICTURES)
-    assert (programs.advance._cache_size(), programs.begin._cache_size()) == from_text
+    assert (programs.run_rows._cache_size(), programs.begin._cache_size()) == from_text
     before = compilations()
     for i, sampler in enumerate(("ddim", "pndm", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")):
         sd.generate(

@@ -14,7 +14,8 @@ import safetensors.numpy
 import sdjax
 from experiments.fuzz_door import Door, Wrong, judge, make_bases, run_case
 from experiments.fuzz_mutations import file_of, put_together, take_apart, tensors_of
-from sdjax import programs
+from sdjax.nn.shapes import expected_params
+from sdjax.runtime import programs
 from sdjax.weights import CheckpointError, open_vae, source
 
 CASES = 120
@@ -27,7 +28,7 @@ def door(tmp_path_factory):
     bases = tmp_path_factory.mktemp("bases")
     make_bases(bases, ["bk_sdm_tiny"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "expected_params", programs.expected_params)
+        patch.setattr(programs, "expected_params", expected_params)
         patch.setattr(source, "open_single_file", source.open_single_file)
         yield Door(bases)
 

@@ -17,7 +17,7 @@ import sdjax
 from experiments import _prompts, generate_many
 from experiments._claims import Claims
 from experiments._record import Record
-from sdjax import picture
+from sdjax.metadata import picture
 from tests.checkpoints import make_checkpoint
 from tests.test_claims import full
 from tests.test_parallel import QUICKLY, SMALL

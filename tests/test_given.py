@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdjax.canvas import DEPTH, INPAINTING, PIX2PIX, TEXT, UPSCALING, VARIATION, grow, kind_of
 from sdjax.diffusion.noise import Level
-from sdjax.given import read_canvas, resized
+from sdjax.images.grow import grow
+from sdjax.request.image_inputs import DEPTH, INPAINTING, PIX2PIX, TEXT, UPSCALING, VARIATION, kind_of
+from sdjax.request.read_images import read_image_inputs, resized
 
 NOTHING = dict.fromkeys(
     ("image", "mask", "strength", "mask_crop", "depth", "noise_level", "image_guidance_scale", "regions", "height",
@@ -41,8 +42,8 @@ def spot(width=64, height=48, box=(16, 8, 40, 32)):
     return mask
 
 
-def canvas(kind=TEXT, count=1, factor=8, **given):
-    return read_canvas(model(kind, factor), NOTHING | given, count)
+def inputs(kind=TEXT, count=1, factor=8, **given):
+    return read_image_inputs(model(kind, factor), NOTHING | given, count)
 
 
 @pytest.mark.parametrize("kind", list(CHANNELS))
@@ -58,7 +59,7 @@ def test_channels_of_no_kind():
 
 
 def test_text_alone():
-    made = canvas(count=2)
+    made = inputs(count=2)
     assert (made.height, made.width, made.strengths, made.begun, made.uses) == (
         128,
         128,
@@ -69,10 +70,10 @@ def test_text_alone():
 
 
 def test_sizes():
-    assert (canvas(image=picture(67, 50)).height, canvas(image=picture(67, 50)).width) == (48, 64)
-    made = canvas(image=picture(), height=96, width=80)
+    assert (inputs(image=picture(67, 50)).height, inputs(image=picture(67, 50)).width) == (48, 64)
+    made = inputs(image=picture(), height=96, width=80)
     assert made.pixels.shape == (1, 96, 80, 3) and made.sources[0].size == (64, 48)  # as given
-    made = canvas(UPSCALING, factor=4, image=picture(10, 6))
+    made = inputs(UPSCALING, factor=4, image=picture(10, 6))
     assert (made.height, made.width, made.pixels.shape) == (24, 40, (1, 6, 10, 3))
 
 
@@ -94,7 +95,7 @@ def test_sizes():
 )
 def test_a_picture_that_comes_out_smaller_is_told(kind, given, said):
     """CASES.md C 5."""
-    found = resized(model(kind), NOTHING | given, canvas(kind, **given))
+    found = resized(model(kind), NOTHING | given, inputs(kind, **given))
     assert said in found and "Give width= and height=" in found if said else found == ""
 
 
@@ -112,45 +113,45 @@ def test_a_picture_that_comes_out_smaller_is_told(kind, given, said):
 def test_what_no_memory_holds_is_refused_first(given, count, says):
     """CASES.md B 14, before an array of that size is made."""
     with pytest.raises(ValueError, match=says):
-        canvas(count=count, **given)
+        inputs(count=count, **given)
 
 
 def test_a_huge_picture_may_be_made_smaller():
     huge = Image.new("RGB", (5000, 16))
     with pytest.raises(ValueError, match="height= and width="):
-        canvas(image=huge)
-    assert canvas(image=huge, height=64, width=64).pixels.shape == (1, 64, 64, 3)
+        inputs(image=huge)
+    assert inputs(image=huge, height=64, width=64).pixels.shape == (1, 64, 64, 3)
 
 
 def test_one_picture_for_all_and_one_each():
-    made = canvas(count=3, image=picture(), strength=[0.2, 0.5, 1.0])
+    made = inputs(count=3, image=picture(), strength=[0.2, 0.5, 1.0])
     assert made.pixels.shape[0] == 3 and made.strengths == (0.2, 0.5, None)
     two = [picture(), picture()]
-    made = canvas(count=2, image=two)
+    made = inputs(count=2, image=two)
     np.testing.assert_array_equal(np.rint((made.pixels + 1) * 127.5), np.stack([np.asarray(one) for one in two]))
-    assert canvas(count=2, image=np.stack([np.asarray(one) for one in two])).pixels.shape == (2, 48, 64, 3)
+    assert inputs(count=2, image=np.stack([np.asarray(one) for one in two])).pixels.shape == (2, 48, 64, 3)
 
 
 def test_default_strengths():
-    assert canvas(image=picture()).strengths == (0.8,)
-    assert canvas(image=picture(), mask=spot()).strengths == (None,)
-    assert canvas(PIX2PIX, image=picture()).strengths == (None,)
+    assert inputs(image=picture()).strengths == (0.8,)
+    assert inputs(image=picture(), mask=spot()).strengths == (None,)
+    assert inputs(PIX2PIX, image=picture()).strengths == (None,)
 
 
 def test_masks():
-    made = canvas(image=picture(), mask=spot())
+    made = inputs(image=picture(), mask=spot())
     assert made.mask.sum() == 24 * 24 and made.latent_mask.shape == (1, 6, 8, 1) and made.latent_mask.sum() == 9
-    soft = canvas(image=picture(), mask=spot(), mask_blur=3)
+    soft = inputs(image=picture(), mask=spot(), mask_blur=3)
     assert ((soft.mask > 0) & (soft.mask < 1)).any() and soft.uses == ("encoding", "start", "masked")
-    hard = canvas(INPAINTING, image=picture(), mask=spot(), mask_blur=3)
+    hard = inputs(INPAINTING, image=picture(), mask=spot(), mask_blur=3)
     assert set(np.unique(hard.mask)) == {0, 1} and hard.uses == ("start", "masked")
     assert not hard.hidden[hard.mask[..., 0] == 1].any() and hard.hidden[hard.mask[..., 0] == 0].any()
-    assert canvas(INPAINTING, image=picture(), mask=spot(), strength=0.5).uses == ("encoding", "start", "masked")
+    assert inputs(INPAINTING, image=picture(), mask=spot(), strength=0.5).uses == ("encoding", "start", "masked")
 
 
 def test_pasting():
     below, mask = picture(), spot()
-    made = canvas(image=below, mask=mask).paste(np.full((1, 48, 64, 3), 7, np.uint8))[0]
+    made = inputs(image=below, mask=mask).paste(np.full((1, 48, 64, 3), 7, np.uint8))[0]
     hidden = np.asarray(mask) == 255
     np.testing.assert_array_equal(made[~hidden], np.asarray(below)[~hidden])
     assert (made[hidden] == 7).all()
@@ -158,7 +159,7 @@ def test_pasting():
 
 def test_a_cropped_region_goes_back_into_the_whole_picture():
     below, mask = picture(200, 150), spot(200, 150, (90, 60, 110, 80))
-    made = canvas(image=below, mask=mask, mask_crop=6, height=64, width=64)
+    made = inputs(image=below, mask=mask, mask_crop=6, height=64, width=64)
     assert (made.pixels.shape, made.under[0][2]) == ((1, 64, 64, 3), (84, 54, 116, 86))
     pasted = made.paste(np.full((1, 64, 64, 3), 9, np.uint8))[0]
     assert pasted.shape == (150, 200, 3) and (pasted[60:80, 90:110] == 9).all()
@@ -169,16 +170,16 @@ def test_a_cropped_region_goes_back_into_the_whole_picture():
 def test_latents():
     latents, mask = RNG.standard_normal((2, 6, 8, 4), np.float32), np.zeros((1, 6, 8, 1), np.float32)
     mask[:, :3] = 0.5
-    made = canvas(count=2, image=latents, mask=mask, strength=0.4)
+    made = inputs(count=2, image=latents, mask=mask, strength=0.4)
     assert (made.height, made.width, made.begun, made.uses) == (48, 64, True, ("start",))
     np.testing.assert_array_equal(made.latents, latents)
     np.testing.assert_array_equal(made.latent_mask, np.broadcast_to(mask, (2, 6, 8, 1)))
-    assert canvas(count=2, image=latents, mask=spot()).latent_mask.sum() == 2 * 9
+    assert inputs(count=2, image=latents, mask=spot()).latent_mask.sum() == 2 * 9
 
 
 def test_growing():
     wider, mask = grow(picture(), right=16, ramp=4)
-    made = canvas(image=wider, mask=mask)
+    made = inputs(image=wider, mask=mask)
     assert (made.height, made.width) == (48, 80) and made.latent_mask[0, :, 8:].all()
 
 
@@ -230,14 +231,14 @@ LATENTS = np.zeros((1, 6, 8, 4), np.float32)
 )
 def test_refused(kind, given, message):
     with pytest.raises(ValueError, match=message):
-        canvas(kind, **given)
+        inputs(kind, **given)
 
 
 def test_pictures_of_several_sizes():
     sizes = [picture(64, 48), picture(48, 64)]
     with pytest.raises(ValueError, match="several sizes"):
-        canvas(count=2, image=sizes)
-    assert canvas(count=2, image=sizes, height=64, width=64).pixels.shape == (2, 64, 64, 3)
+        inputs(count=2, image=sizes)
+    assert inputs(count=2, image=sizes, height=64, width=64).pixels.shape == (2, 64, 64, 3)
     masks = [spot(64, 48), spot(48, 64, (8, 8, 24, 24))]
     with pytest.raises(ValueError, match="of one size"):
-        canvas(count=2, image=sizes, mask=masks, mask_crop=4)
+        inputs(count=2, image=sizes, mask=masks, mask_crop=4)

@@ -8,8 +8,8 @@ import pytest
 import sdjax
 from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import classifier_free
-from sdjax.diffusion.lanes import stack_plans
 from sdjax.diffusion.plan import plan
+from sdjax.diffusion.plan_batch import stack_plans
 from tests.reference import SD, SHAPE, draws, toy
 
 X_T = np.random.default_rng(0).standard_normal(SHAPE)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import sdjax
 from experiments.shapes.world import GRAMMAR, sample_scene
-from sdjax.conditions import sentences
 from sdjax.config import ConfigError
-from sdjax.shipped import ASSETS, SHIPPED, open_shipped
+from sdjax.model.builtin import ASSETS, SHIPPED, open_shipped
+from sdjax.request.prompting import sentences
 from sdjax.text.grammar import Grammar
 from tests.checkpoints import make_checkpoint
 
@@ -192,7 +192,7 @@ def said(small, monkeypatch):
         with pytest.raises(Asked):
             small.generate(*args, steps=4, **kwargs)
 
-    monkeypatch.setattr("sdjax.sampling.sample", sample)
+    monkeypatch.setattr("sdjax.sampling.run.sample", sample)
     return lambda *args, **kwargs: complaints(call, *args, **kwargs)
 
 

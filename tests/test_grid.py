@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdjax.nn import grid
+from sdjax.nn.tiling import grid
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 6))

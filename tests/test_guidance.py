@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from sdjax.diffusion import scan
-from sdjax.diffusion.guidance import Guidance, GuidanceSchedule, classifier_free, combine, pair, progress
-from sdjax.diffusion.lanes import stack_plans
+from sdjax.diffusion.guidance import Guidance, classifier_free, combine, pair
+from sdjax.diffusion.guidance_schedule import GuidanceSchedule, progress
 from sdjax.diffusion.plan import plan
+from sdjax.diffusion.plan_batch import stack_plans
 from sdjax.diffusion.scan import run
 from tests import reference
 from tests.reference import SD, SHAPE, toy
@@ -116,7 +117,7 @@ def test_gradients_of_scale_and_rescale():
     ],
 )
 def test_shares(text, want):
-    np.testing.assert_allclose(GuidanceSchedule.read(text).shares(plan("euler", 5, SD)), want, atol=1e-12)
+    np.testing.assert_allclose(GuidanceSchedule.read(text).along(plan("euler", 5, SD)), want, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "pndm"])
@@ -127,9 +128,9 @@ def test_noise_interval_knows_nothing_of_the_steps(name):
     for steps in (3, 10, 50):
         p = plan(name, steps, SD)
         ve = np.interp(p.row_timesteps, np.arange(1000), np.sqrt((1 - betas) / betas))
-        np.testing.assert_array_equal(schedule.shares(p), (ve > 0.28) & (ve <= 5.42))
+        np.testing.assert_array_equal(schedule.along(p), (ve > 0.28) & (ve <= 5.42))
     end = GuidanceSchedule("noise_interval", *(p.sigma / p.alpha)[[20, 10]])
-    assert np.flatnonzero(end.shares(p)).tolist() == list(range(10, 20))
+    assert np.flatnonzero(end.along(p)).tolist() == list(range(10, 20))
 
 
 def heun(tape, schedule):
@@ -182,7 +183,7 @@ def test_a_scheduled_run_is_the_step_by_step_run():
     with jax.enable_x64(True):
         guidance = Guidance.along(p, s, [GuidanceSchedule("linear")] * 2, [0.0, 0.0], p.rows - 1, np.float64)
         table = p.table(p.rows - 1, np.float64)
-        made = np.asarray(scan.advance(scan.init(table, jnp.asarray(x)), table, model, guidance).x)
+        made = np.asarray(scan.run_rows(scan.init(table, jnp.asarray(x)), table, model, guidance).x)
     want = reference.euler(SD, steps, by_hand, x)
     assert np.abs(made - want).max() <= 1e-10 * np.abs(want).max()
 
@@ -233,7 +234,7 @@ def test_three_way_guidance(schedule):
     """u + s_I (i - u) + s (c - i) with s of each row, and no guidance at all where s is 1 and s_I is 1."""
     p, scales, image = plan("euler", 6, SD), np.array([7.5, 3.0, 1.0]), np.array([1.5, 1.0, 1.0])
     shares = np.ones((2, B), np.float32)
-    along = Guidance.along(p, scales, [GuidanceSchedule.read(schedule)] * B, [0.0] * B, 8, shares=shares,
+    along = Guidance.along(p, scales, [GuidanceSchedule.read(schedule)] * B, [0.0] * B, 8, weights=shares,
                            image_scales=image)  # fmt: skip
     u, i, c = (jax.random.normal(jax.random.key(k), (B, 4)) for k in range(3))
     for row in range(6):
@@ -241,7 +242,7 @@ def test_three_way_guidance(schedule):
             lambda x, t: jnp.concatenate([u, i, c]),
             along.scale[row],
             along.rescale[row],
-            jnp.asarray(along.shares[row]),
+            jnp.asarray(along.weights[row]),
         )(X, jnp.asarray(1.0))
         s, s_i = along.scale[row][:, None], image[:, None]
         np.testing.assert_allclose(guided, u + s_i * (i - u) + s * (c - i), rtol=1e-4, atol=1e-4)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import sdjax
-from sdjax import hints
 from sdjax.config import VaeConfig
+from sdjax.core import hints
 from sdjax.diffusion.scan import sample
-from sdjax.micro import MicroConditions
 from sdjax.pipeline import Output, StableDiffusion
+from sdjax.request.size_conditioning import SizeConditioning
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_what_is_written_in_place_is_there():
         sdjax.sample: hints.SAMPLE,
     }
     for function, told in pairs.items():
-        sizes = MicroConditions.__dataclass_fields__ if function is StableDiffusion.conditions else ()
+        sizes = SizeConditioning.__dataclass_fields__ if function is StableDiffusion.conditions else ()
         known = inspect.signature(function).parameters
         assert not set(told) & set(known), function
         for text in told.values():

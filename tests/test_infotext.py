@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdjax import infotext, picture
 from sdjax.diffusion.plan import plan
+from sdjax.metadata import infotext, picture
 from tests.reference import SD
 
 COMFY = {"noise_source": "torch_cpu", "prompt_style": "comfy", "preset": "comfy"}

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import sdjax
-from sdjax import keys, programs
+from sdjax.core import keys
 from sdjax.export import calls
+from sdjax.nn.shapes import expected_params
+from sdjax.runtime import programs
 from sdjax.train.state import TrainState, fresh, make_optimiser, make_step
 
 FLAGS = {
@@ -71,10 +73,10 @@ def test_the_same_noise_under_every_setting(name):
 def test_the_same_latents_under_every_setting(sd, name):
     """The whole of a run that draws, on a path and anew: not compiled again, since nothing of it has changed."""
     asked = {"steps": 3, "sampler": ["dpmpp_2m_sde", "euler_ancestral"], "seed": 5, "decode": False, "progress": False}
-    expected, before = sd.generate(TWO, **asked).latents, programs.advance._cache_size()
+    expected, before = sd.generate(TWO, **asked).latents, programs.run_rows._cache_size()
     with FLAGS[name]():
         np.testing.assert_array_equal(sd.generate(TWO, **asked).latents, expected)
-    assert programs.advance._cache_size() == before
+    assert programs.run_rows._cache_size() == before
 
 
 @pytest.mark.parametrize("name", ["x64", "rank_promotion", "dtype_promotion"])
@@ -90,7 +92,7 @@ def test_the_parameters_of_a_checkpoint_are_known_under_every_setting(sd, name):
     """What `load` compares a file with."""
     networks = {"text_encoder": sd.encoders["text_encoder"].config, "unet": sd.unet, "vae": sd.vae}
     with FLAGS[name]():
-        expected = programs.expected_params(networks)
+        expected = expected_params(networks)
     assert jax.tree.map(jnp.shape, expected) == jax.tree.map(jnp.shape, sd.params)
 
 

@@ -21,28 +21,28 @@ def end(folder, names):
 
 def test_torn_pictures(tmp_path):
     save(tmp_path / "00000.png")
-    assert list(kill_many.look(tmp_path)) == ["00000.png"] and kill_many.count(tmp_path) == 1
+    assert list(kill_many.inspect_row(tmp_path)) == ["00000.png"] and kill_many.count(tmp_path) == 1
     whole = (tmp_path / "00000.png").read_bytes()
     (tmp_path / "00001.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="00001.png is torn"):
-        kill_many.look(tmp_path)
+        kill_many.inspect_row(tmp_path)
 
 
 def test_lost_and_made_twice(tmp_path):
     save(tmp_path / "00000.png")
-    before = kill_many.look(tmp_path)
+    before = kill_many.inspect_row(tmp_path)
     kill_many.compare(before, before | {"00001.png": (1, b"")})
     with pytest.raises(ValueError, match="00000.png was lost"):
         kill_many.compare(before, {})
     (tmp_path / "00000.png").rename(tmp_path / "old")
     save(tmp_path / "00000.png")
     with pytest.raises(ValueError, match="00000.png was made twice"):
-        kill_many.compare(before, kill_many.look(tmp_path))
+        kill_many.compare(before, kill_many.inspect_row(tmp_path))
 
 
 def test_the_end(tmp_path):
     save(tmp_path / "00000.png")
-    made, other = kill_many.look(tmp_path), {"00000.png": (0, b"other")}
+    made, other = kill_many.inspect_row(tmp_path), {"00000.png": (0, b"other")}
     end(tmp_path, ["00000.png"])
     kill_many.check(made, made, tmp_path, 1)
     with pytest.raises(ValueError, match="00000.png is another picture"):

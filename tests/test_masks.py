@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdjax import images, masks
+from sdjax.images import masks, read
 
 sides = st.integers(1, 60)
 seeds = st.integers(0, 2**32 - 1)
@@ -90,7 +90,7 @@ def test_on_the_latents():
 
 
 def test_what_an_inpainting_model_is_shown():
-    pixels = images.to_pixels(picture(8, 8), 8, 8)
+    pixels = read.to_pixels(picture(8, 8), 8, 8)
     mask = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8, 1)
     shown = masks.masked(pixels, mask)
     assert shown.dtype == np.float32

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdjax import programs
 from sdjax.config import UNetConfig
 from sdjax.nn import attention, layers, resnet
 from sdjax.nn.clip import end_of_text
-from sdjax.nn.unet import Added, UNet, time_shifts
+from sdjax.nn.conditioning import Added
+from sdjax.nn.shapes import expected_params
+from sdjax.nn.unet import UNet, time_shifts
 from tests.checkpoints import random_params
 
 
@@ -116,7 +117,7 @@ SMALL = {
 
 def drawn(config: UNetConfig) -> dict:
     """Random parameters, drawn on the host: there is nothing to compile."""
-    return {"params": random_params(programs.expected_params({"unet": config})["unet"], np.float32, 2)}
+    return {"params": random_params(expected_params({"unet": config})["unet"], np.float32, 2)}
 
 
 def test_hoisted_keys_and_values_change_nothing():

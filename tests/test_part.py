@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdjax.config.presets import PRESETS
 from sdjax.diffusion import scan
 from sdjax.diffusion.plan import plan
 from sdjax.diffusion.samplers import SAMPLERS
-from sdjax.presets import PRESETS
 from tests.reference import SHAPE, toy
 
 SDXL = PRESETS["sdxl"].scheduler

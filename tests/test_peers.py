@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sdjax import asking, conditions, infotext
+from sdjax.diffusion.a1111_comfy import NAMES, discards, peer_name, peer_schedule
 from sdjax.diffusion.noise import Settings
-from sdjax.diffusion.peers import NAMES, discards, peer_name, peer_schedule
 from sdjax.diffusion.plan import plan
 from sdjax.diffusion.sigmas import beta_quantile
+from sdjax.metadata import infotext
 from sdjax.pipeline import StableDiffusion
+from sdjax.request import build, prompting
 from tests.reference import SD, ZERO_SNR, alphas_cumprod
 from tests.test_sigmas import COMFY_AYS, COMFY_NORMAL_20
 
@@ -293,6 +294,6 @@ def test_edits_of_a_run_from_a_picture(preset, expected):
     model = SimpleNamespace(plan=partial(StableDiffusion.plan, SimpleNamespace(scheduler=SD, xl=False)))
     given = {"sampler": "euler", "steps": 20, "schedule": "karras", "preset": preset, "eta": None}
     given |= {"sampler_options": None, "denoising_start": None, "denoising_end": None}
-    (run,) = asking._runs(model, given, [0.5])
-    (pull,) = conditions.pulls({"text_encoder": "[a:b:0.5]"}, run, "a1111")
-    assert "".join(texts["text_encoder"] for texts in pull.texts) == expected
+    (run,) = build._runs(model, given, [0.5])
+    (branch,) = prompting.branches({"text_encoder": "[a:b:0.5]"}, run, "a1111")
+    assert "".join(texts["text_encoder"] for texts in branch.texts) == expected

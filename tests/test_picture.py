@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 import sdjax
-from sdjax import bounds, infotext, picture, request
-from sdjax.bounds import RANGES
+from sdjax.core import files
 from sdjax.diffusion import spacing
 from sdjax.diffusion.samplers import SAMPLERS
+from sdjax.images.pixels import from_uint8, to_uint8
+from sdjax.metadata import bounds, infotext, picture
+from sdjax.metadata.bounds import RANGES
 
 PIXELS = np.arange(8 * 16 * 3, dtype=np.uint8).reshape(8, 16, 3)
 SETTINGS = {
@@ -313,10 +315,9 @@ def test_broken_settings_are_one_error(tmp_path, texts, message):
     assert str(path) in str(caught.value) and len(str(caught.value)) < 300 + len(str(path))
 
 
-@pytest.mark.parametrize("name", request.GIVEN)
+@pytest.mark.parametrize("name", bounds.GIVEN)
 def test_a_picture_names_no_file(tmp_path, name):
     """It says that there was one, and `generate` then asks for it."""
-    assert bounds.GIVEN == request.GIVEN
     assert picture.read_settings(png(tmp_path / "x.png", sdjax=ours(**{name: "given"})))[name] == "given"
     for value in ("/etc/passwd", "x.png", "", "Given", "given ", ["given"], None):
         with pytest.raises(ValueError, match=f"{name} (can only be .given.|must be str)"):
@@ -405,10 +406,10 @@ def test_a_compressed_bomb_is_one_error(tmp_path):
 
 def test_uint8_there_and_back():
     every = np.arange(256, dtype=np.uint8)
-    there = picture.from_uint8(every)
+    there = from_uint8(every)
     assert there.dtype == np.float32 and there[0] == -1 and there[255] == 1
-    np.testing.assert_array_equal(picture.to_uint8(there), every)
-    np.testing.assert_array_equal(picture.to_uint8(np.array([-1.2, -0.0001, 1.2])), [0, 127, 255])
+    np.testing.assert_array_equal(to_uint8(there), every)
+    np.testing.assert_array_equal(to_uint8(np.array([-1.2, -0.0001, 1.2])), [0, 127, 255])
 
 
 # Saving many ------------------------------------------------------
@@ -466,10 +467,10 @@ def test_a_stop_leaves_nothing_half_written(tmp_path, monkeypatch):
 
 
 def test_check_writable(tmp_path):
-    picture.check_writable(tmp_path / "new" / "folder")
+    files.check_writable(tmp_path / "new" / "folder")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        for use in (picture.check_writable, lambda folder: picture.save_all([made()], folder)):
+        for use in (files.check_writable, lambda folder: picture.save_all([made()], folder)):
             with pytest.raises(OSError, match="file.* cannot be written .*; choose another folder"):
                 use(folder)

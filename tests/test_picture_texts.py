@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdjax import picture, picture_texts
+from sdjax.metadata import picture, texts
 
 TEXT = "猫, café\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
 WANT = {"prompt": "猫, café", "negative_prompt": "dog", "steps": 20, "sampler": "euler_ancestral", "seed": 1}
@@ -148,7 +148,7 @@ def test_a_jpegs_comment_and_xmp(tmp_path):
     xmp = "<rdf:li xml:lang='x-default'>{&quot;a&quot;: 1}</rdf:li>"
     xmp = f"<x:xmpmeta><exif:UserComment><rdf:Alt>{xmp}</rdf:Alt></exif:UserComment></x:xmpmeta>"
     IMAGE.save(tmp_path / "x.jpg", xmp=xmp.encode())
-    assert picture_texts.read(tmp_path / "x.jpg").texts == {"XMP": '{"a": 1}'}
+    assert texts.read(tmp_path / "x.jpg").texts == {"XMP": '{"a": 1}'}
 
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP"])
@@ -164,7 +164,7 @@ def test_comfyuis_webp(tmp_path):
     made = Image.Exif()
     made[0x0110], made[0x010F] = 'prompt:{"1": {}}', 'workflow:{"nodes": []}'
     IMAGE.save(tmp_path / "x.webp", exif=made)
-    assert picture_texts.read(tmp_path / "x.webp").texts == {"prompt": '{"1": {}}', "workflow": '{"nodes": []}'}
+    assert texts.read(tmp_path / "x.webp").texts == {"prompt": '{"1": {}}', "workflow": '{"nodes": []}'}
 
 
 def test_what_is_no_file(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import sdjax
-from sdjax import programs
-from sdjax.nn.unet import Added, Conditions
+from sdjax.nn.conditioning import Added, Conditions
+from sdjax.runtime import denoisers, programs
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,14 @@ def sd(tiny_checkpoint):
 
 def compilations() -> int:
     """Programs compiled so far by everything that a picture goes through."""
-    steps = (programs.encode_text, programs.hoist, programs.noise, programs.begin, programs.draw, programs.advance)
+    steps = (
+        programs.encode_text,
+        denoisers.precompute_kv,
+        programs.noise,
+        programs.begin,
+        programs.draw,
+        programs.run_rows,
+    )
     return sum(step._cache_size() for step in (*steps, programs.decode))
 
 
@@ -112,7 +119,7 @@ def test_a_lane_that_is_done_costs_nothing():
         return 2.0 * inputs[0]
 
     x = jnp.arange(6.0)[:, None]
-    run = jax.jit(lambda needed: programs._one_by_one(network, (x,), needed, 2))
+    run = jax.jit(lambda needed: denoisers._one_by_one(network, (x,), needed, 2))
     made = run(jnp.array([True, False, True]))
     jax.effects_barrier()
     assert made[:, 0].tolist() == [0, 0, 4, 6, 0, 10] and sorted(seen) == [0, 2]

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import sdjax
-from sdjax import programs
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
-from sdjax.presets import ALIKE, PRESETS
-from sdjax.vocabulary import clip_tokenizer_files
-from sdjax.weights.names import file_shapes, flatten, spellings, tensor_name
+from sdjax.config.presets import ALIKE, PRESETS
+from sdjax.core.tree import flatten
+from sdjax.nn.shapes import expected_params
+from sdjax.text.vocabulary import clip_tokenizer_files
+from sdjax.weights.names import file_shapes, spellings, tensor_name
 from tests.golden.make_tensors import read
 
 ALL = PRESETS | ALIKE
@@ -77,7 +78,7 @@ def parameters(network: str) -> dict:
 
 @functools.cache
 def traced(config: ClipTextConfig | UNetConfig | VaeConfig) -> dict:
-    tree = programs.expected_params({"network": config})["network"]
+    tree = expected_params({"network": config})["network"]
     return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
 

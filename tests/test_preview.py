@@ -10,9 +10,10 @@ from PIL import Image
 
 import sdjax
 from experiments.shapes import world
-from sdjax import picture, preview
-from sdjax.preview import LinearDecoder, Preview, Viewer
-from sdjax.steps import Step
+from sdjax.images.pixels import from_uint8, to_uint8
+from sdjax.sampling import preview
+from sdjax.sampling.preview import LinearDecoder, Preview, Viewer
+from sdjax.sampling.trace import Step
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +42,14 @@ def test_a_linear_autoencoder_is_found_exactly(factor, channels):
     mix, offset = rng.normal(size=(3, channels)), rng.normal(size=channels)
     decoder = preview.fit(lambda pixels: preview.averaged(pixels, factor) @ mix + offset, factor)
     rgb = rng.uniform(-1, 1, (2, 5, 6, 3))
-    np.testing.assert_array_equal(decoder(rgb @ mix + offset), picture.to_uint8(rgb))
+    np.testing.assert_array_equal(decoder(rgb @ mix + offset), to_uint8(rgb))
     assert decoder.weights.shape == (channels, 3) and decoder.bias.shape == (3,) and decoder.residual < 1e-6
 
 
 def test_the_residual_is_what_the_map_leaves():
     """Latents that know red alone: green and blue are left at their means, and their spread is the residual."""
     decoder = preview.fit(lambda pixels: preview.averaged(pixels, 8)[..., :1], 8)
-    y = preview.averaged(picture.from_uint8(preview.drawn(128)), 8).reshape(-1, 3)
+    y = preview.averaged(from_uint8(preview.drawn(128)), 8).reshape(-1, 3)
     red = y[:, :1] - y[:, 0].mean()
     rest = y - y.mean(0) - red @ (red.T @ (y - y.mean(0))) / (red**2).sum()
     assert decoder.residual == pytest.approx(np.sqrt(np.mean(rest**2)), rel=1e-9)
@@ -85,11 +86,11 @@ def quality(shown: np.ndarray, decoded: np.ndarray) -> tuple[float, float]:
 
 def test_rendered_shapes_look_as_the_vae_shows_them(shapes, viewer):
     """Pictures that the fit did not see; the bars are between the map (16.7 dB, 0.85) and all wrong ones."""
-    z = np.asarray(shapes.encode(picture.from_uint8(world.dataset(77, 0, 32)[0])))
+    z = np.asarray(shapes.encode(from_uint8(world.dataset(77, 0, 32)[0])))
     decoded = preview.averaged(shapes.decode(z), 8)
 
     def measured(decoder) -> tuple[float, float]:
-        return quality(picture.from_uint8(decoder(z)), decoded)
+        return quality(from_uint8(decoder(z)), decoded)
 
     linear = viewer.linear
     psnr, correlation = measured(linear)
@@ -109,11 +110,11 @@ def test_rendered_shapes_look_as_the_vae_shows_them(shapes, viewer):
 
 def test_no_linear_map_is_much_better(shapes, viewer):
     """The best one for the very pictures that are looked at gains less than 0.6 dB."""
-    z = np.asarray(shapes.encode(picture.from_uint8(world.dataset(78, 0, 32)[0])), np.float64)
+    z = np.asarray(shapes.encode(from_uint8(world.dataset(78, 0, 32)[0])), np.float64)
     decoded = preview.averaged(shapes.decode(z), 8)
     rows = np.concatenate([z, np.ones((*z.shape[:3], 1))], -1).reshape(-1, 5)
     best = rows @ np.linalg.lstsq(rows, decoded.reshape(-1, 3), rcond=None)[0]
-    ours = quality(picture.from_uint8(viewer.linear(z)), decoded)[0]
+    ours = quality(from_uint8(viewer.linear(z)), decoded)[0]
     assert quality(np.clip(best, -1, 1).reshape(decoded.shape), decoded)[0] - ours < 0.6
 
 
@@ -169,7 +170,7 @@ def test_a_preview_computes_what_is_asked_for_and_once():
     assert isinstance(shown, Step) and (shown.number, shown.of, shown.timestep, shown.sigma) == (3, 20, 801.0, 4.61)
     assert repr(shown) == "Preview(step 3 of 20, t 801, sigma 4.61)" and calls == []
     assert shown.image.size == (64, 32) and len(shown.images) == 2 and later.image and calls == ["encode"]
-    np.testing.assert_array_equal(np.asarray(shown.decoded[1]), picture.to_uint8(viewer.sd.decode(shown.denoised))[1])
+    np.testing.assert_array_equal(np.asarray(shown.decoded[1]), to_uint8(viewer.sd.decode(shown.denoised))[1])
     assert calls == ["encode", "decode", "decode"] and shown.decoded and len(calls) == 3
 
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from sdjax.config import ClipVisionConfig, ConfigError
-from sdjax.image_encoder import ImageEncoder
-from sdjax.processor import CLIP_MEAN, CLIP_STD, Processor
+from sdjax.images.processor import CLIP_MEAN, CLIP_STD, Processor
+from sdjax.model.image_towers import ImageEncoder
 
 CLIP, DPT = {"image_processor_type": "CLIPImageProcessor"}, {"feature_extractor_type": "DPTFeatureExtractor"}
 GREY = Image.new("RGB", (60, 40), (51, 102, 153))

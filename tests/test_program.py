@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdjax import program
-from sdjax.program import Program
+from sdjax.core import jit
+from sdjax.core.jit import Program
 
 
 def product(scale: float, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -46,12 +46,12 @@ def test_gives_up_what_is_donated() -> None:
 
 
 def test_options_that_this_jaxlib_does_not_know_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "OPTIONS", {"cpu": {"xla_cpu_no_such_option": "1"}})
-    program.options.cache_clear()
+    monkeypatch.setattr(jit, "OPTIONS", {"cpu": {"xla_cpu_no_such_option": "1"}})
+    jit.options.cache_clear()
     try:
-        assert program.options() == {}
+        assert jit.options() == {}
     finally:
-        program.options.cache_clear()
+        jit.options.cache_clear()
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="an option of XLA:CPU")

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import sdjax
-from sdjax import programs
+from sdjax.runtime import programs
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def test_one_prompt_on_each_side(sd):
 
 def test_masks_are_data(sd):
     sd.generate("a", regions=[("a red circle", half(sd))], **ASKED)
-    before = programs.advance._cache_size()
+    before = programs.run_rows._cache_size()
     sd.generate("an ant", regions=[("a blue square", half(sd, left=False))], **ASKED | {"sampler": "euler", "steps": 7})
-    assert programs.advance._cache_size() == before
+    assert programs.run_rows._cache_size() == before
 
 
 def test_overlapping_masks_share(sd):

@@ -159,13 +159,13 @@ def test_segments_equal_the_whole():
     traces = []
 
     @jax.jit
-    def advance(carry, rows):
+    def run_rows(carry, rows):
         traces.append(1)
-        return scan.advance(carry, rows, model)
+        return scan.run_rows(carry, rows, model)
 
     carry = scan.draw(scan.init(table, x), table, keys)
     for start in range(0, p.rows, 4):
-        carry = advance(carry, table.rows(start, start + 4))
+        carry = run_rows(carry, table.rows(start, start + 4))
     assert len(traces) == 1
     np.testing.assert_allclose(scan.result(carry), scan.sample(p, model, x, key=keys), rtol=1e-5, atol=1e-6)
 

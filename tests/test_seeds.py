@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdjax import keys, seeds
+from sdjax.core import keys
+from sdjax.request import seeds
 
 
 @pytest.mark.parametrize(

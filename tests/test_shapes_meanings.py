@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from experiments.shapes import meanings, models, train_text, world
+from sdjax.model.builtin import ASSETS, SHAPES
 from sdjax.nn.clip import ClipTextEncoder
-from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 
 LONGEST = "a large red circle to the left of a small blue square on a green background"

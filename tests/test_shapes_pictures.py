@@ -9,8 +9,8 @@ import pytest
 
 from experiments.shapes import depth, encode_pictures, inpainting, models, train_pictures, train_unet, world
 from experiments.shapes.score import score
-from sdjax import programs
 from sdjax.config import UNetConfig
+from sdjax.nn.shapes import expected_params
 from sdjax.nn.unet import UNet
 from tests.checkpoints import UNET, random_params
 
@@ -192,7 +192,7 @@ def test_batches_are_a_function_of_the_step(tmp_path):
 
 def test_the_loss_sees_the_channels_and_the_weights():
     config = UNetConfig.from_dict(UNET | {"in_channels": 5, "cross_attention_dim": 128})
-    unet, params = UNet(config), random_params(programs.expected_params({"unet": config})["unet"], np.float32, 0)
+    unet, params = UNet(config), random_params(expected_params({"unet": config})["unet"], np.float32, 0)
     rng = np.random.default_rng(0)
     batch = {
         name: rng.normal(size=size).astype(np.float32)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from experiments.shapes import batches, encode, models, train_unet, train_vae, workers, world
+from sdjax.images.pixels import from_uint8
+from sdjax.model.builtin import ASSETS, SHAPES
 from sdjax.nn.vae import Autoencoder
-from sdjax.picture import from_uint8
-from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 
 

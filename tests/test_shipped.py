@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 import sdjax
 from experiments.shapes.score import score
-from sdjax.shipped import SHIPPED
+from sdjax.model.builtin import SHIPPED
 
 CHANNELS = {"shapes": 4, "shapes-inpainting": 9, "shapes-depth": 5}
 

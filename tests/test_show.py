@@ -12,12 +12,14 @@ import pytest
 from PIL import Image
 
 import sdjax
-from sdjax import picture, short, show
+from sdjax.core import short
 from sdjax.diffusion.noise import NoiseSchedule
-from sdjax.nn.unet import Added, Conditions
+from sdjax.images import show
+from sdjax.metadata import picture
+from sdjax.nn.conditioning import Added, Conditions
 from sdjax.pipeline import Output
-from sdjax.preview import Preview
-from sdjax.steps import Step
+from sdjax.sampling.preview import Preview
+from sdjax.sampling.trace import Step
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from sdjax.presets import PRESETS
+from sdjax.config.presets import PRESETS
+from sdjax.core.tree import flatten
 from sdjax.weights import (
     CheckpointError,
     default_layout,
@@ -160,13 +161,12 @@ PUBLISHED = {
 @pytest.mark.parametrize("family", PUBLISHED)
 def test_names_and_shapes_at_full_size(family):
     """From the configs alone: the names that tell the published files apart, with their shapes."""
-    from sdjax.weights import names
     from sdjax.weights.original import Original
 
     layout, found = Original(PRESETS[family].configs), {}
     for component, tree in expected(PRESETS[family].configs).items():
         places = layout.places(component)
-        for path, leaf in names.flatten(tree).items():
+        for path, leaf in flatten(tree).items():
             place = places(path, leaf.shape)[0]
             found[place.name] = place.shapes[0]
     assert {name: found.get(name) for name in PUBLISHED[family]} == PUBLISHED[family]

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from sdjax.diffusion.a1111_comfy import NAMES, OWN_TIMESTEPS
 from sdjax.diffusion.noise import Settings
-from sdjax.diffusion.peers import NAMES, OWN_TIMESTEPS
 from sdjax.diffusion.plan import plan
 from sdjax.diffusion.samplers import SAMPLERS
 from sdjax.diffusion.sigmas import SIGMA_SCHEDULES

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import sdjax
-from sdjax import programs
-from sdjax.steps import wanted
+from sdjax.runtime import programs
+from sdjax.sampling.trace import wanted
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +57,12 @@ def test_steps_are_what_the_network_saw_and_said(sd, sampler):
 def test_looking_changes_nothing(sd):
     """Kept, shown live or not looked at: the same picture by the same program."""
     plain = sd.generate("a red circle", steps=5)
-    before = programs.advance._cache_size()
+    before = programs.run_rows._cache_size()
     seen: list[int] = []
     watched = sd.generate("a red circle", steps=5, show_steps=2, callback=lambda step: seen.append(step.number))
     np.testing.assert_array_equal(watched.latents, plain.latents)
     assert seen == [0, 1, 2, 3, 4] and [step.number for step in watched.steps] == [0, 4]
-    assert programs.advance._cache_size() == before
+    assert programs.run_rows._cache_size() == before
 
 
 def test_a_stopped_run_keeps_what_is_done(sd):

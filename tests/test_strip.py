@@ -7,8 +7,11 @@ import pytest
 from PIL import Image, ImageSequence
 
 from experiments import grid
-from sdjax import picture, strip
-from sdjax.steps import Step
+from sdjax.images import sheet
+from sdjax.images.pixels import from_uint8
+from sdjax.metadata import picture
+from sdjax.sampling import strip
+from sdjax.sampling.trace import Step
 
 COLOURS = np.array([[200, 30, 30], [30, 160, 60], [40, 60, 210], [240, 210, 50]], np.uint8)
 
@@ -30,11 +33,11 @@ def decode(latents: np.ndarray) -> np.ndarray:
 
 def colour_at(image: Image.Image, column: int, row: int, width: int = 128) -> list[int]:
     """The colour of a cell of a strip, in its middle. Rows are those of pictures, as the strip has them."""
-    tops, y = [], strip.GAP
+    tops, y = [], sheet.GAP
     for i in range(row + 1):
         tops.append(y)
-        y += width + 4 + strip.LINE * (2 - i % 2) + strip.GAP
-    return list(image.getpixel((strip.GAP + column * (width + strip.GAP) + width // 2, tops[row] + width // 2)))
+        y += width + 4 + sheet.LINE * (2 - i % 2) + sheet.GAP
+    return list(image.getpixel((sheet.GAP + column * (width + sheet.GAP) + width // 2, tops[row] + width // 2)))
 
 
 # The strip -------------------------------------------------------------------------------------------
@@ -42,7 +45,7 @@ def colour_at(image: Image.Image, column: int, row: int, width: int = 128) -> li
 
 def test_a_step_is_a_column_the_jump_below():
     image = strip.strip(strip.develop(steps(), decode))
-    assert image.mode == "RGB" and image.width == 3 * (128 + strip.GAP) + strip.GAP
+    assert image.mode == "RGB" and image.width == 3 * (128 + sheet.GAP) + sheet.GAP
     for row in range(4):  # two pictures
         for column in range(3):
             assert colour_at(image, column, row) == COLOURS[column + row % 2].tolist(), (column, row)
@@ -52,7 +55,7 @@ def test_one_picture_alone():
     changed = [replace(one, denoised=one.denoised + np.reshape([0, -1], (2, 1, 1, 1))) for one in steps()]
     image = strip.strip(strip.develop(changed, decode), chosen=1, width=64)
     assert [colour_at(image, column, 1, 64) for column in range(3)] == COLOURS[:3].tolist()
-    assert image.height == 2 * (64 + 4 + strip.GAP) + 3 * strip.LINE + strip.GAP
+    assert image.height == 2 * (64 + 4 + sheet.GAP) + 3 * sheet.LINE + sheet.GAP
 
 
 def test_captions_have_number_t_and_sigma(monkeypatch):
@@ -65,8 +68,8 @@ def test_captions_have_number_t_and_sigma(monkeypatch):
 
 
 def test_captions_are_drawn_and_differ():
-    first, second = (np.asarray(strip.sheet([Image.new("RGB", (128, 4))], [text], 1)) for text in ("step 1", "step 2"))
-    below = strip.GAP + 4
+    first, second = (np.asarray(sheet.sheet([Image.new("RGB", (128, 4))], [text], 1)) for text in ("step 1", "step 2"))
+    below = sheet.GAP + 4
     assert (first[below + 1 :] < 128).any() and (first != second).any()
     np.testing.assert_array_equal(first[: below + 1], second[: below + 1])
 
@@ -74,11 +77,11 @@ def test_captions_are_drawn_and_differ():
 def test_the_longest_caption_fits_its_column():
     longest = Step(127, 128, 951.25, 0.000292, np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)))
     image = np.asarray(strip.strip(strip.develop([longest], decode)))
-    assert (image[:, -strip.GAP + 1 :] == 255).all()
+    assert (image[:, -sheet.GAP + 1 :] == 255).all()
 
 
 def test_pixels_as_floats_are_the_same():
-    as_floats = strip.develop(steps(), lambda latents: picture.from_uint8(decode(latents)))
+    as_floats = strip.develop(steps(), lambda latents: from_uint8(decode(latents)))
     for one, other in zip(strip.develop(steps(), decode), as_floats, strict=True):
         np.testing.assert_array_equal(one.noisy, other.noisy)
         np.testing.assert_array_equal(one.jump, other.jump)
@@ -108,8 +111,8 @@ def test_a_picture_that_is_none_is_told(chosen):
 
 def test_rows_are_as_high_as_their_longest_caption():
     pictures = [Image.new("RGB", (20, 10), tuple(colour)) for colour in COLOURS.tolist()]
-    image = strip.sheet(pictures, ["", "a\nb", "", ""], 2)
-    assert image.size == (2 * 28 + 8, 8 + (10 + 4 + 2 * strip.LINE + 8) + (10 + 4 + 8))
+    image = sheet.sheet(pictures, ["", "a\nb", "", ""], 2)
+    assert image.size == (2 * 28 + 8, 8 + (10 + 4 + 2 * sheet.LINE + 8) + (10 + 4 + 8))
     for i, (x, y) in enumerate([(18, 13), (46, 13), (18, 65), (46, 65)]):
         assert list(image.getpixel((x, y))) == COLOURS[i].tolist()
 
@@ -119,7 +122,7 @@ def test_a_grid_is_a_sheet_of_prompts():
     image = grid.labelled(pixels, ["a prompt", "a prompt that takes two lines", "a"], 2)
     assert image.width == 2 * (128 + 8) + 8
     assert image.getpixel((72, 40)) == tuple(COLOURS[0]) and image.getpixel((208, 40)) == tuple(COLOURS[1])
-    assert strip.wrapped("a prompt that takes two lines", 128) == ("a prompt that\ntakes two lines")
+    assert sheet.wrapped("a prompt that takes two lines", 128) == ("a prompt that\ntakes two lines")
 
 
 # The animation ---------------------------------------------------------------------------------------
@@ -141,7 +144,7 @@ def test_frames_are_the_jumps_and_the_last_is_held(tmp_path, name):
 
 def test_all_pictures_are_side_by_side(tmp_path):
     with Image.open(strip.animation(strip.develop(steps(2), decode), tmp_path / "run.webp")) as image:
-        assert image.width == 2 * (128 + strip.GAP) + strip.GAP
+        assert image.width == 2 * (128 + sheet.GAP) + sheet.GAP
 
 
 @pytest.mark.parametrize("name", ["run.mp4", "run", "run.png"])

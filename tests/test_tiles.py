@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdjax
-from sdjax import config, programs
-from sdjax.nn import tiles
-from sdjax.nn.tiles import Limits
+from sdjax import config
+from sdjax.config.presets import PRESETS
+from sdjax.core import tree
+from sdjax.nn.shapes import expected_params
+from sdjax.nn.tiling import tiles
+from sdjax.nn.tiling.tiles import Limits
 from sdjax.nn.vae import Autoencoder, decoder_layers, encoder_layers
-from sdjax.presets import PRESETS
+from sdjax.runtime import programs
 
 FOUR = config.VaeConfig(
     block_out_channels=(8, 16, 16),
@@ -42,9 +45,9 @@ CASES = {
 }
 
 
-def params_of(vae: config.VaeConfig) -> programs.Params:
+def params_of(vae: config.VaeConfig) -> tree.Params:
     """Weights of which none is 0 or 1, as norms' are at first."""
-    shapes = programs.expected_params({"vae": vae})["vae"]
+    shapes = expected_params({"vae": vae})["vae"]
     leaves, structure = jax.tree.flatten(shapes)
     rng = np.random.default_rng(0)
     drawn = [rng.standard_normal(leaf.shape) * max(1, np.prod(leaf.shape[:-1])) ** -0.5 for leaf in leaves]
@@ -124,7 +127,7 @@ def test_stable_diffusion_is_whole_up_to_1024_pixels():
 
 def test_tiles_take_less_memory():
     vae = replace(BARE, layers_per_block=1)
-    params, latents = programs.expected_params({"vae": vae})["vae"], jax.ShapeDtypeStruct((1, 128, 128, 4), "float32")
+    params, latents = expected_params({"vae": vae})["vae"], jax.ShapeDtypeStruct((1, 128, 128, 4), "float32")
     used = []
     for limits in (Limits(), Limits(whole=2**18, held=0, tile=32)):
         run = jax.jit(partial(tiles.decode, vae, jnp.float32, limits=limits))
@@ -133,7 +136,7 @@ def test_tiles_take_less_memory():
 
 
 def test_programs_never_hold_a_level_of_a_large_picture():
-    params = programs.expected_params({"vae": SD})["vae"]
+    params = expected_params({"vae": SD})["vae"]
     latents = jax.ShapeDtypeStruct((1, 256, 256, 4), jnp.float32)
     assert "x2048x2048x256x" not in programs.decode.lower(SD, jnp.float32, params, latents).as_text()
     pixels = jax.ShapeDtypeStruct((1, 4096, 4096, 3), jnp.float32)

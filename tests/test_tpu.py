@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from jax import export
 
-from sdjax import programs
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
 from sdjax.diffusion.guidance import Guidance
-from sdjax.diffusion.held import Held
+from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.plan import plan
-from sdjax.nn.unet import Added, Conditions
+from sdjax.nn.conditioning import Added, Conditions
+from sdjax.nn.shapes import expected_params
+from sdjax.runtime import denoisers, programs
 from tests import checkpoints
 
 BFLOAT16 = jnp.dtype("bfloat16")
@@ -50,7 +51,7 @@ def array(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
 
 
 def params(config, dtype=BFLOAT16):
-    tree = programs.expected_params({"it": config})["it"]
+    tree = expected_params({"it": config})["it"]
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), tree)
 
 
@@ -59,19 +60,19 @@ def stablehlo(function, *arguments) -> str:
     return export.export(function, platforms=["tpu"])(*arguments).mlir_module()
 
 
-def advance(config: UNetConfig, batch: int) -> str:
+def run_rows(config: UNetConfig, batch: int) -> str:
     """A guided run of 4 rows."""
     x = array(batch, LATENTS, LATENTS, 4)
     latents = np.zeros(x.shape, np.float32)
-    table, held = plan("dpmpp_2m", 4, checkpoints.SCHEDULER).table(), Held.nothing(jnp.asarray(latents))
-    carry = jax.eval_shape(programs.begin, x, held, np.ones((2, batch), np.float32), table)
+    table, known = plan("dpmpp_2m", 4, checkpoints.SCHEDULER).table(), KnownRegion.nothing(jnp.asarray(latents))
+    carry = jax.eval_shape(programs.begin, x, known, np.ones((2, batch), np.float32), table)
     states = array(2 * batch, 1, TOKENS, checkpoints.WIDTH)
-    hoist = jax.tree_util.Partial(programs.hoist, BFLOAT16)
-    context = jax.eval_shape(hoist, params(config), states, array(2 * batch, dtype="int32"))
+    precompute_kv = jax.tree_util.Partial(denoisers.precompute_kv, BFLOAT16)
+    context = jax.eval_shape(precompute_kv, params(config), states, array(2 * batch, dtype="int32"))
     added = Added(array(2 * batch, 16), array(2 * batch, 6)) if config.addition_embed_type else None
     guidance = Guidance(jnp.ones((len(table), batch)), jnp.zeros((len(table), batch)))
-    run = jax.jit(lambda *rest: programs.advance(config, BFLOAT16, *rest))
-    return stablehlo(run, carry, table, params(config), Conditions(context, added), guidance, held)
+    run = jax.jit(lambda *rest: programs.run_rows(config, BFLOAT16, *rest))
+    return stablehlo(run, carry, table, params(config), Conditions(context, added), guidance, known)
 
 
 PROGRAMS = {
@@ -79,8 +80,8 @@ PROGRAMS = {
         jax.jit(lambda *rest: programs.encode_text(TEXT, BFLOAT16, True, *rest)),
         params(TEXT), array(TOKENS, dtype="int32"), array(dtype="int32"),
     ),
-    "advance": lambda: advance(UNET, 2),
-    "advance_xl": lambda: advance(UNET_XL, 2),
+    "run_rows": lambda: run_rows(UNET, 2),
+    "advance_xl": lambda: run_rows(UNET_XL, 2),
     "decode": lambda: stablehlo(
         jax.jit(lambda *rest: programs.decode(VAE, BFLOAT16, *rest)), params(VAE), array(2, LATENTS, LATENTS, 4)
     ),

@@ -24,7 +24,7 @@ from optax import contrib
 
 from sdjax.train import loop
 from sdjax.train.loop import Diverged, fit, newest_step, restore, settings_of
-from sdjax.train.state import TrainState, Trapezoid, make_optimiser, make_step
+from sdjax.train.state import TrainState, WarmupStableDecay, make_optimiser, make_step
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +45,7 @@ def run(folder, steps: int, *, kind: str = "muon", batches=batch, total: int = 4
     step = make_step(loss, optimiser, ema_decay=0.9)
     return fit(
         folder, state, step, batches,
-        Trapezoid(0.05, total, 2 * total // 5, warmup=5),
+        WarmupStableDecay(0.05, total, 2 * total // 5, warmup=5),
         steps=steps, seed=0, settings={"kind": kind},
         **{"every": 10, "save_seconds": 0, "report": lambda line: None} | given,
     )  # fmt: skip
@@ -257,8 +257,15 @@ def test_several_devices_share_every_batch(tmp_path):
 
 
 def test_the_rate_rises_stays_and_falls():
-    assert [Trapezoid(0.5, 40, 10, warmup=5)(n) for n in (0, 1, 5, 30, 35, 39)] == [0, 0.1, 0.5, 0.5, 0.25, 0.05]
-    assert Trapezoid(0.5, 40, 0, warmup=5)(10**6) == 0.5
+    assert [WarmupStableDecay(0.5, 40, 10, warmup=5)(n) for n in (0, 1, 5, 30, 35, 39)] == [
+        0,
+        0.1,
+        0.5,
+        0.5,
+        0.25,
+        0.05,
+    ]
+    assert WarmupStableDecay(0.5, 40, 0, warmup=5)(10**6) == 0.5
 
 
 def test_muon_on_stacks_equals_muon_on_each_kernel():

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import sdjax.vocabulary
-from sdjax.text import Tokenizer
-from sdjax.vocabulary import clip_tokenizer_files
+from sdjax.text import Tokenizer, vocabulary
+from sdjax.text.vocabulary import clip_tokenizer_files
 
 # git's hashes of the files on the Hub: openai/clip-vit-large-patch14's vocabulary, and special_tokens_map.json
 # of Stable Diffusion 1.x (padding with EOS) and 2.x (with "!").
@@ -51,6 +50,6 @@ def test_a_pad_token_of_no_id():
 
 
 def test_its_licence_lies_beside_it():
-    folder = Path(sdjax.vocabulary.__file__).parent / "assets" / "clip"
+    folder = Path(vocabulary.__file__).parents[1] / "assets" / "clip"
     assert "Copyright (c) 2021 OpenAI" in (folder / "LICENSE").read_text()
     assert "openai/CLIP" in (folder / "README.md").read_text()

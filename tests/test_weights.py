@@ -16,9 +16,9 @@ import pytest
 import safetensors.numpy
 
 from sdjax.config import VaeConfig
-from sdjax.programs import expected_params
+from sdjax.nn.shapes import expected_params
 from sdjax.text import grammar
-from sdjax.text.folder import FILES
+from sdjax.text.tokenizer_files import FILES
 from sdjax.weights import (
     CheckpointError,
     default_layout,

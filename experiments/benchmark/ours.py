@@ -10,12 +10,14 @@ import numpy as np
 
 import sdjax
 from experiments.benchmark.subject import PROMPT, SAMPLER, SCALE, Call, Job, pooled_and_ids, preset, write_tokenizer
-from sdjax import config, programs
-from sdjax.conditions import TextEncoder
+from sdjax import config
 from sdjax.diffusion.guidance import Guidance
-from sdjax.diffusion.held import Held
+from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.plan import plan
-from sdjax.nn.unet import Added, Conditions
+from sdjax.model.text_encoder import TextEncoder
+from sdjax.nn.conditioning import Added, Conditions
+from sdjax.nn.shapes import expected_params
+from sdjax.runtime import denoisers, programs
 from sdjax.text import Tokenizer
 
 READ = {"unet": config.UNetConfig.from_dict, "vae": config.VaeConfig.from_dict}
@@ -47,7 +49,7 @@ def weights(job: Job, name: str) -> Any:
         scale = np.prod(leaf.shape[:-1]) ** -0.5
         return jnp.asarray(np.resize((pool * scale).astype(dtype), leaf.shape))
 
-    return jax.tree_util.tree_map_with_path(one, programs.expected_params({name: networks(job.family)[name]})[name])
+    return jax.tree_util.tree_map_with_path(one, expected_params({name: networks(job.family)[name]})[name])
 
 
 def latents(job: Job) -> jax.Array:
@@ -64,18 +66,18 @@ def steps(job: Job, count: int = 1) -> Call:
     length = preset(job.family).configs["text_encoder"]["max_position_embeddings"]
     shape = (2 * job.batch, 1, length, unet.cross_attention_dim)
     states = np.random.default_rng(0).standard_normal(shape, np.float32)
-    context = programs.hoist(dtype, params, states, jnp.ones(2 * job.batch, jnp.int32))
+    context = denoisers.precompute_kv(dtype, params, states, jnp.ones(2 * job.batch, jnp.int32))
     added = pooled_and_ids(job)
     told = Conditions(context, None if added is None else Added(*map(jnp.asarray, added)))
     table = plan(SAMPLER, max(count, job.steps), preset(job.family).scheduler).table()
-    held, shares = Held.nothing(x), np.array([[0.0], [1.0]], np.float32).repeat(job.batch, 1)
+    known, shares = KnownRegion.nothing(x), np.array([[0.0], [1.0]], np.float32).repeat(job.batch, 1)
     scales = jnp.full((count, job.batch), SCALE)
     rows, guidance = table.rows(0, count), Guidance(scales, 0 * scales)
 
     def step() -> Any:
         # Every call is the start of a run: the state is donated, so each has one of its own.
-        carry = programs.begin(x, held, shares, table)
-        return programs.advance(unet, dtype, carry, rows, params, told, guidance, held).x.block_until_ready()
+        carry = programs.begin(x, known, shares, table)
+        return programs.run_rows(unet, dtype, carry, rows, params, told, guidance, known).x.block_until_ready()
 
     return step
 

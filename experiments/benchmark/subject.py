@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.presets import PRESETS, Preset
-from sdjax.shipped import SHAPES, open_shipped
+from sdjax.config.presets import PRESETS, Preset
+from sdjax.model.builtin import SHAPES, open_shipped
 from sdjax.text import write_word_tokenizer
-from sdjax.vocabulary import EOS
+from sdjax.text.vocabulary import EOS
 
 Call = Callable[[], Any]
 ROWS = ("unet_step", "picture", "vae_decode", "text_encoder")

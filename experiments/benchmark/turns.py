@@ -13,7 +13,7 @@ from experiments.benchmark import floor, memory
 from experiments.benchmark.ours import networks
 from experiments.benchmark.subject import Job
 from experiments.benchmark.worker import Failed, Worker
-from sdjax import programs
+from sdjax.nn.shapes import expected_params
 
 
 def measure(job: Job, sides: Sequence[str], repeats: int, ceiling: float, limit: float) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def fits(job: Job, sides: int) -> bool:
         return True
     part = {"unet_step": "unet", "vae_decode": "vae", "text_encoder": "text_encoder"}.get(job.row)
     configs = {name: one for name, one in networks(job.family).items() if part in (None, name)}
-    weights = sum(4 * leaf.size for leaf in jax.tree.leaves(programs.expected_params(configs)))
+    weights = sum(4 * leaf.size for leaf in jax.tree.leaves(expected_params(configs)))
     return 1.5 * weights * sides < memory.free()
 
 

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import jax
 import numpy as np
 
-from sdjax.picture import write
+from sdjax.core.files import write
 
 EMPTY = 0.1
 OBJECT = 3.0

@@ -6,9 +6,9 @@ object, 2 for the near one (or for the only one). What the U-Net sees beside the
     (1)  d = bicubic(raw map, to the latents' size)        torch's: a = -0.75, no anti-aliasing, edges repeated
     (2)  2 (d - min d) / (max d - min d) - 1               per picture
 
-as in diffusers' StableDiffusionDepth2ImgPipeline and `sdjax.depth.depth_channel`. A caption is one of the world's and
-does not say which object is the nearer: that is for the map to tell. Whether a picture follows both is read from its
-pixels alone:
+as in diffusers' StableDiffusionDepth2ImgPipeline and `sdjax.images.depth.depth_channel`. A caption is one of the
+world's and does not say which object is the nearer: that is for the map to tell. Whether a picture follows both is read
+from its pixels alone:
 
 - **colour**: the median of each region of the map (away from its edges) is nearest to the colour that the caption
   gives it (any one colour for a background that the caption leaves open), and the region is of one colour;

@@ -29,8 +29,8 @@ from experiments import _cli
 from experiments.shapes import models, workers, world
 from experiments.shapes.batches import write_arrays
 from experiments.shapes.score import score, wilson
+from sdjax.images.pixels import from_uint8, to_uint8
 from sdjax.nn.vae import Autoencoder
-from sdjax.picture import from_uint8, to_uint8
 from sdjax.text import grammar
 from sdjax.text.tokens import Tokenizer, write_word_tokenizer
 from sdjax.train.loop import averaged, settings_of

@@ -18,10 +18,10 @@ from experiments import _cli
 from experiments.shapes import depth, inpainting, models
 from experiments.shapes.batches import write_arrays
 from experiments.shapes.encode import encoder
-from sdjax.depth import depth_channel
-from sdjax.masks import latent_mask, masked
-from sdjax.picture import from_uint8
-from sdjax.shipped import ASSETS, SHAPES
+from sdjax.images.depth import depth_channel
+from sdjax.images.masks import latent_mask, masked
+from sdjax.images.pixels import from_uint8
+from sdjax.model.builtin import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 
 FLAGS = flags.FLAGS

@@ -6,7 +6,7 @@ order of diffusers' StableDiffusionInpaintPipeline, is
     (1)  m[8 i, 8 j]                     the mask at the latents' size, torch's "nearest" for a factor of 8,
     (2)  encode(picture * (1 - m))       with the picture in [-1, 1]: the hole is middle gray,
 
-which `sdjax.masks` makes of a mask, and `encode_pictures` puts together.
+which `sdjax.images.masks` makes of a mask, and `encode_pictures` puts together.
 
 A case is a picture, a mask and the caption of what the finished picture should show. It is made from a picture that
 is right by construction: an object that the caption names is taken away, or stands there as another one, and the mask

@@ -8,8 +8,8 @@ colour, which shape, where) can be decided at 8 x 8.
 from typing import Any
 
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
-from sdjax.programs import expected_params
-from sdjax.shipped import ASSETS, SHAPES
+from sdjax.model.builtin import ASSETS, SHAPES
+from sdjax.nn.shapes import expected_params
 from sdjax.weights import read_component
 
 PIXELS = 128

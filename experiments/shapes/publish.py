@@ -13,7 +13,7 @@ from absl import flags
 from experiments import _cli
 from experiments.shapes import models, train_text
 from experiments.shapes.train_unet import init_params
-from sdjax import programs
+from sdjax.nn.shapes import expected_params
 from sdjax.text.tokens import Tokenizer
 from sdjax.train.loop import averaged, settings_of
 from sdjax.weights import default_layout, read_component, save_folder
@@ -24,7 +24,7 @@ FLAGS = flags.FLAGS
 def unet_params(run: Path, average: int | None) -> dict:
     """The averaged parameters of a run: those that it kept after so many steps, or the newest."""
     if average:
-        expected = programs.expected_params({"unet": models.UNET})
+        expected = expected_params({"unet": models.UNET})
         return read_component(run / "averages" / str(average), expected["unet"])[0]
     return averaged(run, init_params(0), settings_of(run)["optimiser"])
 
@@ -36,7 +36,7 @@ def main() -> None:
         "text_encoder": train_text.trained_params(FLAGS.text),
         "unet": unet_params(Path(FLAGS.unet), FLAGS.average),
     }
-    expected = programs.expected_params({"vae": models.VAE})
+    expected = expected_params({"vae": models.VAE})
     vae, vae_layout = read_component(latents / "vae", expected["vae"])
     components = {"vae": (vae, vae_layout)}
     for name, config in (("text_encoder", models.text_json(tokenizer.size)), ("unet", models.UNET_JSON)):

@@ -17,7 +17,7 @@ from absl import flags
 from experiments import _cli
 from experiments.shapes import models
 from experiments.shapes.train_pictures import initial
-from sdjax.shipped import ASSETS
+from sdjax.model.builtin import ASSETS
 from sdjax.train.loop import averaged, newest_step, settings_of
 from sdjax.weights import default_layout, save_component
 

@@ -31,7 +31,7 @@ import sdjax
 from experiments import _cli
 from experiments.shapes import workers, world
 from experiments.shapes.score import Verdict, rate
-from sdjax.picture import from_uint8, to_uint8
+from sdjax.images.pixels import from_uint8, to_uint8
 
 FLAGS = flags.FLAGS
 

@@ -27,12 +27,12 @@ from experiments.shapes import models
 from experiments.shapes.batches import EMPTY, arrays
 from experiments.shapes.train_unet import alphas_cumprod, velocity_loss
 from sdjax.config import ClipTextConfig, UNetConfig
+from sdjax.model.builtin import ASSETS, SHAPES
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.unet import UNet
-from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, Trapezoid, fresh, make_optimiser, make_step
+from sdjax.train.state import TrainState, WarmupStableDecay, fresh, make_optimiser, make_step
 
 FLAGS = flags.FLAGS
 
@@ -123,7 +123,7 @@ def main() -> None:
         TrainState.create(params, optimiser),
         make_step(partial(velocity_loss, unet, alphas_cumprod()), optimiser, FLAGS.ema),
         pictures.batch,
-        Trapezoid(FLAGS.learning_rate, FLAGS.steps, fall=FLAGS.steps // 2),
+        WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=FLAGS.steps // 2),
         steps=FLAGS.steps,
         seed=FLAGS.seed,
         settings={name: FLAGS[name].value for name in names},

@@ -15,11 +15,11 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import meanings, models, world
+from sdjax.model.builtin import ASSETS, SHAPES
 from sdjax.nn.clip import ClipTextEncoder
-from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 from sdjax.train.loop import averaged, fit, newest_step
-from sdjax.train.state import TrainState, Trapezoid, fresh, make_optimiser, make_step
+from sdjax.train.state import TrainState, WarmupStableDecay, fresh, make_optimiser, make_step
 
 FLAGS = flags.FLAGS
 
@@ -74,7 +74,7 @@ def main() -> None:
         TrainState.create(params, optimiser),
         make_step(partial(loss, encoder), optimiser, 0.99),
         lambda n: captions(n, FLAGS.batch, tokenizer, FLAGS.seed),
-        Trapezoid(FLAGS.learning_rate, FLAGS.steps, fall=2 * FLAGS.steps // 5),
+        WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=2 * FLAGS.steps // 5),
         steps=FLAGS.steps,
         seed=FLAGS.seed,
         settings={name: FLAGS[name].value for name in names},

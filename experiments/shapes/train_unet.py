@@ -24,12 +24,12 @@ from experiments import _cli
 from experiments.shapes import models, train_text
 from experiments.shapes.batches import OBJECT, Encode, Pictures
 from sdjax.diffusion.noise import Settings, noise_schedule
+from sdjax.model.builtin import ASSETS, SHAPES
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.unet import UNet
-from sdjax.shipped import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 from sdjax.train.loop import fit, newest_step, restore
-from sdjax.train.state import TrainState, Trapezoid, fresh, make_optimiser, make_step
+from sdjax.train.state import TrainState, WarmupStableDecay, fresh, make_optimiser, make_step
 from sdjax.weights import default_layout, save_component
 
 FLAGS = flags.FLAGS
@@ -117,7 +117,7 @@ def main() -> None:
         restore(FLAGS.start, state) if FLAGS.start else state,
         make_step(objective, optimiser, FLAGS.ema),
         pictures.batch,
-        Trapezoid(FLAGS.learning_rate, steps, FLAGS.decay),
+        WarmupStableDecay(FLAGS.learning_rate, steps, FLAGS.decay),
         steps=steps,
         seed=FLAGS.seed,
         settings={name: FLAGS[name].value for name in names} | {"begun": begun, "unet": models.UNET_JSON},

@@ -16,10 +16,10 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import models, world
+from sdjax.images.pixels import from_uint8
 from sdjax.nn.vae import Autoencoder
-from sdjax.picture import from_uint8
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, Trapezoid, fresh, make_optimiser, make_step
+from sdjax.train.state import TrainState, WarmupStableDecay, fresh, make_optimiser, make_step
 
 FLAGS = flags.FLAGS
 
@@ -75,7 +75,7 @@ def main() -> None:
         TrainState.create(params, optimiser),
         step,
         batch,
-        Trapezoid(FLAGS.learning_rate, FLAGS.steps, fall=2 * FLAGS.steps // 5),
+        WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=2 * FLAGS.steps // 5),
         steps=FLAGS.steps,
         seed=FLAGS.seed,
         settings=settings,

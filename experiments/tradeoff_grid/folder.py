@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import sdjax
-from sdjax import picture
+from sdjax.core import files
 
 FORMAT = 1
 SETTINGS = "settings.json"
@@ -52,7 +52,7 @@ def open_folder(root: Path, settings: Mapping[str, Any]) -> None:
       ValueError: it holds other things, or the results of other settings; the difference is named.
       OSError: it cannot be written.
     """
-    picture.check_writable(root)
+    files.check_writable(root)
     path = root / SETTINGS
     here = {"format": FORMAT, **settings}
     if not path.exists():

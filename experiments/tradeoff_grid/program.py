@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import sdjax
-from sdjax import programs
+from sdjax.core.keys import key, settled
 from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import classifier_free
 from sdjax.diffusion.plan import padded_length
 from sdjax.diffusion.table import Table
-from sdjax.keys import key, settled
 from sdjax.nn.unet import UNet
+from sdjax.runtime import denoisers, programs
 
 SEGMENT_ROWS = 8  # rows of one call: how often the progress bar moves
 # Memory of one guided picture in the U-Net, in bytes for each latent pixel and channel of its first level, and what of
@@ -87,7 +87,7 @@ class Program:
         index = np.pad(index, (0, self.batch - len(index)), mode="edge")
         text = np.concatenate([np.repeat(self._context[:1], self.batch, axis=0), self._context[1 + index]])
         ones = jnp.ones(len(text), jnp.int32)
-        context = programs.hoist(self.sd.dtype, self._params, jnp.asarray(text)[:, None], ones)
+        context = denoisers.precompute_kv(self.sd.dtype, self._params, jnp.asarray(text)[:, None], ones)
         keys = jax.vmap(partial(jax.random.fold_in, key(self.seed)))(index.astype(np.uint32))
         with settled():
             carry = self._begin(keys, table)
@@ -100,7 +100,7 @@ class Program:
         def model(x: jax.Array, t: jax.Array) -> jax.Array:
             return unet.apply({"params": params}, x, jnp.broadcast_to(t, x.shape[:1]), context)
 
-        return scan.advance(carry, rows, classifier_free(model, scales))
+        return scan.run_rows(carry, rows, classifier_free(model, scales))
 
 
 def _begin(shape: tuple[int, ...], keys: jax.Array, table: Table) -> scan.Carry:

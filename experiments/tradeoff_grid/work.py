@@ -19,7 +19,7 @@ from experiments.tradeoff_grid import figures
 from experiments.tradeoff_grid.cells import Cell
 from experiments.tradeoff_grid.folder import Runs, append, open_folder
 from experiments.tradeoff_grid.program import Program, automatic_batch
-from sdjax import picture
+from sdjax.images.pixels import to_uint8
 
 # Deterministic, of second order, one step for each timestep of the usual training. With the shapes model it lies 0.004
 # from its own 500 steps (the last step, to no noise at all, is longer there) and 0.0003 from dpmpp_3m in 1,000.
@@ -225,7 +225,7 @@ class Experiment:
             group = np.nan_to_num(latents[start : start + size])
             full = np.pad(group, [(0, size - len(group)), (0, 0), (0, 0), (0, 0)])
             images += list(np.asarray(self.sd.decode(jax.numpy.asarray(full)))[: len(group)])
-        return [picture.to_uint8(image) for image in images]
+        return [to_uint8(image) for image in images]
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:

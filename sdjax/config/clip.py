@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdjax.config.limits import MOST_LAYERS
-from sdjax.fields import Fields
+from sdjax.core.json_fields import Fields
+from sdjax.core.limits import MOST_LAYERS
 
 Json = Mapping[str, Any]
 

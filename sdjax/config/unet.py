@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from sdjax.config.limits import MOST_LAYERS, MOST_LEVELS, MOST_RESNETS
-from sdjax.fields import ConfigError, Fields
-from sdjax.short import short
+from sdjax.core.json_fields import ConfigError, Fields
+from sdjax.core.limits import MOST_LAYERS, MOST_LEVELS, MOST_RESNETS
+from sdjax.core.short import short
 
 Json = Mapping[str, Any]
 

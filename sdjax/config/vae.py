@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdjax.config.limits import MOST_LEVELS, MOST_RESNETS
-from sdjax.fields import ConfigError, Fields
+from sdjax.core.json_fields import ConfigError, Fields
+from sdjax.core.limits import MOST_LEVELS, MOST_RESNETS
 
 Json = Mapping[str, Any]
 

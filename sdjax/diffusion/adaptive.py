@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sdjax import short
+from sdjax.core import short
 from sdjax.diffusion import brownian
 from sdjax.diffusion.bounds import LEAST_NOISE, MOST_NOISE, as_float, check_number, check_whole
 from sdjax.diffusion.noise import Settings

@@ -7,7 +7,7 @@ to 20,000, above which they hold nothing else; training goes from 0.03 to 15, an
 import math
 from typing import Any
 
-from sdjax.short import short
+from sdjax.core.short import short
 
 LEAST_NOISE, MOST_NOISE = 1e-6, 2e4
 MOST_STEPS = 4096  # a plan of N steps holds N^2 weights

@@ -12,11 +12,11 @@ from html import escape
 from inspect import getdoc
 from typing import Generic, TypeVar
 
-from sdjax.diffusion import peers
+from sdjax.core.short import short
+from sdjax.diffusion import a1111_comfy
 from sdjax.diffusion.plan import plan
 from sdjax.diffusion.samplers import SAMPLERS
 from sdjax.diffusion.spacing import SCHEDULES
-from sdjax.short import short
 
 STEPS = 24  # of the runs by which evaluations are counted: enough for restart to restart
 
@@ -136,7 +136,7 @@ def _sampler(name: str) -> SamplerLine:
 
 
 def _presets(name: str) -> tuple[str, ...]:
-    return ("diffusers", *(preset for preset, known in peers.NAMES.items() if name in known))
+    return ("diffusers", *(preset for preset, known in a1111_comfy.NAMES.items() if name in known))
 
 
 def _cell(value: object) -> str:

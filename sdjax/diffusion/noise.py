@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sdjax import short
+from sdjax.core import short
 from sdjax.diffusion.bounds import (
     LEAST_NOISE,
     MOST_NOISE,

@@ -18,21 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from sdjax import hints
+from sdjax.core import hints
+from sdjax.core.notice import notice
+from sdjax.core.short import short
 from sdjax.diffusion import plot
+from sdjax.diffusion.a1111_comfy import begun
 from sdjax.diffusion.bounds import as_float, check_number
-from sdjax.diffusion.choice import choose, count_steps, dropped, keys_in_force
 from sdjax.diffusion.noise import Level, Settings
-from sdjax.diffusion.part import Part
-from sdjax.diffusion.peers import begun
+from sdjax.diffusion.overrides import choose, count_steps, dropped, keys_in_force
 from sdjax.diffusion.prediction import check_prediction
 from sdjax.diffusion.samplers import Sampler
 from sdjax.diffusion.samplers import sampler as find_sampler
 from sdjax.diffusion.schedule import CLEAN
+from sdjax.diffusion.segment import Segment
 from sdjax.diffusion.spacing import schedule_name
 from sdjax.diffusion.table import FREE, NONE, Bound, Linear, Row, Table, Tape
-from sdjax.notice import notice
-from sdjax.short import short
 
 LEAST_BOUND = 1e-6  # of predicted clean latents
 TOLERANCE = 1e-9  # of equation 1; float64 sums of up to 1000 terms stay below 1e-11
@@ -243,20 +243,20 @@ def plan(
         unless clip_sample is false.
       schedule: one of `spacing.SCHEDULES` in place of the config's own; None leaves it.
       preset: whose levels these are where programs differ: "diffusers" (the default), "a1111" or "comfy"; see
-        `peers`. The latter two take no spacing from `scheduler`. Where they leave out steps that would fall on one
-        level ("beta" of "comfy"), or add some ("ddim_uniform"), so does the plan.
+        `a1111_comfy`. The latter two take no spacing from `scheduler`. Where they leave out steps that would fall on
+        one level ("beta" of "comfy"), or add some ("ddim_uniform"), so does the plan.
       rho: of the schedules karras (default 7) and polyexponential (default 1).
       sigmas: the levels themselves in place of a schedule: decreasing variance-exploding noise from the first to
         the last of the run, which is 0 where it is to end clean. N + 1 of them make N steps. Between training levels
         the network is told fractional timesteps, linear in log noise.
       timesteps: the levels as decreasing timesteps in 0 .. num_train_timesteps - 1, one for each step.
-      denoising_start, denoising_end: run only a `part` of the schedule, from and to these shares of it, 0 .. 1: of
+      denoising_start, denoising_end: run only a `segment` of the schedule, from and to these shares of it, 0 .. 1: of
         `steps` those that start at timesteps t with cutoff(denoising_end) <= t < cutoff(denoising_start), cutoff(f)
         being round(T - f T). With a start, x_T is not noise but the latents to go on from, x = alpha x0 + sigma e at
         the level `Plan.start`, and with an end the result is such latents.
       strength: run only the last int(steps * strength) steps, or as many as the preset's program does (see
-        `peers.begun`), from latents x = alpha x0 + sigma e at `Plan.start`; where that is no step, the plan asks the
-        network nothing and gives back what it was given.
+        `a1111_comfy.begun`), from latents x = alpha x0 + sigma e at `Plan.start`; where that is no step, the plan asks
+        the network nothing and gives back what it was given.
       options: what the sampler's function takes by keyword (eta, solver_order, s_churn, ..); None is its default, or
         what the config says.
 
@@ -274,7 +274,7 @@ def plan(
     chosen = {"rho": rho, "sigmas": sigmas, "timesteps": timesteps}
     settings = _settings(name, record, scheduler, schedule, "diffusers" if preset is None else preset, **chosen)
     count = count_steps(settings, steps)
-    part, total = Part(denoising_start, denoising_end, strength), count
+    part, total = Segment(denoising_start, denoising_end, strength), count
     if strength is not None and settings.preset != "diffusers":
         total, last = begun(settings, count, float(strength))
         part = replace(part, last=last, alone=True)

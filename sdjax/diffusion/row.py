@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sdjax.core.short import short
 from sdjax.diffusion import brownian
 from sdjax.diffusion.table import Table
-from sdjax.short import short
 
 
 def draw(keys: jax.Array, row: Table, like: jax.Array) -> jax.Array:
@@ -38,12 +38,12 @@ def draw(keys: jax.Array, row: Table, like: jax.Array) -> jax.Array:
         lambda: jax.vmap(fresh)(keys, jnp.maximum(number, 0), like),
         lambda: jnp.zeros_like(like),
     )
-    return jnp.where(beside(start >= 0, like), path, jnp.where(beside(number >= 0, like), other, 0))
+    return jnp.where(append_dims(start >= 0, like), path, jnp.where(append_dims(number >= 0, like), other, 0))
 
 
 def combine(row: Table, x_T: jax.Array, predictions: jax.Array, draws: jax.Array) -> jax.Array:
     """x_i of equation 1, [b, ...]."""
-    x = beside(row.x_weight, x_T) * x_T
+    x = append_dims(row.x_weight, x_T) * x_T
     for weights, history in ((row.d_weights, predictions), (row.n_weights, draws)):
         x = x + lax.cond(jnp.any(weights != 0), _weigh, lambda w, _: jnp.zeros_like(x_T), weights, history)
     return x
@@ -59,8 +59,8 @@ def evaluate(row: Table, x: jax.Array, model: Callable[..., jax.Array], *extra: 
         row.timestep,
         *extra,
     )
-    denoised = beside(row.c_skip, x) * x + beside(row.c_out, x) * raw
-    return lax.cond(jnp.any(row.clip < jnp.inf), _held, lambda d, row: d, denoised, row)
+    denoised = append_dims(row.c_skip, x) * x + append_dims(row.c_out, x) * raw
+    return lax.cond(jnp.any(row.clip < jnp.inf), _bounded, lambda d, row: d, denoised, row)
 
 
 def _answer(raw: Any, x: jax.Array) -> jax.Array:
@@ -70,12 +70,12 @@ def _answer(raw: Any, x: jax.Array) -> jax.Array:
     return jnp.asarray(raw).astype(x.dtype)
 
 
-def beside(value: jax.Array, x: jax.Array) -> jax.Array:
+def append_dims(value: jax.Array, x: jax.Array) -> jax.Array:
     """`value` (a scalar, or one per entry of x's first axes) with axes added so that it multiplies x."""
     return value.reshape(value.shape + (1,) * (x.ndim - value.ndim)) if value.ndim else value
 
 
-def _held(denoised: jax.Array, row: Table) -> jax.Array:
+def _bounded(denoised: jax.Array, row: Table) -> jax.Array:
     """`denoised` within the row's bound; see `table.Bound`."""
     limit, ratio = (jnp.broadcast_to(a, denoised.shape[:1]) for a in (row.clip, row.ratio))
 
@@ -84,8 +84,8 @@ def _held(denoised: jax.Array, row: Table) -> jax.Array:
         return jnp.where(ratio > 0, jnp.clip(s.astype(d.dtype), 1.0, limit), 1.0)
 
     scale = lax.cond(jnp.any(ratio > 0), threshold, lambda d: jnp.ones_like(limit), denoised)
-    bound = beside(jnp.where(ratio > 0, scale, limit), denoised)
-    return jnp.clip(denoised, -bound, bound) / beside(scale, denoised)
+    bound = append_dims(jnp.where(ratio > 0, scale, limit), denoised)
+    return jnp.clip(denoised, -bound, bound) / append_dims(scale, denoised)
 
 
 def _weigh(weights: jax.Array, history: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sdjax.core.short import short
 from sdjax.diffusion import names, solvers
 from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.spacing import (
@@ -27,7 +28,6 @@ from sdjax.diffusion.timesteps import (
     prk_schedule,
     tcd_schedule,
 )
-from sdjax.short import short
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Sampler:
       solve: (tape, schedule, **options) -> the last latents, at `schedule.end`.
       schedule: (settings, steps) -> the levels, in the convention of the solver's diffusers class.
       reads: keys of scheduler_config.json which that class has, and `rescale_betas_zero_snr`, which is the network's
-        own noise and not the solver's; the others are ignored, as diffusers ignores them, and `choice.dropped` says so.
+        own noise and not the solver's; the others are ignored, as diffusers ignores them; `overrides.dropped` says so.
       defaults: that class's own defaults where they differ from `Settings`.
       order: p where the paper claims a global error of O(h^p); for samplers that renew noise, the strong order at
         their default options; 0 for those that converge to nothing.

@@ -3,7 +3,7 @@
 The carry holds every past D and draw in preallocated buffers, so the loop is the same for every solver, and
 solver, schedule and step count are data. Rows without an evaluation skip the network; padded rows come to the
 result again. `run` is init, advance over all rows, result; a caller who wants a progress bar or a way to stop
-jits `advance` once and calls it on one segment of rows after the other.
+jits `run_rows` once and calls it on one segment of rows after the other.
 
 Memory: 2 r times the latents, for the predictions and the draws of r rows: at Stable Diffusion 1.5's size (64 KiB of
 float32 latents) 8 MiB a picture for up to 64 rows, 128 MiB for a thousand. Gradients go through everything. A row is
@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sdjax import hints, short
+from sdjax.core import hints, short
 from sdjax.diffusion import row as rows_
-from sdjax.diffusion.held import Held
-from sdjax.diffusion.lanes import Lanes
+from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.plan import Plan
+from sdjax.diffusion.plan_batch import PlanBatch
 from sdjax.diffusion.table import Table
 
 Model = Callable[..., jax.Array]
@@ -52,7 +52,12 @@ class Carry:
 
 @hints.arguments(hints.SAMPLE, needs="the plan is from sdjax.plan, the model a function (x, t), x_T unit Gaussian")
 def sample(
-    plan: Plan | Lanes, model: Model, x_T: jax.Array, *, key: jax.Array | None = None, noise: jax.Array | None = None
+    plan: Plan | PlanBatch,
+    model: Model,
+    x_T: jax.Array,
+    *,
+    key: jax.Array | None = None,
+    noise: jax.Array | None = None,
 ) -> jax.Array:
     """Follow `plan` from x_T to the clean latents.
 
@@ -75,7 +80,7 @@ def sample(
     Raises:
       ValueError: shapes do not fit, or a plan with draws came without key and noise.
     """
-    if not isinstance(plan, Plan | Lanes):
+    if not isinstance(plan, Plan | PlanBatch):
         raise ValueError(f"plan must be what sdjax.plan gives, as sd.plan('euler', 20), not {short.short(plan)}")
     if not callable(model):
         raise ValueError(f"model must be a function (x, t) -> raw prediction, not {short.short(model)}")
@@ -85,7 +90,7 @@ def sample(
         raise ValueError(f"x_T must be an array of numbers [b, ...], not {short.short(x_T)}") from None
     if x_T.ndim < 1:
         raise ValueError("x_T must be [b, ...], one row per image")
-    if isinstance(plan, Lanes):
+    if isinstance(plan, PlanBatch):
         plan.check_batch(x_T.shape[0])
     if plan.draws and key is None and noise is None:
         raise ValueError(f"{plan.sampler} draws noise {plan.draws} times: give key=, or noise= [{plan.draws}, b, ...]")
@@ -100,7 +105,7 @@ def run(
     table: Table, model: Model, x_T: jax.Array, keys: jax.Array | None = None, noise: jax.Array | None = None
 ) -> jax.Array:
     """`sample` on a table: what a caller jits. keys: [b], noise: [draws, b, ...], either or neither."""
-    return result(advance(draw(init(table, x_T), table, keys, noise), table, model))
+    return result(run_rows(draw(init(table, x_T), table, keys, noise), table, model))
 
 
 def init(table: Table, x_T: jax.Array) -> Carry:
@@ -120,39 +125,41 @@ def draw(carry: Carry, table: Table, keys: jax.Array | None = None, noise: jax.A
     return replace(carry, draws=drawn)
 
 
-def advance(carry: Carry, rows: Table, model: Model, per_row: Any = None, held: Held | None = None) -> Carry:
+def run_rows(carry: Carry, rows: Table, model: Model, per_row: Any = None, known: KnownRegion | None = None) -> Carry:
     """Run some rows of the table, in order: `table.rows(start, stop)`, or the whole table.
 
     per_row: a tree of arrays with the same leading axis as `rows`. Where given, `model` is called with its slice for
     the row as a third argument: what changes from step to step without being part of the sampler.
-    held: what is held of the pictures, see `held`.
+    known: what is held of the pictures, see `inpaint`.
     """
 
     model = jax.checkpoint(model, prevent_cse=False)  # which a scan does not need
 
     def body(carry: Carry, now: tuple[Table, Any]) -> tuple[Carry, None]:
         row, extra = now
-        x = _latents(carry, row, held)
+        x = _latents(carry, row, known)
         denoised = rows_.evaluate(row, x, model, *(() if per_row is None else (extra,)))
-        denoised = denoised if held is None else held.prediction(denoised)
+        denoised = denoised if known is None else known.prediction(denoised)
         predictions = lax.dynamic_update_index_in_dim(carry.predictions, denoised, row.slot, 0)
         return replace(carry, x=x, predictions=predictions), None
 
     return lax.scan(body, carry, jax.tree.map(jnp.asarray, (rows, per_row)))[0]
 
 
-def look(carry: Carry, table: Table, index: jax.Array, held: Held | None = None) -> tuple[jax.Array, jax.Array]:
+def inspect_row(
+    carry: Carry, table: Table, index: jax.Array, known: KnownRegion | None = None
+) -> tuple[jax.Array, jax.Array]:
     """x and D of a row that has been run: what the network saw there, and the clean latents that it predicted.
 
     table: the whole one. index: int32, the row's number. Both [b, ...]. D is kept, x is put together again.
     """
     row = jax.tree.map(lambda a: jnp.asarray(a)[index], table)
-    return _latents(carry, row, held), carry.predictions[index]
+    return _latents(carry, row, known), carry.predictions[index]
 
 
-def _latents(carry: Carry, row: Table, held: Held | None) -> jax.Array:
+def _latents(carry: Carry, row: Table, known: KnownRegion | None) -> jax.Array:
     x = rows_.combine(row, carry.x_T, carry.predictions, carry.draws)
-    return x if held is None else held.latents(row, x)
+    return x if known is None else known.latents(row, x)
 
 
 def result(carry: Carry) -> jax.Array:
@@ -182,6 +189,6 @@ def widened(x_T: jax.Array) -> jax.Array:
 def _placed(table: Table, noise: jax.Array, x_T: jax.Array) -> jax.Array:
     """Draws by their number, [draws, b, ...] -> by slot, [r, b, ...]; zero where a row has none."""
     number = jnp.asarray(table.draw).reshape(len(table), -1)  # [r, 1], or [r, b] for a plan per image
-    number = rows_.beside(number, jnp.zeros((1, *x_T.shape)))
+    number = rows_.append_dims(number, jnp.zeros((1, *x_T.shape)))
     placed = jnp.take_along_axis(jnp.asarray(noise, x_T.dtype), jnp.maximum(number, 0), axis=0)
     return jnp.where(number >= 0, placed, 0)

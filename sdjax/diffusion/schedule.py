@@ -19,7 +19,7 @@ class Schedule:
     `init`: scale of the unit Gaussian x_T at the network's own scale on the first level. `end`: the level of the
     result, x = alpha x0 + sigma e whatever scale the solver thinks in; the last step's own, but for solvers that stop
     short of it. `timestep`: what the network is told at noise `ve` between levels, for solvers that evaluate there.
-    `before`, `after`: the whole run's steps in front of these and behind them, where these are a `part` of it.
+    `before`, `after`: the whole run's steps in front of these and behind them, where these are a `segment` of it.
 
     A run that ends at the smallest training level may have a last step that goes nowhere, to its own level:
     diffusers' do on karras, exponential, beta and lu.

@@ -8,7 +8,7 @@ formulas of `sigmas`. Families of classes take both differently:
   DPM-Solver++,    N + 1 points with the last dropped; whole timesteps; karras, exponential, beta and lu span all
   UniPC, DEIS, SA  training levels, and their timesteps are rounded (karras, lu) or cut (exponential, beta).
 Schedules that diffusers lacks span all training levels, and the network is told fractional timesteps, between which
-log(ve) is linear. A1111 and ComfyUI have conventions of their own: `peers`.
+log(ve) is linear. A1111 and ComfyUI have conventions of their own: `a1111_comfy`.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ import difflib
 
 import numpy as np
 
+from sdjax.core.short import short
+from sdjax.diffusion.a1111_comfy import peer_schedule
 from sdjax.diffusion.names import schedule_here
 from sdjax.diffusion.noise import Level, NoiseSchedule, Settings, float32_ve, noise_schedule
-from sdjax.diffusion.peers import peer_schedule
 from sdjax.diffusion.schedule import CLEAN as CLEAN
 from sdjax.diffusion.schedule import Schedule as Schedule
 from sdjax.diffusion.schedule import chain, check_decreasing, last_level, levels_of
 from sdjax.diffusion.sigmas import RANGED, SIGMA_SCHEDULES, noise_levels
-from sdjax.short import short
 
 SPACINGS = ("leading", "trailing", "linspace")
 SCHEDULES = (*SPACINGS, *SIGMA_SCHEDULES)

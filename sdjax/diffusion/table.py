@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from sdjax import short
+from sdjax.core import short
 from sdjax.diffusion import brownian
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.prediction import check_prediction, coefficients

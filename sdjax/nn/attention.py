@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdjax import short
-from sdjax.nn.convolution import on_cpu
-from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm, gelu, modules_named
+from sdjax.core import short
+from sdjax.core.devices import on_cpu
+from sdjax.core.tree import modules_named
+from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm, gelu
 
 Sums = tuple[jax.Array, jax.Array, jax.Array]  # of a running softmax: the largest score, the weights, the values
 KeysValues = Mapping[str, tuple[jax.Array, jax.Array]]  # of every cross-attention, by module path, each `b l d`

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sdjax.core.devices import on_cpu
 from sdjax.nn import winograd
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -50,11 +51,6 @@ def convolve_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
         columns = [convolve(x, both, 1, (above, left)) for both, left in _halves(by_row, axis=1)]
         rows.append(jnp.stack(columns, axis=3))
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[-1])
-
-
-def on_cpu() -> bool:
-    """Whether this process computes on a CPU, where some things are better done in another way."""
-    return jax.default_backend() == "cpu"
 
 
 def _as_product(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:

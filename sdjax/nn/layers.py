@@ -8,14 +8,15 @@ Epsilons are required arguments: flax's default (1e-6) is wrong for the U-Net's 
 CLIP (1e-5), and right for the VAE, so a default would hide a bug half of the time.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdjax.nn.convolution import Padding, convolve, convolve_doubled, on_cpu
+from sdjax.core.devices import on_cpu
+from sdjax.nn.convolution import Padding, convolve, convolve_doubled
 from sdjax.nn.parameter import parameter
 
 
@@ -40,17 +41,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
 }
-
-
-def modules_named(params: Mapping, names: tuple[str, ...]) -> Iterator[tuple[str, Mapping]]:
-    """Every module of one of these names in a network's parameters: (its path, joined by dots; its parameters)."""
-    for name, child in params.items():
-        if not isinstance(child, Mapping):
-            continue
-        if name in names:
-            yield name, child
-        else:
-            yield from ((f"{name}.{path}", module) for path, module in modules_named(child, names))
 
 
 class Dense(nn.Module):

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sdjax.fields import Fields
-from sdjax.short import short
+from sdjax.core.json_fields import Fields
+from sdjax.core.short import short
 
 FILE = "grammar.json"
 PIECES = re.compile(r"[^\W\d_]+|\d|(?:[^\w\s]|_)+")  # letters, one digit, or signs, as CLIP cuts a text

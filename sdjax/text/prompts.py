@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdjax.short import short
+from sdjax.core.short import short
 from sdjax.text import cleaning, editing, emphasis
 from sdjax.text.tokens import Tokenizer
 

@@ -32,9 +32,9 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
-from sdjax.notice import notice
-from sdjax.text.folder import FILES, TokenizerFiles
-from sdjax.vocabulary import BOS, END_OF_WORD, EOS, byte_alphabet, ids_by_token
+from sdjax.core.notice import notice
+from sdjax.text.tokenizer_files import FILES, TokenizerFiles
+from sdjax.text.vocabulary import BOS, END_OF_WORD, EOS, byte_alphabet, ids_by_token
 
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 

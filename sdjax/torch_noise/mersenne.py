@@ -26,7 +26,7 @@ import math
 
 import numpy as np
 
-from sdjax.config.limits import MOST_PASSED
+from sdjax.core.limits import MOST_PASSED
 from sdjax.torch_noise.fused import multiply_add
 
 BLOCK = 16

@@ -24,9 +24,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 
-from sdjax import parallel
-from sdjax.keys import key, settled
-from sdjax.picture import write
+from sdjax.core.devices import everywhere, local, split
+from sdjax.core.files import write
+from sdjax.core.keys import key, settled
 from sdjax.train.state import Params, Step, TrainState, make_optimiser
 
 SHA256 = "sha256"  # under which a state's digest stands in what orbax keeps beside it
@@ -68,9 +68,9 @@ def fit(
     folder = Path(folder).resolve()
     _check_settings(folder, settings)
     begun = saved = time.monotonic()
-    devices = parallel.local(None)
-    everywhere, shared = parallel.everywhere(devices), parallel.shares(devices)
-    state = _resumed(folder, jax.device_put(state, everywhere), report)
+    devices = local(None)
+    shared = split(devices)
+    state = _resumed(folder, jax.device_put(state, everywhere(devices)), report)
     with _manager(folder) as manager:
         _check_room(folder, state)
         own, first, unread = key(seed), int(state.step), []

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from sdjax import short
-from sdjax.keys import key, settled
+from sdjax.core import short
+from sdjax.core.keys import key, settled
 
 Params = Any
 Loss = Callable[[Params, Any, jax.Array], jax.Array]  # (params, batch, key) -> scalar
@@ -76,7 +76,7 @@ def make_step(loss: Loss, optimiser: optax.GradientTransformation, ema_decay: fl
 
 
 @dataclass(frozen=True)
-class Trapezoid:
+class WarmupStableDecay:
     """The rate at step n: up to `peak` over `warmup` steps, constant, down to 0 over the last `fall` of `steps`.
 
     With fall 0 it stays for ever (Hagele et al. 2024: a run at a constant rate can be ended whenever one likes).

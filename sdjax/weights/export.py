@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from sdjax.core import tree
+from sdjax.core.errors import CheckpointError
 from sdjax.weights import names
 from sdjax.weights.checkpoint import Json
-from sdjax.weights.names import DTYPES, CheckpointError, Layout, Place
+from sdjax.weights.names import DTYPES, Layout, Place
 from sdjax.weights.original import Original
 from sdjax.weights.prediction import V_PRED, ZTSNR
 from sdjax.weights.save import in_file, stored_dtypes
@@ -49,7 +51,7 @@ def save_single_file(
     layout = Original(configs)
     tensors: dict[str, Draft] = {}
     for component, (params, own) in components.items():
-        tensors |= _drafts(names.flatten(params), own, layout.places(component))
+        tensors |= _drafts(tree.flatten(params), own, layout.places(component))
     predicts = scheduler.get("prediction_type", "epsilon")
     if predicts == "v_prediction" and configs["unet"].get("addition_embed_type") == "text_time":
         marks = [V_PRED, *([ZTSNR] if scheduler.get("rescale_betas_zero_snr") else [])]
@@ -59,10 +61,10 @@ def save_single_file(
     write_file(path, partial(write_tensors, tensors, {"format": "pt", **stated, **(metadata or {})}))
 
 
-def _drafts(flat: Mapping[names.Path, Any], layout: Layout, places: names.Places) -> dict[str, Draft]:
+def _drafts(flat: Mapping[tree.Path, Any], layout: Layout, places: names.Places) -> dict[str, Draft]:
     """The file's tensors, by name."""
     codes = stored_dtypes(flat, layout)
-    sharing: dict[str, list[tuple[Place, names.Path]]] = {}
+    sharing: dict[str, list[tuple[Place, tree.Path]]] = {}
     for path, array in flat.items():
         place = places(path, tuple(array.shape))[0]
         sharing.setdefault(place.name, []).append((place, path))
@@ -75,7 +77,7 @@ def _drafts(flat: Mapping[names.Path, Any], layout: Layout, places: names.Places
     return found
 
 
-def _joined(parts: list[tuple[Place, names.Path]], flat: Mapping[names.Path, Any], code: str) -> np.ndarray:
+def _joined(parts: list[tuple[Place, tree.Path]], flat: Mapping[tree.Path, Any], code: str) -> np.ndarray:
     """A tensor's parameters, one below the other."""
     arrays = [
         np.asarray(flat[path]).astype(DTYPES[code], copy=False) if place.as_ours else in_file(path, flat[path], code)

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 from sdjax.config import Config, UNetConfig, read_networks
-from sdjax.presets import Preset
+from sdjax.config.presets import Preset
+from sdjax.core.errors import CheckpointError
 from sdjax.weights.files import Header
 from sdjax.weights.ldm import UNET_PREFIX
-from sdjax.weights.names import CheckpointError
 
 _BLOCK = re.compile(r"(input_blocks\.\d+\.\d+|middle_block\.\d+|output_blocks\.\d+\.\d+)\.(.*)")
 _LAYER = re.compile(r"transformer_blocks\.(\d{1,4})\..*")

@@ -26,10 +26,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sdjax.notice import notice
+from sdjax.core.errors import CheckpointError, listing, nearest, shown
+from sdjax.core.notice import notice
 from sdjax.weights.impostor import START, impostor, is_pickle, pointer_or_page
 from sdjax.weights.links import within
-from sdjax.weights.names import CheckpointError, listing, nearest, shown
 
 _STEM = r"(?:diffusion_pytorch_model|model)"
 _SINGLE = re.compile(_STEM + r"(?:\.(?P<variant>[\w-]+))?\.safetensors")

@@ -15,12 +15,12 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from sdjax.core.errors import CheckpointError, shown
 from sdjax.weights.checkpoint import Checkpoint
 from sdjax.weights.files import choose_weights, no_file, refuse_pickle, shards_of
 from sdjax.weights.index import NETWORKS, PAIRS, VOCABULARIES
 from sdjax.weights.links import home_of, within
 from sdjax.weights.load import open_folder
-from sdjax.weights.names import CheckpointError, shown
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)

@@ -6,7 +6,7 @@ a browser keeps an archive under the model's name.
 
 import re
 
-from sdjax.weights.names import shown
+from sdjax.core.errors import shown
 
 START = 4096  # bytes that are looked at
 AGAIN = "download the file itself"

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdjax.core.errors import CheckpointError, listing, nearest, shown
 from sdjax.weights.files import parse_json, read_bytes, read_text
 from sdjax.weights.links import home_of, within
-from sdjax.weights.names import CheckpointError, listing, nearest, shown
 
 # The pipelines whose networks are all here. One of them differs from another in what it does with the networks,
 # which the U-Net's own config tells as well.

@@ -16,6 +16,7 @@ levels from the finest, where diffusers counts from the coarsest; and its attent
 import re
 
 from sdjax.config import UNetConfig, VaeConfig
+from sdjax.core import tree
 from sdjax.weights import names
 from sdjax.weights.names import Place
 
@@ -121,7 +122,7 @@ def vae_name(name: str, words: Modules) -> str | None:
     return found and VAE_PREFIX + renamed(found[1], words)
 
 
-def place(path: names.Path, shape: names.Shape, modules: Modules, prefix: str) -> Place:
+def place(path: tree.Path, shape: tree.Shape, modules: Modules, prefix: str) -> Place:
     """Where the parameter at `path` of a network with these modules lies in the original layout."""
     name = f"{prefix}{renamed(names.tensor_name(path), modules)}"
     shapes = names.file_shapes(path, shape)

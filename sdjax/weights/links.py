@@ -8,7 +8,7 @@ links; they lead from `models--owner--name/snapshots/COMMIT/` to `models--owner-
 import os
 from pathlib import Path
 
-from sdjax.weights.names import CheckpointError, shown
+from sdjax.core.errors import CheckpointError, shown
 
 
 def home_of(folder: Path) -> Path:

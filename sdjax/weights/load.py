@@ -18,7 +18,7 @@ from sdjax.weights.index import NETWORKS, read_index, side_files
 from sdjax.weights.links import home_of, within
 from sdjax.weights.names import NARROW, WIDE, Layout, Stored
 from sdjax.weights.spelling import without_prefix
-from sdjax.weights.tensors import Blame, Found, on_device, read_tensor, read_tensors
+from sdjax.weights.tensors import ErrorContext, Found, on_device, read_tensor, read_tensors
 
 EIGHT_BITS = "stored in 8 bits: each number is read as the float16 that equals it, and would be saved as one"
 SIXTY_FOUR_BITS = "stored in 64 bits, if only in part: each number is read as the nearest float32, and saved as one"
@@ -97,9 +97,9 @@ def _stored(found: Found) -> Stored:
     return Stored(found.entry.name, found.entry.shape, found.dtype, found.header.path.name)
 
 
-def _blame(folder: Path, headers: list[Header]) -> Blame:
+def _blame(folder: Path, headers: list[Header]) -> ErrorContext:
     files = ", ".join(header.path.name for header in headers[:3]) + (", ..." if len(headers) > 3 else "")
-    return Blame(
+    return ErrorContext(
         f"{folder} ({files}) does not hold the network of its config.json",
         "config.json and the weights do not belong together: download the folder again",
     )

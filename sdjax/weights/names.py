@@ -24,18 +24,14 @@ reading knows parameters by their `Place`s alone, whatever the layout.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-Path = tuple[str, ...]
-Shape = tuple[int, ...]
+from sdjax.core.tree import Path, Shape
 
 DTYPES = {"F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16), "F32": np.dtype(np.float32)}
 # Eight bits are for storage: every such number is one of float16's, which is what they are read as and saved in.
@@ -54,10 +50,6 @@ _VAE_ATTENTION = re.compile(r"((?:encoder|decoder)\.mid_block\.attentions\.\d+)\
 # In a 1x1 convolution's place there may be a linear layer and the other way round: the numbers are the same.
 _POINTWISE = re.compile(r"(.*\.)?attentions\.\d+\.(proj_in|proj_out|to_q|to_k|to_v|to_out\.0)\.weight")
 _BUFFERS = re.compile(r"((text|vision)_model\.)?embeddings\.position_ids")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or written; the message names the file, the tensor and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -170,45 +162,3 @@ def copy(target: np.ndarray, source: np.ndarray) -> None:
         return
     for start in range(0, target.shape[-1], _STRIP):
         np.copyto(target[..., start : start + _STRIP], source[..., start : start + _STRIP], casting="unsafe")
-
-
-def flatten(tree: Mapping[str, Any], above: Path = ()) -> dict[Path, Any]:
-    """Leaves of a nested dict by their paths."""
-    flat: dict[Path, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, (*above, key))
-        else:
-            flat[(*above, key)] = value
-    return flat
-
-
-def unflatten(flat: Mapping[Path, Any]) -> dict[str, Any]:
-    """The nested dict whose leaves are `flat`."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        level = tree
-        for key in path[:-1]:
-            level = level.setdefault(key, {})
-        level[path[-1]] = value
-    return tree
-
-
-def shown(text: str, most: int = 200) -> str:
-    """A name out of somebody's file for a message: not too long, and nothing that a terminal would obey."""
-    text = text if text.isprintable() else repr(text)[1:-1]
-    return text if len(text) <= most else f"{text[:most]}..."
-
-
-def listing(items: Sequence[str], most: int = 8) -> str:
-    """The first few of `items`, one a line, then how many more there are."""
-    more = [f"and {len(items) - most} more"] if len(items) > most else []
-    return "".join(f"\n    {item}" for item in [*map(shown, items[:most]), *more])
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """' (nearest: ...)' for an error message, or nothing where no name is near."""
-    # As long a name, and not too many of them: a file may have a hundred thousand, each compared letter by letter.
-    alike = (other for other in known if abs(len(other) - len(name)) <= 0.5 * len(name) <= 200)
-    near = difflib.get_close_matches(name, list(islice(alike, 2000)), n=3, cutoff=0.7)
-    return f" (nearest: {', '.join(map(shown, near))})" if near else ""

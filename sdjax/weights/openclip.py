@@ -13,6 +13,7 @@ original files have it still.
 import re
 from collections.abc import Iterable
 
+from sdjax.core import tree
 from sdjax.weights import names
 from sdjax.weights.names import Place
 
@@ -65,7 +66,7 @@ def is_open(own: str) -> bool:
     return own.startswith(OPEN)
 
 
-def places(path: names.Path, shape: names.Shape, prefix: str, hidden_act: str) -> list[Place]:
+def places(path: tree.Path, shape: tree.Shape, prefix: str, hidden_act: str) -> list[Place]:
     """Where the parameter at `path` may lie, under an encoder's prefix; the usual place first.
 
     That is OpenCLIP's where the network is: its authors took the exact GELU, OpenAI's the quick one.
@@ -75,7 +76,7 @@ def places(path: names.Path, shape: names.Shape, prefix: str, hidden_act: str) -
     return [*hugging, own] if hidden_act == "quick_gelu" else [own, *hugging]
 
 
-def _open(path: names.Path, shape: names.Shape, prefix: str) -> Place:
+def _open(path: tree.Path, shape: tree.Shape, prefix: str) -> Place:
     name = names.tensor_name(path)
     shapes = tuple(names.file_shapes(path, shape))
     found = _EMBEDDER.fullmatch(name)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdjax.config import UNetConfig, VaeConfig
+from sdjax.core import errors
 from sdjax.weights import ldm, names, openclip
 from sdjax.weights.files import Entry, Header
 from sdjax.weights.ldm import UNET_PREFIX, VAE_PREFIX
@@ -152,4 +153,4 @@ def _leftover(name: str) -> str | None:
 def _group(name: str) -> str:
     """The group that a tensor of unknown use is named by."""
     head, dot, _ = name.partition(".")
-    return names.shown(f"{head}.*" if dot else name, 60)
+    return errors.shown(f"{head}.*" if dot else name, 60)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.presets import Preset
+from sdjax.config.presets import Preset
 from sdjax.weights.files import Header
 from sdjax.weights.ldm import UNET_PREFIX
 from sdjax.weights.names import READABLE

@@ -20,22 +20,24 @@ from typing import Any
 
 import numpy as np
 
+from sdjax.core import tree
+from sdjax.core.errors import CheckpointError, listing
 from sdjax.weights import names
-from sdjax.weights.names import DTYPES, CheckpointError, Layout, Stored, listing
+from sdjax.weights.names import DTYPES, Layout, Stored
 from sdjax.weights.write import Draft, make_folder, write_bytes, write_file, write_tensors
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def default_layout(
-    params: Mapping[str, Any], config: Mapping[str, Any], dtypes: Mapping[names.Path, str] | None = None
+    params: Mapping[str, Any], config: Mapping[str, Any], dtypes: Mapping[tree.Path, str] | None = None
 ) -> Layout:
     """The layout of a component that was in no folder: one file, today's names.
 
     `config` is what its config.json will say; `dtypes` are what its parameters were stored in, by default their own.
     The file is called as transformers or diffusers would call it.
     """
-    flat = names.flatten(params)
+    flat = tree.flatten(params)
     file = "model.safetensors" if "text_model" in params else "diffusion_pytorch_model.safetensors"
     tensors = {
         path: Stored(
@@ -56,7 +58,7 @@ def save_component(folder: str | os.PathLike[str], params: Mapping[str, Any], la
     them.
     """
     folder = Path(folder)
-    flat = names.flatten(params)
+    flat = tree.flatten(params)
     _check(flat, layout, folder)
     codes = stored_dtypes(flat, layout)
     make_folder(folder)
@@ -72,7 +74,7 @@ def save_component(folder: str | os.PathLike[str], params: Mapping[str, Any], la
     write_bytes(folder / "config.json", layout.config.encode())
 
 
-def in_file(path: names.Path, array: Any, code: str) -> np.ndarray:
+def in_file(path: tree.Path, array: Any, code: str) -> np.ndarray:
     """A parameter as a file holds it: in its dtype and order of axes."""
     return names.to_file(path, np.asarray(array).astype(DTYPES[code], copy=False))
 
@@ -129,7 +131,7 @@ def _put_in_place(finished: Path, out: Path) -> None:
     shutil.rmtree(old)
 
 
-def _check(flat: Mapping[names.Path, Any], layout: Layout, folder: Path) -> None:
+def _check(flat: Mapping[tree.Path, Any], layout: Layout, folder: Path) -> None:
     missing = [record.name for path, record in layout.tensors.items() if path not in flat]
     unexpected = [names.tensor_name(path) for path in flat if path not in layout.tensors]
     wrong = [
@@ -146,7 +148,7 @@ def _check(flat: Mapping[names.Path, Any], layout: Layout, folder: Path) -> None
             raise CheckpointError(f"cannot save {folder}: {len(found)} parameters {what}:{listing(found)}")
 
 
-def stored_dtypes(flat: Mapping[names.Path, Any], layout: Layout) -> dict[names.Path, str]:
+def stored_dtypes(flat: Mapping[tree.Path, Any], layout: Layout) -> dict[tree.Path, str]:
     """The dtype to store each parameter in: the file's if none loses by it, else the parameters' own."""
     own = {path: _code(path, array) for path, array in flat.items()}
     stored = {path: record.dtype for path, record in layout.tensors.items()}
@@ -163,7 +165,7 @@ def _fits(array: Any, code: str) -> bool:
         return bool((host.astype(stored).astype(own) == host).all())
 
 
-def _code(path: names.Path, array: Any) -> str:
+def _code(path: tree.Path, array: Any) -> str:
     code = _CODES.get(np.dtype(array.dtype))
     if code is None:
         raise CheckpointError(
@@ -172,7 +174,7 @@ def _code(path: names.Path, array: Any) -> str:
     return code
 
 
-def _index_text(layout: Layout, codes: Mapping[names.Path, str]) -> str:
+def _index_text(layout: Layout, codes: Mapping[tree.Path, str]) -> str:
     """The shard index as it was, its total size set right where the dtypes have changed."""
     assert layout.index is not None
     if all(record.dtype == codes[path] for path, record in layout.tensors.items()):

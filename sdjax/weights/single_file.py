@@ -1,7 +1,7 @@
 """A checkpoint in one file, in the layout of the authors' own programs (see `original`).
 
 Such a file says nothing about itself but its tensors' names and shapes. They tell the family (`families`), whose
-configs, scheduler and vocabulary are then those of the published checkpoint (`sdjax.presets`); nothing is fetched.
+configs, scheduler and vocabulary are then those of the published checkpoint (`config.presets`); nothing is fetched.
 """
 
 import json
@@ -14,21 +14,22 @@ from typing import Any
 
 from jax.typing import DTypeLike
 
-from sdjax.presets import PRESETS, Preset
-from sdjax.vocabulary import clip_tokenizer_files
-from sdjax.weights import kinds
+from sdjax.config.presets import PRESETS, Preset
+from sdjax.core.errors import CheckpointError, listing
+from sdjax.text.vocabulary import clip_tokenizer_files
+from sdjax.weights import identify
 from sdjax.weights.checkpoint import Checkpoint, Json
 from sdjax.weights.families import Shape, candidates, shape_of_file
 from sdjax.weights.files import Header, read_single_header
 from sdjax.weights.index import PAIRS
 from sdjax.weights.ldm import UNET_PREFIX
 from sdjax.weights.load import read_otherwise
-from sdjax.weights.names import CheckpointError, Layout, listing
+from sdjax.weights.names import Layout
 from sdjax.weights.original import TEXT, TWICE, Original, Sorted
 from sdjax.weights.prediction import Prediction, check_type, decide
 from sdjax.weights.save import default_layout
 from sdjax.weights.spelling import without_wrappers
-from sdjax.weights.tensors import Blame, read_tensors
+from sdjax.weights.tensors import ErrorContext, read_tensors
 
 _DISTILLED = f"{UNET_PREFIX}time_embed.cond_proj.weight"  # latent consistency models know the guidance scale
 _MOST_LEFT = 20  # kinds that a note names
@@ -68,13 +69,13 @@ def open_single_file(
 
 def _whole(header: Header) -> tuple[Header, list[str]]:
     """The header by the authors' names, and tensors that are there once more; CheckpointError for no checkpoint."""
-    if kinds.foreign(header):
-        kinds.refuse(header)
+    if identify.foreign(header):
+        identify.refuse(header)
     named, twice = without_wrappers(header)
     unet = [name for name in named.tensors if name.startswith(UNET_PREFIX)]
     alone = len(unet) == len(named.tensors) and not any(name.startswith(UNET_PREFIX) for name in header.tensors)
-    if kinds.foreign(named) or alone or not any(name.startswith(f"{UNET_PREFIX}input_blocks.") for name in unet):
-        kinds.refuse(named if kinds.foreign(named) else header)
+    if identify.foreign(named) or alone or not any(name.startswith(f"{UNET_PREFIX}input_blocks.") for name in unet):
+        identify.refuse(named if identify.foreign(named) else header)
     return named, twice
 
 
@@ -109,7 +110,7 @@ class _Reader:
         own = self.tensors.components[component]
         if not own:
             raise CheckpointError(f"{self.header.path} holds no {component}; give one with {component}=")
-        blame = Blame(
+        blame = ErrorContext(
             f"{self.header.path} does not hold the {component} of {self.title}",
             "the file is damaged or of a family that is not known: download it again, or convert it to a folder"
             + (f". Left aside in it: {_left(self.tensors.leftovers)}" if self.tensors.leftovers else ""),

@@ -15,9 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from sdjax.core.errors import CheckpointError, shown
+from sdjax.core.tree import flatten
 from sdjax.weights.files import Entry, Header
 from sdjax.weights.ldm import UNET_PREFIX
-from sdjax.weights.names import CheckpointError, flatten, shown, spellings
+from sdjax.weights.names import spellings
 
 _INSIDE = r"(?:input_blocks|output_blocks|middle_block)\.\d+\."
 _ANCHOR = re.compile(rf"((?:.*\.)?){_INSIDE}.*")

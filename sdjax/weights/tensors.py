@@ -19,9 +19,11 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
+from sdjax.core import tree
+from sdjax.core.errors import CheckpointError, listing, nearest
 from sdjax.weights import names
 from sdjax.weights.files import Entry, Header
-from sdjax.weights.names import DTYPES, READ_AS, READABLE, CheckpointError, Place, listing, nearest
+from sdjax.weights.names import DTYPES, READ_AS, READABLE, Place
 
 _CHUNK = 1 << 20  # elements looked at in one go for NaN: the mask stays in cache
 
@@ -41,7 +43,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Blame:
+class ErrorContext:
     """How an error about a component begins and ends."""
 
     what: str
@@ -57,20 +59,20 @@ def read_tensors(
     headers: Sequence[Header],
     expected: Mapping[str, Any],
     places: names.Places,
-    blame: Blame,
+    blame: ErrorContext,
     dtype: DTypeLike | None = None,
     place: Callable[[np.ndarray], Any] = on_device,
-) -> tuple[dict[str, Any], dict[names.Path, Found]]:
+) -> tuple[dict[str, Any], dict[tree.Path, Found]]:
     """A component's parameters, and where each was found.
 
     `headers` hold this component's tensors and no others; `places` says where each of the `expected` (a nested dict
     of `jax.ShapeDtypeStruct`) may lie. `dtype=None` keeps each tensor's own. Each array goes through `place` as soon
     as it is read, so that host and device never both hold the whole. Raises CheckpointError.
     """
-    wanted = {path: tuple(leaf.shape) for path, leaf in names.flatten(expected).items()}
+    wanted = {path: tuple(leaf.shape) for path, leaf in tree.flatten(expected).items()}
     found = _find(wanted, headers, places, blame)
     params = {path: place(array) for path, array in _read(found, wanted, headers, dtype)}
-    return names.unflatten({path: params[path] for path in wanted}), found
+    return tree.unflatten({path: params[path] for path in wanted}), found
 
 
 def read_tensor(header: Header, name: str) -> np.ndarray:
@@ -82,11 +84,11 @@ def read_tensor(header: Header, name: str) -> np.ndarray:
 
 
 def _find(
-    wanted: Mapping[names.Path, names.Shape], headers: Sequence[Header], places: names.Places, blame: Blame
-) -> dict[names.Path, Found]:
+    wanted: Mapping[tree.Path, tree.Shape], headers: Sequence[Header], places: names.Places, blame: ErrorContext
+) -> dict[tree.Path, Found]:
     """Each parameter's tensor, or one CheckpointError that lists all that is wrong."""
     held = {name: header for header in headers for name in header.tensors if not names.is_buffer(name)}
-    found: dict[names.Path, Found] = {}
+    found: dict[tree.Path, Found] = {}
     faults: dict[str, list[str]] = {"missing": [], "duplicate": [], "of the wrong shape": [], "of the wrong dtype": []}
     unused = dict.fromkeys(held)
     for path, shape in wanted.items():
@@ -117,11 +119,11 @@ def _find(
 
 
 def _read(
-    found: Mapping[names.Path, Found],
-    wanted: Mapping[names.Path, names.Shape],
+    found: Mapping[tree.Path, Found],
+    wanted: Mapping[tree.Path, tree.Shape],
     headers: Sequence[Header],
     dtype: DTypeLike | None,
-) -> Iterator[tuple[names.Path, np.ndarray]]:
+) -> Iterator[tuple[tree.Path, np.ndarray]]:
     """The parameters in the order in which they lie in their files, each a fresh array in our axis order."""
     for header in headers:
         own = [path for path, one in found.items() if one.header is header]
@@ -138,7 +140,7 @@ def _read(
             yield path, array
 
 
-def _agree(twice: Sequence[Found], path: names.Path, shape: names.Shape) -> bool:
+def _agree(twice: Sequence[Found], path: tree.Path, shape: tree.Shape) -> bool:
     """Whether tensors that are one parameter by two names hold the same numbers; then either does."""
     if any(one.entry.shape not in one.place.shapes or one.entry.dtype not in READABLE for one in twice):
         return False
@@ -146,9 +148,7 @@ def _agree(twice: Sequence[Found], path: names.Path, shape: names.Shape) -> bool
     return all(np.array_equal(arrays[0], array) for array in arrays[1:])
 
 
-def _tensor(
-    pages: mmap.mmap, found: Found, path: names.Path, shape: names.Shape, dtype: DTypeLike | None
-) -> np.ndarray:
+def _tensor(pages: mmap.mmap, found: Found, path: tree.Path, shape: tree.Shape, dtype: DTypeLike | None) -> np.ndarray:
     """One parameter, checked and copied out of the map."""
     stored, own = READABLE[found.entry.dtype], DTYPES[found.dtype]
     what = f"{found.header.path}: {found.entry.name}"
@@ -174,7 +174,7 @@ def _view(pages: mmap.mmap, found: Found, stored: np.dtype) -> np.ndarray:
     return np.frombuffer(pages, stored, count, start).reshape((entry.shape[0] // parts, *entry.shape[1:]))
 
 
-def _aligned(shape: names.Shape, dtype: np.dtype) -> np.ndarray:
+def _aligned(shape: tree.Shape, dtype: np.dtype) -> np.ndarray:
     """An empty array that starts on a cache line: XLA's CPU backend takes such a one without a copy."""
     count = math.prod(shape)
     room = np.empty(count * dtype.itemsize + 64, np.uint8)

@@ -13,16 +13,18 @@ from typing import Any
 from jax.typing import DTypeLike
 
 from sdjax.config import VaeConfig
-from sdjax.weights import kinds, ldm, names
+from sdjax.core import tree
+from sdjax.core.errors import CheckpointError
+from sdjax.weights import identify, ldm, names
 from sdjax.weights.checkpoint import Checkpoint, Json
 from sdjax.weights.files import Header, read_json, read_single_header
 from sdjax.weights.ldm import VAE_PREFIX
 from sdjax.weights.links import home_of, within
 from sdjax.weights.load import read_component
-from sdjax.weights.names import CheckpointError, Layout
+from sdjax.weights.names import Layout
 from sdjax.weights.save import default_layout
 from sdjax.weights.spelling import collect, is_averaged
-from sdjax.weights.tensors import Blame, read_tensors
+from sdjax.weights.tensors import ErrorContext, read_tensors
 
 _FIRST = f"{VAE_PREFIX}encoder.conv_in.weight"
 
@@ -62,10 +64,10 @@ class OpenVae:
         modules = ldm.vae_modules(read)
         tensors, _ = collect(self.header, _names(self.header, ldm.vae_words(read)))
 
-        def places(path: names.Path, shape: names.Shape) -> list[names.Place]:
+        def places(path: tree.Path, shape: tree.Shape) -> list[names.Place]:
             return [ldm.place(path, shape, modules, VAE_PREFIX)]
 
-        blame = Blame(
+        blame = ErrorContext(
             f"{self.path} does not hold the VAE of this checkpoint's config",
             "choose a VAE made for this family of models",
         )
@@ -89,7 +91,7 @@ def open_vae(path: str | os.PathLike[str], variant: str | None = None) -> OpenVa
             f"{path} holds a part of an autoencoder, without encoder.conv_in.weight; take a whole one"
         )
     if not found:
-        kinds.refuse(header)
+        identify.refuse(header)
     return OpenVae(path, header=header)
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sdjax.weights.names import CheckpointError, Shape
+from sdjax.core.errors import CheckpointError
+from sdjax.core.tree import Shape
 
 # In safetensors' own order, which is that of the tensors in a file, backwards. Not all are for parameters.
 _DTYPES: dict[str, np.dtype] = {

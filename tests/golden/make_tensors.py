@@ -1,6 +1,6 @@
 """Makes tensors/networks.txt.gz: names and shapes of every tensor of the published checkpoints' networks.
 
-The networks are diffusers' and transformers' own, built from the configs in `sdjax.presets` without any memory for
+The networks are diffusers' and transformers' own, built from the configs in `config.presets` without any memory for
 their weights (torch's meta device). One section a network: a line `# preset/component ...` with all that have this
 very list, then `name shape` a line, in the files' order. Needs torch; run: python tests/golden/make_tensors.py
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdjax.presets import ALIKE, PRESETS
+from sdjax.config.presets import ALIKE, PRESETS
 
 PATH = Path(__file__).parent / "tensors" / "networks.txt.gz"
 Shapes = dict[str, tuple[int, ...]]

@@ -10,10 +10,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
 
 from sdjax.config import ClipVisionConfig
+from sdjax.core.tree import flatten, unflatten
+from sdjax.images.processor import Processor
 from sdjax.nn.clip_vision import ClipVisionEncoder
-from sdjax.processor import Processor
-from sdjax.programs import expected_params
-from sdjax.weights.names import flatten, from_file, tensor_name, unflatten
+from sdjax.nn.shapes import expected_params
+from sdjax.weights.names import from_file, tensor_name
 
 SMALL = dict(
     hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=3, image_size=32, patch_size=8,

@@ -10,8 +10,9 @@ import torch
 from transformers import DPTConfig, DPTForDepthEstimation
 
 from sdjax.config import DepthConfig
-from sdjax.nn.depth import DepthNetwork
-from sdjax.weights.names import flatten, from_file, tensor_name, unflatten
+from sdjax.core.tree import flatten, unflatten
+from sdjax.nn.dpt.depth import DepthNetwork
+from sdjax.weights.names import from_file, tensor_name
 from tests.golden import make_depth
 
 BIT = dict(

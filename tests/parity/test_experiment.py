@@ -9,7 +9,7 @@ import torch
 
 from experiments import parity, parity_ours, parity_theirs
 from experiments.random_checkpoints import in_float32, make
-from sdjax.presets import PRESETS
+from sdjax.config.presets import PRESETS
 
 WIDTHS = {"text_encoder": 32, "text_encoder_2": 64}
 PIPELINES = {"sd21": "StableDiffusion", "sdxl": "StableDiffusionXL", "sdxl_refiner": "StableDiffusionXLImg2Img"}

@@ -6,7 +6,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from sdjax import images, masks
+from sdjax.images import masks, read
 
 SIZES = [(64, 64), (40, 88), (128, 24)]  # height, width
 
@@ -31,7 +31,7 @@ def strokes(height: int, width: int, seed: int = 0, soft: bool = False) -> Image
 def test_pictures(source, size):
     image = picture(*source)
     theirs = VaeImageProcessor().preprocess(image, *size)[0].permute(1, 2, 0).numpy()
-    ours = images.to_pixels(image, *size)
+    ours = read.to_pixels(image, *size)
     assert ours.dtype == np.float32
     np.testing.assert_array_equal(ours, theirs)
 
@@ -40,8 +40,8 @@ def test_pictures(source, size):
 @pytest.mark.parametrize("multiple", [8, 4])
 def test_natural_size(height, width, multiple):
     processor, image = VaeImageProcessor(vae_scale_factor=multiple), picture(height, width)
-    assert images.natural_size(image, multiple) == processor.get_default_height_width(image)
-    pixels = images.to_pixels(image, *images.natural_size(image, multiple))
+    assert read.natural_size(image, multiple) == processor.get_default_height_width(image)
+    pixels = read.to_pixels(image, *read.natural_size(image, multiple))
     np.testing.assert_array_equal(pixels, processor.preprocess(image)[0].permute(1, 2, 0).numpy())
 
 
@@ -100,6 +100,6 @@ def test_masks_on_the_latents(height, width):
 
 
 def test_what_an_inpainting_model_is_shown():
-    pixels, mask = images.to_pixels(picture(64, 40), 64, 40), masks.to_mask(strokes(64, 40, soft=True), 64, 40)
+    pixels, mask = read.to_pixels(picture(64, 40), 64, 40), masks.to_mask(strokes(64, 40, soft=True), 64, 40)
     theirs = torch.from_numpy(pixels) * (torch.from_numpy(mask) < 0.5)  # as pipeline_stable_diffusion_inpaint.py has it
     np.testing.assert_array_equal(masks.masked(pixels, mask), theirs.numpy())

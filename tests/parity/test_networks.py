@@ -11,7 +11,8 @@ import transformers
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
 from sdjax.nn.attention import cross_keys_values
 from sdjax.nn.clip import ClipTextEncoder
-from sdjax.nn.unet import Added, UNet
+from sdjax.nn.conditioning import Added
+from sdjax.nn.unet import UNet
 from sdjax.nn.vae import Autoencoder
 
 TOLERANCE = 1e-5

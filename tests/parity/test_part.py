@@ -27,8 +27,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from sdjax.config.presets import PRESETS
 from sdjax.diffusion.plan import plan
-from sdjax.presets import PRESETS
 from tests.parity.toy import X_T, difference, handed_out, run_padded
 from tests.reference import SHAPE, draws, toy
 

@@ -23,8 +23,8 @@ def test_samplers(sampler, changed):
 
 
 @pytest.mark.parametrize("text,pull", [(1.5, 7.0), (7.5, 1.0), (3.0, 3.0)])
-def test_scales(text, pull):
-    made = check("pix2pix", "euler", guidance_scale=text, image_guidance_scale=pull)
+def test_scales(text, branch):
+    made = check("pix2pix", "euler", guidance_scale=text, image_guidance_scale=branch)
     assert relative(theirs("pix2pix", "euler", **SCALES), made) > MOVES
 
 

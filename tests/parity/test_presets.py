@@ -6,7 +6,7 @@ import diffusers
 import pytest
 import transformers
 
-from sdjax.presets import ALIKE, PRESETS
+from sdjax.config.presets import ALIKE, PRESETS
 from tests.golden import make_tensors
 
 ALL = PRESETS | ALIKE

@@ -13,8 +13,8 @@ import torch
 from diffusers.schedulers.scheduling_utils import AysSchedules
 
 from sdjax.diffusion import sigmas, spacing
-from sdjax.diffusion.choice import choose
 from sdjax.diffusion.noise import Settings, noise_schedule
+from sdjax.diffusion.overrides import choose
 from tests.parity import toy
 from tests.reference import SD, ZERO_SNR
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import sdjax
-from sdjax import programs
 from sdjax.config import ConfigError
+from sdjax.runtime import programs
 from sdjax.weights import CheckpointError
 from tests.parity import families
 from tests.parity.families import relative

@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 
 from sdjax.text import Tokenizer, cleaning
 from sdjax.text.prompts import chunks
-from sdjax.vocabulary import BOS, EOS, clip_tokenizer_files
+from sdjax.text.vocabulary import BOS, EOS, clip_tokenizer_files
 
 CASES = 10_000
 PADS = (EOS, "!")

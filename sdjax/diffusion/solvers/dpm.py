@@ -102,7 +102,7 @@ def multistep(
     for (here, there), now in zip(schedule.steps, orders, strict=True):
         past = [(ei.predict(tape, x, here, data), here), *past][:order]
         integral = _taylor(ei.exponent(here, there, data, eta), ei.step_length(here, there), past[:now], solver_type)
-        x = ei.advance(x, here, there, integral, data, eta) + ei.renewed(tape, here, there, eta)
+        x = ei.run_rows(x, here, there, integral, data, eta) + ei.renewed(tape, here, there, eta)
     return x
 
 

@@ -1,0 +1,42 @@
+"""This process's devices: which there are, what kind they are, and arrays laid out over them."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+def on_cpu() -> bool:
+    """Whether this process computes on a CPU, where some things are better done in another way."""
+    return jax.default_backend() == "cpu"
+
+
+AXIS = "devices"
+
+
+Devices = tuple[jax.Device, ...]
+
+
+def local(devices: int | Sequence[jax.Device] | None) -> Devices:
+    """This process's devices: the first so many, these, or all. Raises ValueError where there are fewer."""
+    if devices is not None and not isinstance(devices, int):
+        return tuple(devices)
+    here = jax.local_devices()
+    if devices is None:
+        return tuple(here)
+    if not 1 <= devices <= len(here):
+        kind = here[0].platform
+        remedy = f"; XLA_FLAGS=--xla_force_host_platform_device_count={devices} simulates more" if kind == "cpu" else ""
+        raise ValueError(f"devices={devices}: this process has {len(here)} of kind {kind}{remedy}")
+    return tuple(here[:devices])
+
+
+def everywhere(devices: Devices) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+
+
+def split(devices: Devices) -> NamedSharding:
+    """The leading axis cut, a share for each device."""
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))

@@ -1,0 +1,1 @@
+"""The depth estimator: `bit` (its convolutional backbone), `depth` (the transformer and what follows)."""

@@ -1,0 +1,135 @@
+"""From prompts to what a U-Net is told: texts along a run, their hidden states, SDXL's sizes.
+
+A picture is pulled by its prompt (in A1111's style by several, joined by AND) and away from its negative prompt. Each
+of these is a `Branch`, whose text may change from one network evaluation to the next (`[cat:dog:0.5]`): the run then
+goes in pieces of rows, and every piece has contexts of its own in the same compiled program.
+
+What of the text encoders a U-Net attends to is a matter of the family (Podell et al. 2023, arXiv:2307.01952, section
+2.1, for SDXL):
+
+    SD 1.x, 2.x    the last hidden states after the final norm
+    SDXL           the last but one before it, of every encoder side by side; and the last encoder's pooled state
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from sdjax.core.notice import notice
+from sdjax.diffusion.plan import Plan
+from sdjax.diffusion.progress import Run
+from sdjax.model.text_encoder import TextEncoder, Texts
+from sdjax.text import emphasis, prompts
+
+# A1111 counts two evaluations for each step of these when it reads `[cat:dog:0.5]`, even where the last has one
+# (`second_order` in modules/sd_samplers_kdiffusion.py).
+TWO_A_STEP = ("heun", "dpm2", "dpm2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "restart")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One pull on a picture.
+
+    Attributes:
+      texts: the text for each encoder, at each of the n network evaluations.
+      weight: how much of the guidance is this one's. negative: whether it pulls away.
+      zero: SDXL's way to say nothing, all embeddings zero.
+      blank: whether the picture that the network is shown is left out too.
+      region: where it counts: 0 is what no region covers, or everything where there are none.
+    """
+
+    texts: tuple[Texts, ...]
+    weight: float = 1.0
+    negative: bool = False
+    zero: bool = False
+    blank: bool = False
+    region: int = 0
+
+
+def branches(given: Texts, run: Run, style: str) -> list[Branch]:
+    """The pulls of a prompt, which may be another one for each encoder, along a run. Raises ValueError."""
+    if not given:  # a model without a text encoder
+        return [Branch(_along(given, run, style))]
+    split = {name: prompts.parts(text, style) for name, text in given.items()}
+    counts = {len(one) for one in split.values()}
+    if len(counts) > 1:
+        raise ValueError("prompt and prompt_2 have another number of parts joined by AND; they go together in pairs")
+    made = []
+    for i in range(counts.pop()):
+        along = _along({name: one[i][0] for name, one in split.items()}, run, style)
+        made.append(Branch(along, next(iter(split.values()))[i][1]))
+    return made
+
+
+def negative_branch(given: Texts, run: Run, style: str, zero: bool) -> Branch:
+    """The part that a picture is pulled away from; AND joins nothing here, as in A1111."""
+    return Branch(_along(given, run, style), negative=True, zero=zero)
+
+
+def _along(given: Texts, run: Run, style: str) -> tuple[Texts, ...]:
+    """The texts in force at each of the plan's evaluations; edits count those of the whole run."""
+    whole = run.whole
+    counted = max(whole.evaluations, 2 * whole.steps if whole.sampler in TWO_A_STEP else 0)
+    lines = {name: prompts.timeline(text, counted, style) for name, text in given.items()}
+    mine = [min(run.before + k, counted - 1) for k in range(max(run.plan.evaluations, 1))]
+    return tuple({name: line[k] for name, line in lines.items()} for k in mine)
+
+
+def pieces(
+    pictures: Sequence[Sequence[Branch]], plans: Sequence[Plan], rows: int
+) -> Iterator[tuple[int, int, list[list[Texts]]]]:
+    """The runs of table rows in which no picture's texts change: (start, stop, texts of each pull by picture)."""
+    number = [np.clip(np.cumsum(np.append(plan.evaluate, np.zeros(rows))[:rows]) - 1, 0, None) for plan in plans]
+
+    def texts(row: int) -> list[list[Texts]]:
+        return [[branch.texts[int(at[row])] for branch in own] for own, at in zip(pictures, number, strict=True)]
+
+    for told, group in groupby(range(rows), key=texts):
+        listed = list(group)
+        yield listed[0], listed[-1] + 1, told
+
+
+def check(branches: Sequence[Branch], encoders: Mapping[str, TextEncoder], style: str) -> None:
+    """Raises ValueError for a text that takes too many rows, or whose weights are no numbers to multiply by."""
+    if not np.isfinite([branch.weight for branch in branches]).all():
+        raise ValueError("the weight of a prompt joined by AND is infinite or no number")
+    for name, encoder in encoders.items():
+        for text in {texts[name] for branch in branches for texts in branch.texts}:
+            rows = prompts.chunks(text, encoder.tokenizer, style)
+            if not np.isfinite([weight for row in rows for weight in row.weights]).all():
+                raise ValueError(f"the prompt's weights are infinite or no numbers: {text[:60]!r}")
+
+
+def warn_of_words(name: str, texts: Iterable[Texts], encoders: Mapping[str, TextEncoder], style: str) -> None:
+    """Warns, once, where some of the texts are none that the model called `name` was trained on."""
+    told = list(texts)
+    for component, encoder in encoders.items():
+        if encoder.grammar is None:
+            continue
+        said = dict.fromkeys(one[component] for one in told)
+        complaint = encoder.grammar.complaint(piece for text in said for piece in sentences(text, style))
+        if complaint:
+            notice(f"{name} {complaint}")
+
+
+def sentences(text: str, style: str) -> list[str]:
+    """The words of a text without the style's signs; several where BREAK parts them."""
+    if style == "plain":
+        return [text]
+    rows: list[list[str]] = [[]]
+    for segment in emphasis.a1111(text) if style == "a1111" else emphasis.comfy(text):
+        if style == "a1111" and segment == emphasis.BREAK:
+            rows.append([])
+        else:
+            rows[-1].append(segment[0])
+    return [" ".join(row) for row in rows]
+
+
+def in_pieces(encoded: Sequence[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hidden states `c l e` of b texts, c their own, as one array `b most l e` and the counts int32 `b`."""
+    padded = np.zeros((len(encoded), most, *encoded[0].shape[1:]), np.float32)
+    for row, states in zip(padded, encoded, strict=True):
+        row[: len(states)] = states
+    return padded, np.array([len(states) for states in encoded], np.int32)

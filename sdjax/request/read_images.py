@@ -1,0 +1,288 @@
+"""From the pictures, masks and latents that `generate` was given to a `ImageInputs`: checked and of one size each."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from sdjax.diffusion.segment import check_strength
+from sdjax.images import depth, masks
+from sdjax.images import read as images
+from sdjax.request import checks
+from sdjax.request.image_inputs import (
+    BEGUN,
+    DEPTH,
+    INPAINTING,
+    PIX2PIX,
+    UPSCALING,
+    VARIATION,
+    ImageInputs,
+    Under,
+    kind_of,
+)
+
+if TYPE_CHECKING:
+    from sdjax.pipeline import StableDiffusion
+
+Given = Mapping[str, Any]  # generate's arguments by name
+Sizes = tuple[int, int]  # height, width
+
+STRENGTH = 0.8  # of image-to-image where none is given (as in diffusers); with a mask 1
+NOISE_LEVEL = 20  # of the upscaler, as in diffusers
+NEEDS = {
+    INPAINTING: "give image= and mask= (white is painted)",
+    PIX2PIX: "give image=, the picture to change, and say in the prompt what is to change",
+    UPSCALING: "give image=, the small picture",
+    DEPTH: "give image=, or depth=, a map of what is near",
+    VARIATION: "give image=, the picture to vary",
+}
+_BEGINS = "a model that begins from the picture: any text-to-image, inpainting or depth model"
+FOR = {
+    "mask": _BEGINS,
+    "strength": _BEGINS,
+    "depth": "a depth model, as sdjax.load('shapes-depth') or Stable Diffusion 2 depth",
+    "noise_level": "an upscaler, as stable-diffusion-x4-upscaler",
+    "image_guidance_scale": "InstructPix2Pix",
+}
+
+
+def read_image_inputs(sd: "StableDiffusion", given: Given, count: int) -> ImageInputs:
+    """For `count` pictures. Raises ValueError, also for what the model needs or cannot use."""
+    kind = kind_of(sd)
+    _check_wanted(sd, kind, {name for name in ("image", *FOR) if given[name] is not None})
+    _check_together(given)
+    if given["image"] is None:
+        height, width = _size(sd, given, count)
+        return ImageInputs(kind, height, width, (None,) * count, depth=_depth(given["depth"], count))
+    if _is_floats(given["image"]):
+        return _from_latents(sd, kind, given, count)
+    pictures = read_each(given["image"], count, "image", images.read_image)
+    if kind == VARIATION:
+        return ImageInputs(kind, *_size(sd, given, count), (None,) * count, sources=tuple(pictures))
+    if kind == UPSCALING:
+        return _to_be_enlarged(sd, given, pictures)
+    if given["mask"] is not None:
+        return _under_masks(sd, kind, given, pictures)
+    size = _size(sd, given, count, partial(_natural, pictures, sd.vae.factor))
+    strengths = _strengths(given, count) if kind in BEGUN else (None,) * count
+    return ImageInputs(
+        kind, *size, strengths, pixels=_pixels(pictures, size), depth=_depth(given["depth"], count),
+        sources=tuple(pictures),
+    )  # fmt: skip
+
+
+def _check_wanted(sd: "StableDiffusion", kind: str, has: set[str]) -> None:
+    """Raises ValueError where the model needs what was not given, or was given what it cannot use."""
+    own = {DEPTH: "depth", UPSCALING: "noise_level", PIX2PIX: "image_guidance_scale"}
+    usable = {"image", own.get(kind, "image"), *(("mask", "strength") if kind in BEGUN else ())}
+    for name in sorted(has - usable):
+        raise ValueError(f"{sd.name} is a model for {kind} and has no use for {name}=; it is for {FOR[name]}")
+    needed = {INPAINTING: {"image", "mask"}, DEPTH: {"image"} if "depth" not in has else set()}
+    if kind in NEEDS and not needed.get(kind, {"image"}) <= has:
+        raise ValueError(f"{sd.name} is a model for {kind}: {NEEDS[kind]}")
+    if kind == DEPTH and "depth" not in has and sd.depth_estimator is None:
+        raise ValueError(f"{sd.name} has no depth_estimator: give depth=, a map of what is near (light)")
+    for name in ("mask", "strength"):
+        if name in has and "image" not in has:
+            raise ValueError(f"{name}= belongs to a picture; give image= as well")
+
+
+def _check_together(given: Given) -> None:
+    """Raises ValueError for arguments that do not go together."""
+    if given["mask"] is None and (given["mask_blur"] not in (0, None) or given["mask_crop"] is not None):
+        raise ValueError("mask_blur and mask_crop belong to a mask; give mask= as well")
+    if given["mask_crop"] is not None and given["regions"] is not None:
+        raise ValueError("regions lie in the whole picture, and mask_crop works on a part of it; give one of them")
+    if given["mask_crop"] is not None and given["depth"] is not None:
+        raise ValueError("depth= maps the whole picture, and mask_crop works on a part of it; give one of them")
+    if given["image"] is not None and given["denoising_start"] is not None:
+        raise ValueError("image= begins a run and denoising_start= goes on with one; give one of them")
+
+
+# ---------------------------------------------------------------------- one kind of canvas each
+
+
+def _from_latents(sd: "StableDiffusion", kind: str, given: Given, count: int) -> ImageInputs:
+    if kind not in BEGUN or kind == INPAINTING:
+        raise ValueError(f"{sd.name} is a model for {kind} and needs the picture itself; latents will not do")
+    if kind == DEPTH and given["depth"] is None:
+        raise ValueError(f"{sd.name} cannot tell depth from latents: give depth= as well, or the picture itself")
+    if given["mask_crop"] is not None:
+        raise ValueError("mask_crop cuts out a part of a picture; with latents as image= there is none to cut")
+    array, channels, factor = checks.floats(given["image"], "image= as latents"), sd.vae.latent_channels, sd.vae.factor
+    if array.ndim != 4 or array.shape[-1] != channels or array.shape[0] not in (1, count):
+        raise ValueError(
+            f"image as an array of floats is latents, [{count}, height, width, {channels}] for these pictures, not "
+            f"{list(array.shape)}; give a picture as a PIL image, a path or an array of uint8"
+        )
+    own = array.shape[1] * factor, array.shape[2] * factor
+    if _size(sd, given, count, lambda: own) != own:
+        raise ValueError(f"image= holds latents of {own[1]} x {own[0]} pixels; leave height and width out")
+    latents = np.broadcast_to(array, (count, *array.shape[1:]))
+    small = None if given["mask"] is None else _latent_masks(given, count, array.shape[1:3], factor)
+    maps = _depth(given["depth"], count)
+    return ImageInputs(kind, *own, _strengths(given, count), latents=latents, latent_mask=small, depth=maps)
+
+
+def _latent_masks(given: Given, count: int, size: Sequence[int], factor: int) -> np.ndarray:
+    """Masks beside latents: an array of floats `b h w 1` of the latents' size, or pictures of the pixels'."""
+    if not _is_floats(given["mask"]):
+        pictures = read_each(given["mask"], count, "mask", images.read_mask)
+        for one in pictures:
+            masks.check_mask(one, Image.new("L", (size[1] * factor, size[0] * factor)))
+        soft = [masks.blurred(one, given["mask_blur"]) for one in pictures]
+        full = [masks.to_mask(one, size[0] * factor, size[1] * factor) for one in soft]
+        return np.stack([masks.latent_mask(one, factor) for one in full])
+    array = checks.floats(given["mask"], "mask= as numbers")
+    if array.ndim != 4 or array.shape[0] not in (1, count) or array.shape[1:] != (*size, 1):
+        raise ValueError(f"mask as an array of floats must be {[count, *size, 1]}, not {list(array.shape)}")
+    if not ((array >= 0) & (array <= 1)).all():
+        raise ValueError("mask as an array of floats must lie between 0 (kept) and 1 (made anew)")
+    if not array.any() or given["mask_blur"]:
+        raise ValueError("mask as an array of floats must be above 0 somewhere, and is as soft as it is: no mask_blur")
+    return np.broadcast_to(array, (count, *size, 1))
+
+
+def _to_be_enlarged(sd: "StableDiffusion", given: Given, pictures: Sequence[Image.Image]) -> ImageInputs:
+    factor = sd.vae.factor
+
+    def natural() -> Sizes:
+        height, width = _natural(pictures, 1)
+        return height * factor, width * factor
+
+    height, width = _size(sd, given, len(pictures), natural)
+    level = checks.check_count(NOISE_LEVEL if given["noise_level"] is None else given["noise_level"], 0, "noise_level")
+    if level > sd.most_noise:
+        raise ValueError(f"noise_level must be at most {sd.most_noise} for {sd.name}, not {level}")
+    pixels = _pixels(pictures, (height // factor, width // factor))
+    noise = sd.low_res_noise.level(level)
+    none = (None,) * len(pictures)
+    return ImageInputs(UPSCALING, height, width, none, pixels=pixels, noise_level=level, low_res=noise)
+
+
+def _under_masks(sd: "StableDiffusion", kind: str, given: Given, pictures: Sequence[Image.Image]) -> ImageInputs:
+    count, factor = len(pictures), sd.vae.factor
+    drawn = read_each(given["mask"], count, "mask", images.read_mask)
+    for picture, mask in zip(pictures, drawn, strict=True):
+        masks.check_mask(mask, picture, full=kind == INPAINTING)
+    drawn = [masks.blurred(mask, given["mask_blur"]) for mask in drawn]
+    boxes: list[masks.Box | None] = [None] * count
+    if given["mask_crop"] is None:
+        size = _size(sd, given, count, partial(_natural, pictures, factor))
+    else:
+        size, padding = _size(sd, given, count), checks.check_count(given["mask_crop"], 0, "mask_crop")
+        boxes = [masks.crop_box(mask, padding, *size) for mask in drawn]
+        if len({picture.size for picture in pictures}) > 1:
+            raise ValueError("mask_crop pastes its results into the pictures, which must be of one size for one call")
+    cut = [_cut(picture, box) for picture, box in zip(pictures, boxes, strict=True)]
+    soft = np.stack([masks.to_mask(_cut(mask, box), *size) for mask, box in zip(drawn, boxes, strict=True)])
+    if kind == INPAINTING:  # trained with masks of zeros and ones
+        soft = (soft >= 0.5).astype(np.float32)
+        if not soft.any((1, 2, 3)).all():
+            raise ValueError("mask is nowhere half white or more, and an inpainting model paints nothing else anew")
+    return ImageInputs(
+        kind, *size, _strengths(given, count), pixels=_pixels(cut, size), mask=soft,
+        latent_mask=np.stack([masks.latent_mask(mask, factor) for mask in soft]),
+        depth=_depth(given["depth"], count), sources=tuple(cut),
+        under=tuple(_under(*one, size) for one in zip(pictures, drawn, boxes, strict=True)),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------- the parts of one
+
+
+def _under(picture: Image.Image, mask: Image.Image, box: masks.Box | None, size: Sizes) -> Under:
+    """What a result goes back into: the whole picture where a box was cut out, else the picture at that size."""
+    if box is not None or picture.size == size[::-1]:
+        return picture, mask, box
+    resized = np.rint(255 * masks.to_mask(mask, *size)[..., 0]).astype(np.uint8)
+    return picture.resize(size[::-1], Image.Resampling.LANCZOS), Image.fromarray(resized), None
+
+
+def _cut(picture: Image.Image, box: masks.Box | None) -> Image.Image:
+    return picture if box is None else picture.crop(box)
+
+
+def _pixels(pictures: Sequence[Image.Image], size: Sizes) -> np.ndarray:
+    return np.stack([images.to_pixels(one, *size) for one in pictures])
+
+
+def _size(sd: "StableDiffusion", given: Given, count: int, natural: Callable[[], Sizes] | None = None) -> Sizes:
+    """(height, width) of `count` pictures: as asked; else the picture's, `natural()`, or the model's own."""
+    factor, usual = sd.vae.factor, (sd.unet.sample_size * sd.vae.factor,) * 2
+    if natural is not None and None in (given["height"], given["width"]):
+        usual = natural()
+    height, width = (
+        checks.check_size(given[name], own, factor, name) for name, own in zip(("height", "width"), usual, strict=True)
+    )
+    checks.check_pixels(count, height, width)
+    return height, width
+
+
+def resized(sd: "StableDiffusion", given: Given, inputs: ImageInputs) -> str:
+    """What to say of pictures whose own size no result can have, and which were made smaller for it; "" of others."""
+    if inputs.pixels is None or inputs.sources is None or inputs.kind == UPSCALING or given["mask_crop"] is not None:
+        return ""
+    for picture in inputs.sources:
+        sides = ((given["width"], picture.width), (given["height"], picture.height))
+        if any(asked is None and side % sd.vae.factor for asked, side in sides):
+            return (
+                f"image= is {picture.width} x {picture.height} and the result {inputs.width} x {inputs.height}: sides "
+                f"are multiples of {sd.vae.factor}, and it was resized to the next smaller ones. Give width= and "
+                "height= for another size"
+            )
+    return ""
+
+
+def _natural(pictures: Sequence[Image.Image], multiple: int) -> Sizes:
+    """The size that all pictures have. Raises ValueError where they differ."""
+    sizes = {images.natural_size(picture, multiple) for picture in pictures}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
+        raise ValueError(f"the pictures are of several sizes ({listed}); give height= and width= for all of them")
+    return sizes.pop()
+
+
+def _strengths(given: Given, count: int) -> tuple[float | None, ...]:
+    """Of each picture; at 1 nothing is left of it."""
+    usual = STRENGTH if given["mask"] is None else 1.0
+    value = usual if given["strength"] is None else given["strength"]
+    listed = [check_strength(one) for one in checks.spread(value, count, "strength")]
+    return tuple(None if one == 1 else one for one in listed)
+
+
+def _depth(value: Any, count: int) -> tuple[Any, ...] | None:
+    return None if value is None else tuple(read_each(value, count, "depth", depth.read_depth))
+
+
+def _is_floats(value: Any) -> bool:
+    """Whether something is an array of floats: latents, or a mask of their size."""
+    return isinstance(value, np.ndarray | jax.Array) and bool(jnp.issubdtype(value.dtype, jnp.floating))
+
+
+def each(value: Any, count: int, name: str) -> list[Any]:
+    """One picture for all of `count`, or a list, or an array `b H W c`, with one each. Raises ValueError."""
+    if isinstance(value, np.ndarray):
+        value = list(value) if value.ndim == 4 else [value]
+    listed = list(value) if isinstance(value, list | tuple) else [value]
+    if not listed:
+        raise ValueError(f"{name} is an empty list: give one picture, or one for each of the {count}")
+    return checks.spread(listed, count, name)
+
+
+def read_each(value: Any, count: int, name: str, read: Callable[..., Any]) -> list[Any]:
+    """`each`, read; a picture that stands for several is read once. Raises ValueError, FileNotFoundError."""
+    return once(each(value, count, name), partial(read, name=name))
+
+
+def once(pictures: Sequence[Any], see: Callable[[Any], Any]) -> list[Any]:
+    """`see` of each picture; one that stands for several is looked at once."""
+    seen: dict[int, Any] = {}
+    for one in pictures:
+        if id(one) not in seen:
+            seen[id(one)] = see(one)
+    return [seen[id(one)] for one in pictures]
