@@ -93,7 +93,9 @@ def by_shapes(way: str, family: str, folder: Path) -> Times:
                 made = export.deserialize(bytearray(content))
                 leaves = [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in made.in_avals]
                 with timed(times, "open"):
-                    lowered = runnable(function, content).lower(*jax.tree.unflatten(made.in_tree, leaves)[0])
+                    lowered = runnable(getattr(programs, function), content).lower(
+                        *jax.tree.unflatten(made.in_tree, leaves)[0]
+                    )
                 with timed(times, "compile"):
                     lowered.compile()
         return times

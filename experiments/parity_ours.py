@@ -15,6 +15,8 @@ import numpy as np
 import sdjax
 from experiments.parity_theirs import ENCODERS, Arrays, present, timed
 from sdjax.config import ClipTextConfig, Config, UNetConfig, VaeConfig
+from sdjax.model.networks import Networks
+from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import TextEncoder
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.shapes import expected_params
@@ -61,7 +63,7 @@ def _text(folder: Path, given: Arrays, made: Arrays) -> Conditions:
     """What the U-Net is told for [negative prompt, prompt]; each encoder's share goes into `made`."""
     prompts = given["prompts"].tolist()
     sd = _holding(folder, *present(folder))
-    sizes = _sizes(given["time_ids"]) if sd.xl else {}
+    sizes = _sizes(given["time_ids"]) if sd.time_ids else {}
     told = sd.conditions(prompts, **sizes)
     context = np.asarray(told.context)
     for name, encoder in sd.encoders.items():
@@ -94,4 +96,5 @@ def _holding(folder: Path, *names: str) -> sdjax.StableDiffusion:
     networks |= {"unet": unet, "vae": vae}
     expected = expected_params({name: networks[name] for name in names})
     params = {name: read_component(folder / name, expected[name], dtype=np.float32)[0] for name in names}
-    return sdjax.StableDiffusion(folder.name, encoders, unet, vae, opened.scheduler, params)
+    spec = ModelSpec(folder.name, encoders, unet, vae, opened.scheduler)
+    return sdjax.StableDiffusion(Networks.of(spec, params))

@@ -59,7 +59,7 @@ def measure(model: str | None, way: str) -> dict[str, Any]:
     pictures = {"data": devices, "halves": devices // 2, "sharded": 1}[way] * PICTURES
     compiled = lowered(made, pictures).compile()
     cost = compiled.cost_analysis()
-    held = sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(made.params["unet"]))
+    held = sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(made.networks.params["unet"]))
     return {
         "FLOPs": cost["flops"],
         "bytes": cost["bytes accessed"],
@@ -72,23 +72,25 @@ def lowered(sd: Any, pictures: int) -> Any:
     """The loop that `sd.generate` would run for so many pictures, before it is compiled."""
     from dataclasses import replace
 
-    inner, found = sd.programs, []
+    from sdjax.runtime import programs
+
+    inner, found = sd.networks.executor, []
 
     class Caught:
-        """The programs of `sd`, of which the loop is lowered in place of being run."""
+        """The executor of `sd`, by which the loop is lowered in place of being run."""
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(inner, name)
+        shard_inputs = inner.shard_inputs
 
-        def run_rows(self, config: Any, dtype: Any, carry: Any, rows: Any, params: Any, *told: Any) -> None:
-            if hasattr(inner, "loop"):
-                found.append(inner.loop(config, dtype).lower(carry.carry, inner.rows(rows), params, *told))
-            else:
-                found.append(inner.run_rows.lower(config, dtype, carry, rows, params, *told))
+        def run(self, program: Any, *args: Any) -> Any:
+            if program is not programs.run_rows:
+                return inner.run(program, *args)
+            found.append(inner.lower(program, *args) if hasattr(inner, "lower") else program.lower(*args))
             raise Stop
 
     try:
-        replace(sd, programs=Caught()).generate(["a red circle"] * pictures, progress=False)
+        replace(sd, networks=replace(sd.networks, executor=Caught())).generate(
+            ["a red circle"] * pictures, progress=False
+        )
     except Stop:
         return found[0]
     raise AssertionError("generate always comes to its loop")

@@ -16,6 +16,7 @@ from typing import Any
 from sdjax.config import ConfigError as ConfigError
 from sdjax.core import hints as _hints
 from sdjax.core.errors import CheckpointError as CheckpointError
+from sdjax.core.version import VERSION
 from sdjax.diffusion.adaptive import dpm_adaptive as dpm_adaptive
 from sdjax.diffusion.listing import samplers as samplers
 from sdjax.diffusion.listing import schedules as schedules
@@ -33,7 +34,7 @@ from sdjax.sampling.preview import Preview as Preview
 from sdjax.sampling.preview import notebook_callback as notebook_callback
 from sdjax.sampling.trace import Step as Step
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 LATER = ("parallel", "train")  # modules that cost time or packages to import
 __all__ = [

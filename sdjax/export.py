@@ -16,7 +16,6 @@ import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +23,18 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
+from sdjax.core.jit import Program
 from sdjax.core.keys import settled
 from sdjax.core.short import short
 from sdjax.request import checks
 from sdjax.request.image_inputs import INPAINTING, TEXT, UPSCALING, VARIATION, kind_of
 from sdjax.request.size_conditioning import REFINER_IDS
-from sdjax.runtime import compilation_cache, programs
+from sdjax.runtime import compilation_cache
 from sdjax.runtime.exported import COMPILED, FORMAT, MANIFEST, fingerprint, is_export, made_by, runnable
-from sdjax.runtime.signature import FUNCTIONS, ProgramSignature
+from sdjax.runtime.signature import ProgramSignature
 from sdjax.weights.write import make_folder, write_bytes
 
 if TYPE_CHECKING:
-    from sdjax.config import Config
     from sdjax.pipeline import StableDiffusion
 
 # A custom call that XLA promises nothing about between its versions; a program is only run by the one that made it.
@@ -70,7 +69,7 @@ def export(
     unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         make_folder(unfinished / COMPILED)
-        entries = {call.signature: _write(unfinished, call, data) for call, data in found.items()}
+        entries = {call.digest: _write(unfinished, call, *found[call]) for call in found}
         said = f"{_listed(sizes)} in batches of {_listed(batches)}, guidance {_listed(guidance)}"
         manifest = _manifest(sd, said, entries, _sums(unfinished / COMPILED))
         write_bytes(unfinished / MANIFEST, json.dumps(manifest, indent=1).encode())
@@ -88,59 +87,62 @@ def calls(
     sizes: Sequence[tuple[int, int]] | None = None,
     batches: Sequence[int] = (1,),
     guidance: Sequence[bool] = (True,),
-) -> dict[ProgramSignature, Any]:
-    """Every call that such pictures go through, with its arguments as `jax.ShapeDtypeStruct`; see `export`."""
+) -> dict[ProgramSignature, tuple[Program, Any]]:
+    """Every call that such pictures go through, with its program and its arguments' shapes; see `export`."""
     recorder = Recorder()
     for (height, width), count, guided in itertools.product(sizes or [_native(sd)], batches, guidance):
         for given in _pictures(sd, height, width, count):
             _record(sd, recorder, given | {"guidance_scale": 2.0 if guided else 1.0})
-    return {call: data for call, (data, _) in recorder.calls.items()}
+    return {call: (program, data) for call, (program, data, _) in recorder.calls.items()}
 
 
 def _native(sd: "StableDiffusion") -> tuple[int, int]:
-    side = sd.unet.sample_size * sd.vae.factor
-    return side, side
+    return sd.spec.side, sd.spec.side
 
 
 @dataclass(frozen=True, eq=False)
 class Recorder:
-    """Stands in for `programs` and computes nothing: notes the calls, and answers with zeros of the right shapes.
+    """An executor that computes nothing: notes the calls, and answers with zeros of the right shapes.
 
     Attributes:
-      calls: each call's arguments as `jax.ShapeDtypeStruct`, and what it gives likewise.
+      calls: each call's program, its arguments as `jax.ShapeDtypeStruct`, and what it gives likewise.
     """
 
-    calls: dict[ProgramSignature, tuple[Any, Any]] = field(default_factory=dict)
+    calls: dict[ProgramSignature, tuple[Program, Any, Any]] = field(default_factory=dict)
 
-    def __getattr__(self, name: str) -> Any:
-        return partial(self._note, name) if name in FUNCTIONS else getattr(programs, name)
-
-    def _note(self, function: str, *args: Any, **kwargs: Any) -> Any:
-        call, data = ProgramSignature.of(function, args, kwargs)
+    def run(self, program: Program, *args: Any) -> Any:
+        """See `Executor.run`."""
+        call, data = ProgramSignature.of(program, args)
         if call not in self.calls:
             shapes = _shapes(data)
             with settled():
-                self.calls[call] = shapes, getattr(programs, function).inside.eval_shape(*call.static, *shapes)
-        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.calls[call][1])
+                self.calls[call] = program, shapes, program.inside.eval_shape(*call.static, *shapes)
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.calls[call][2])
+
+    def shard_inputs(self, tree: Any, axis: int, parts: int | None = None) -> Any:
+        """The tree as it is."""
+        return tree
 
 
 def _record(sd: "StableDiffusion", recorder: Recorder, given: dict[str, Any]) -> None:
     """Makes a picture of shapes alone, by a sampler that draws noise: it goes through every program there is."""
-    params = {name: _shapes(tree, sd.vae_dtype if name == "vae" else sd.dtype) for name, tree in sd.params.items()}
+    networks = sd.networks
+    shapes = {name: _shapes(tree) for name, tree in networks.params.items()}
+    blank = replace(networks, stored=shapes, params=shapes, executor=recorder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the picture, which nobody will see
         whole = given | {"sampler": "euler_ancestral", "show_steps": 1, "progress": False}
-        replace(sd, params=params, programs=recorder).generate(**whole)
+        replace(sd, networks=blank, params=shapes).generate(**whole)
 
 
-def _shapes(tree: Any, dtype: Any = None) -> Any:
-    """Arrays -> `jax.ShapeDtypeStruct`, in their own dtype or another."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype), tree)
+def _shapes(tree: Any) -> Any:
+    """Arrays -> `jax.ShapeDtypeStruct`."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def _pictures(sd: "StableDiffusion", height: int, width: int, count: int) -> Iterator[dict[str, Any]]:
     """Arguments of `generate` for each way to a picture of that size that the model has."""
-    kind, size = kind_of(sd), {"height": height, "width": width}
+    kind, size = kind_of(sd.spec), {"height": height, "width": width}
     prompt: dict[str, Any] = {"prompt": [""] * count}
     blank = np.zeros((height, width, 3), np.uint8)
     if kind == UPSCALING:
@@ -161,15 +163,15 @@ def _pictures(sd: "StableDiffusion", height: int, width: int, count: int) -> Ite
 # ---------------------------------------------------------------------- the folder
 
 
-def _write(folder: Path, call: ProgramSignature, data: Any) -> dict[str, Any]:
+def _write(folder: Path, call: ProgramSignature, program: Program, data: Any) -> dict[str, Any]:
     """Writes a program and what XLA makes of it; returns its entry in the manifest."""
     unstable = [jax_export.DisabledSafetyCheck.custom_call(name) for name in UNSTABLE]
     with settled():
-        made = jax_export.export(getattr(programs, call.function).inside, disabled_checks=unstable)(*call.static, *data)
-    content, name = bytes(made.serialize()), f"{call.function}-{call.signature[:16]}.bin"
+        made = jax_export.export(program.inside, disabled_checks=unstable)(*call.static, *data)
+    content, name = bytes(made.serialize()), f"{call.function}-{call.digest[:16]}.bin"
     write_bytes(folder / name, content)
     with compilation_cache.within(folder / COMPILED):
-        runnable(call.function, content).lower(*data).compile()
+        runnable(program, content).lower(*data).compile()
     return {"file": name, "sha256": hashlib.sha256(content).hexdigest(), **call.described()}
 
 
@@ -184,18 +186,11 @@ def _manifest(sd: "StableDiffusion", sizes: str, entries: dict[str, Any], compil
         "made_by": made_by(),
         "name": sd.name,
         "dtype": np.dtype(sd.dtype).name,
-        "model": fingerprint(_networks(sd), sd.dtype),
+        "model": fingerprint(sd.spec.configs, sd.dtype),
         "sizes": sizes,
         "programs": entries,
         "compiled": compiled,
     }
-
-
-def _networks(sd: "StableDiffusion") -> "dict[str, Config]":
-    """The configs of all networks, by component."""
-    towers = {"image_encoder": sd.image_encoder, "depth_estimator": sd.depth_estimator}
-    parts: dict[str, Any] = {**sd.encoders, **{name: tower for name, tower in towers.items() if tower is not None}}
-    return {name: part.config for name, part in parts.items()} | {"unet": sd.unet, "vae": sd.vae}
 
 
 def _put_in_place(finished: Path, out: Path) -> None:

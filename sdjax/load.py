@@ -10,16 +10,17 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdjax.config import Config, UNetConfig, VaeConfig
 from sdjax.core import hints
 from sdjax.core.notice import notice
 from sdjax.core.short import short
 from sdjax.model.builtin import SHAPES, meant, open_shipped
-from sdjax.model.open import TOKENIZERS, _check_fit, _check_scheduler, _encoder, _guidance_scale, image_towers
+from sdjax.model.networks import Networks
+from sdjax.model.open import (
+    open_spec,
+)
 from sdjax.nn import shapes
 from sdjax.pipeline import StableDiffusion
 from sdjax.runtime import compilation_cache as cache
-from sdjax.runtime import programs
 from sdjax.runtime.exported import compiled_into, open_exported
 from sdjax.weights import open_checkpoint, open_vae
 
@@ -74,41 +75,17 @@ def load(
         opened = open_vae(vae).into(opened)
     for note in opened.notes:
         notice(note)
-    encoders = {
-        name: _encoder(opened, name, folder, f"{source}/{folder}")
-        for name, folder in TOKENIZERS.items()
-        if name in opened.configs
-    }
-    unet, autoencoder = UNetConfig.from_dict(opened.configs["unet"]), VaeConfig.from_dict(opened.configs["vae"])
-    towers = image_towers(opened)
-    networks: dict[str, Config] = {name: encoder.config for name, encoder in encoders.items()}
-    networks |= {"unet": unet, "vae": autoencoder}
-    networks |= {name: tower.config for name, tower in towers.items()}
-    _check_scheduler(opened.scheduler)
-    _check_fit(encoders, towers, unet, autoencoder)
-    stand_in = None if exported is None else open_exported(exported, networks, compute)
+    spec = open_spec(opened, source)
+    stand_in = None if exported is None else open_exported(exported, spec.configs, compute)
     if compilation_cache is not False:
         chosen = None if compilation_cache is True else compilation_cache
         cache.enable(chosen, None if stand_in is None else partial(compiled_into, stand_in))
     params, layouts = {}, {}
-    for name, expected in shapes.expected_params(networks).items():
+    for name, expected in shapes.expected_params(spec.configs).items():
         # float32 holds what narrower files say to the last bit, and two copies of a large U-Net fit nowhere.
         params[name], layouts[name] = opened.read(name, expected, jnp.float32 if compute == jnp.float32 else None)
-    return StableDiffusion(
-        name=Path(str(source)).name or str(source),
-        encoders=encoders,
-        unet=unet,
-        vae=autoencoder,
-        scheduler=opened.scheduler,
-        params=params,
-        dtype=compute,
-        guidance_scale=_guidance_scale(opened, unet),
-        zeros_for_empty_negative=bool(opened.index.get("force_zeros_for_empty_prompt", False)),
-        **towers,
-        layouts=layouts,
-        files=opened.files,
-        programs=stand_in or programs,
-    )
+    made = Networks.of(spec, params, compute, stand_in)
+    return StableDiffusion(made, layouts=layouts, files=opened.files)
 
 
 def _check_dtype(dtype: DTypeLike) -> DTypeLike:

@@ -4,18 +4,14 @@
     sd2 = parallel.spread(sd, devices=2, halves=True)    each picture's guided half on one, its unguided on another
     big = parallel.shard(sd, devices=4)                  every device its share of the channels
 
-All three are a `StableDiffusion` like any other, but that their parameters have the dtype they are used in (see
-`_used`): save the one that they were made from. `spread` puts a copy of the U-Net and the VAE on every device, once.
-A batch of b pictures is filled up to a multiple of the devices with the last one, cut into `[devices, b / devices]`,
-and what is filled up is cut off at the end. Data stays where it is computed with from the run's first step to its last:
-no step moves a number between host and devices, and none between devices but for `halves`, where two of them exchange
-their answers, one latent `b h w c` a step. Text encoders and what estimates depth run on the first device alone.
+All three are a `StableDiffusion` like any other: the same checkpoint, whose networks run elsewhere. `spread` puts a
+copy of the U-Net and the VAE on every device, once. Data stays where it is computed with from the run's first step to
+its last: no step moves a number between host and devices, and none between devices but for `halves`, where two of them
+exchange their answers, one latent `b h w c` a step. Text encoders and what estimates depth run on the first device
+alone; see `runtime.spread`.
 
 `shard` cuts every parameter along its output channels and leaves it to XLA what has to be exchanged for that, at every
 layer; it pays only where the parameters do not fit otherwise.
-
-`jax.pmap` is asked for by name. It is in maintenance: `jax.jit` over `jax.shard_map` with `PartitionSpec(AXIS)` for the
-arguments that are cut here and `PartitionSpec()` for the parameters would take its place, in `_mapped`.
 """
 
 from collections.abc import Sequence
@@ -24,7 +20,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -48,9 +43,10 @@ def spread(
     if halves and len(chosen) % 2:
         raise ValueError(f"halves=True takes devices in pairs, and there are {len(chosen)}; name an even number")
     check_memory(sd, chosen, cut=False)
-    used = _used(sd)
-    copied = {name: jax.tree.map(partial(_copied, everywhere(chosen)), used[name]) for name in COPIED}
-    return replace(sd, params={**sd.params, **copied}, programs=Spread(chosen, halves))
+    networks = sd.networks
+    copied = {name: jax.tree.map(partial(_copied, everywhere(chosen)), networks.params[name]) for name in COPIED}
+    params = {**networks.params, **copied}
+    return replace(sd, networks=replace(networks, params=params, executor=Spread(chosen, halves)))
 
 
 def shard(sd: StableDiffusion, devices: int | Sequence[jax.Device] | None = None) -> StableDiffusion:
@@ -67,17 +63,7 @@ def shard(sd: StableDiffusion, devices: int | Sequence[jax.Device] | None = None
     def cut(array: Any) -> jax.Array:
         return jax.device_put(array, NamedSharding(mesh, _channels(array.shape, len(chosen))))
 
-    return replace(sd, params=jax.tree.map(cut, _used(sd)))
-
-
-def _used(sd: StableDiffusion) -> dict[str, Any]:
-    """The parameters in the dtype they are used in; as they were loaded where they may be used in float32 as well.
-
-    Those are of what runs once more where float16 was not enough (see `finite`): a parameter that was rounded to
-    float16, or beyond its range, would not give the numbers of one device.
-    """
-    again = set(sd.params) - {"unet"} if sd.dtype == jnp.float16 else set()
-    return {name: sd.params[name] if name in again else tree for name, tree in sd.compute_params.items()}
+    return replace(sd, networks=replace(sd.networks, params=jax.tree.map(cut, sd.networks.params)))
 
 
 def check_memory(sd: StableDiffusion, devices: Devices, *, cut: bool) -> None:
@@ -86,7 +72,7 @@ def check_memory(sd: StableDiffusion, devices: Devices, *, cut: bool) -> None:
     if not limits:
         return
     limit, itemsize = min(limits), np.dtype(sd.dtype).itemsize
-    leaves = jax.tree.leaves(sd.params)
+    leaves = jax.tree.leaves(sd.networks.params)
     needs = {size: sum(leaf.size * size for leaf in leaves) for size in (itemsize, 2)}
     mine = needs[itemsize] / (len(devices) if cut else 1)
     if mine <= limit:

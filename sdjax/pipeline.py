@@ -6,10 +6,9 @@ Everything that computes is a pure function in `programs`; this file checks what
 keeps the record that lets the same picture be made again.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
@@ -23,17 +22,17 @@ from sdjax.config import UNetConfig, VaeConfig
 from sdjax.core import hints
 from sdjax.core.short import cut
 from sdjax.diffusion import scan
-from sdjax.diffusion.a1111_comfy import family_schedule
-from sdjax.diffusion.noise import NoiseSchedule, Settings, noise_schedule
 from sdjax.diffusion.plan import Plan
-from sdjax.diffusion.plan import plan as make_plan
 from sdjax.diffusion.samplers import Sampler
 from sdjax.diffusion.table import Linear
 from sdjax.images import show
 from sdjax.images.pixels import to_uint8
-from sdjax.images.read import ImageLike, read_image
+from sdjax.images.read import ImageLike
 from sdjax.metadata import picture
 from sdjax.model import finite
+from sdjax.model.image_towers import DepthEstimator, ImageEncoder
+from sdjax.model.networks import Networks
+from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import ClipSkip, Encoding, TextEncoder
 from sdjax.nn.conditioning import Added, Conditions
 from sdjax.request import build, checks, request, seeds
@@ -55,10 +54,6 @@ if TYPE_CHECKING:
 SamplerLike = str | Sampler | Callable[..., Linear]
 Options = Mapping[str, Any]
 Size = Sequence[int] | Sequence[Sequence[int]]
-# Keys of a scheduler config that say which noise a model was trained with.
-BETAS = frozenset(
-    ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
-)
 Pictures = Any  # a PIL image, a path, an array; or a list of them
 
 
@@ -141,37 +136,29 @@ class StableDiffusion:
     """A loaded checkpoint. Immutable: `dataclasses.replace(sd, params=...)` is another one.
 
     Attributes:
-      name: where it came from, as the pictures' metadata names it.
-      encoders: the text encoders' configs with their tokenizers, by component. SDXL has two, its refiner the second.
-      unet, vae: the networks' configs. scheduler: scheduler_config.json as a dict.
+      networks: what computes: the model's `spec`, its parameters in the dtype they are used in, and their executor.
       params: {"text_encoder", "text_encoder_2", "unet", "vae"}, those there are: nested dicts of arrays, in the
-        checkpoint's own dtypes, or all in float32 where that is what the networks compute in.
-      dtype: what the networks compute in; norms, softmax and latents are float32 whatever it is.
-      guidance_scale: the checkpoint's default.
-      zeros_for_empty_negative: whether a negative prompt of None is all zeros (SDXL base) rather than the empty text.
-      depth_estimator, image_encoder: of models that are shown a depth map, or a picture in place of a text.
-      programs: what computes: the functions of the module `programs`, or others of the same names and arguments.
+        checkpoint's own dtypes, or all in float32 where that is what the networks compute in. None is what the
+        networks were made of; others are cast where they are new.
+      layouts, files: what else the checkpoint's folder held, for `save`.
+
+    What the checkpoint is stands in `spec`: name, encoders, unet, vae, scheduler .. which are attributes here, too.
     """
 
-    name: str
-    encoders: Mapping[str, TextEncoder]
-    unet: UNetConfig
-    vae: VaeConfig
-    scheduler: Mapping[str, Any]
-    params: dict[str, Any]
-    dtype: DTypeLike = jnp.float32
-    guidance_scale: float = 7.5
-    zeros_for_empty_negative: bool = False
-    depth_estimator: "DepthEstimator | None" = None
-    image_encoder: "ImageEncoder | None" = None
+    networks: Networks
+    params: Mapping[str, Any] = None  # type: ignore[assignment]
     layouts: Mapping[str, Layout] = field(default_factory=dict, repr=False)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    programs: Any = field(default=programs, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.params is None:
+            object.__setattr__(self, "params", self.networks.stored)
+        elif self.params is not self.networks.stored:
+            object.__setattr__(self, "networks", self.networks.with_stored(self.params))
 
     def __repr__(self) -> str:
         """Of one line: the name, the native size, what the U-Net predicts, the dtype."""
-        side = self.unet.sample_size * self.vae.factor
-        predicts = self.scheduler.get("prediction_type", "epsilon")
+        side, predicts = self.spec.side, self.scheduler.get("prediction_type", "epsilon")
         return f"StableDiffusion({self.name!r}, {side}x{side}, {predicts}, {jnp.dtype(self.dtype).name})"
 
     if not TYPE_CHECKING:  # a checker of types knows better which names there are
@@ -189,24 +176,65 @@ class StableDiffusion:
             raise AttributeError(f"StableDiffusion has no {name}{told}")
 
     @property
+    def spec(self) -> ModelSpec:
+        """What the checkpoint is."""
+        return self.networks.spec
+
+    @property
+    def name(self) -> str:
+        """Where it came from, as the pictures' metadata names it."""
+        return self.spec.name
+
+    @property
+    def encoders(self) -> Mapping[str, TextEncoder]:
+        """The text encoders' configs with their tokenizers, by component."""
+        return self.spec.encoders
+
+    @property
+    def unet(self) -> UNetConfig:
+        """The U-Net's config."""
+        return self.spec.unet
+
+    @property
+    def vae(self) -> VaeConfig:
+        """The VAE's config."""
+        return self.spec.vae
+
+    @property
+    def scheduler(self) -> Mapping[str, Any]:
+        """scheduler_config.json as a dict."""
+        return self.spec.scheduler
+
+    @property
+    def guidance_scale(self) -> float:
+        """The checkpoint's default."""
+        return self.spec.guidance_scale
+
+    @property
+    def depth_estimator(self) -> DepthEstimator | None:
+        """Of models that are shown a depth map."""
+        return self.spec.depth_estimator
+
+    @property
+    def image_encoder(self) -> ImageEncoder | None:
+        """Of models that are shown a picture in place of a text."""
+        return self.spec.image_encoder
+
+    @property
+    def time_ids(self) -> int:
+        """How many numbers the U-Net takes beside time and text: 6 for SDXL, 5 for its refiner, else 0."""
+        return self.spec.time_ids
+
+    @property
+    def dtype(self) -> DTypeLike:
+        """What the networks compute in; norms, softmax and latents are float32 whatever it is."""
+        return self.networks.dtype
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The first text encoder's. Raises ValueError where there is none."""
         self._check_text()
         return next(iter(self.encoders.values())).tokenizer
-
-    @property
-    def xl(self) -> bool:
-        """Whether this is an SDXL: its U-Net also takes pooled text and sizes."""
-        return self.unet.addition_embed_type == "text_time"
-
-    @property
-    def time_ids(self) -> int:
-        """How many numbers the U-Net takes: 6 for SDXL, 5 for its refiner, else 0."""
-        if not self.xl:
-            return 0
-        pooled = list(self.encoders.values())[-1].config.projection_dim or 0
-        width = self.unet.addition_time_embed_dim or 1
-        return ((self.unet.projection_class_embeddings_input_dim or pooled) - pooled) // width
 
     # ------------------------------------------------------------------ the parts, each usable alone
 
@@ -233,8 +261,8 @@ class StableDiffusion:
         SizeConditioning.check_names(sizes)
         states, pooled = self._encoded(prompts, prompt_style, clip_skip)
         micro = SizeConditioning.read(sizes, len(prompts), self.time_ids)
-        native = self.unet.sample_size * self.vae.factor
-        ids = micro.time_ids(native, native, len(prompts), self.time_ids)[1] if self.xl else None
+        native = self.spec.side
+        ids = micro.time_ids(native, native, len(prompts), self.time_ids)[1] if self.time_ids else None
         return Conditions(jnp.asarray(states), None if ids is None else Added(jnp.asarray(pooled), jnp.asarray(ids)))
 
     @hints.arguments(hints.PREDICT)
@@ -258,8 +286,9 @@ class StableDiffusion:
         given = self._conditions_of(x_t, context)
         t = checks.on_device(t, "t")
         checks.check_times(t.shape, len(x_t))
-        unet = self.compute_params["unet"] if params is None else self._unet_params(params)
-        return self.programs.predict(self.unet, self.dtype, unet, x_t, jnp.broadcast_to(t, x_t.shape[:1]), given)
+        unet = self.networks.params["unet"] if params is None else self._unet_params(params)
+        t = jnp.broadcast_to(t, x_t.shape[:1])
+        return self.networks.executor.run(programs.predict, self.unet, self.dtype, unet, x_t, t, given)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3`, float32 in [-1, 1]. Raises ValueError.
@@ -274,9 +303,9 @@ class StableDiffusion:
         """`decode`, and why pictures are NaN that are."""
         latents = checks.on_device(latents, "latents")
         checks.check_axes(latents.shape, self.vae.latent_channels, "latents")
-        pixels = finite.by_picture(self, lambda where, *args: where.decode(self.vae, *args), latents)
+        pixels = self.networks.decode(latents)
         traced = isinstance(pixels, jax.core.Tracer)
-        return pixels, {} if traced else lost_in_decoding(self, latents, pixels)
+        return pixels, {} if traced else lost_in_decoding(self.spec, latents, pixels)
 
     def encode(self, pixels: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Pixels `b H W 3` in [-1, 1] -> latents `b h w c` at the U-Net's scale.
@@ -290,35 +319,23 @@ class StableDiffusion:
             checks.check_size(size, size, self.vae.factor, name)
         noise = None
         if key is not None:
-            shape = (pixels.shape[1] // self.vae.factor, pixels.shape[2] // self.vae.factor, self.vae.latent_channels)
-            noise = self.programs.noise(shape, None, scan.keys_per_image(key, pixels.shape[0]))
-        return run.encode(self, pixels, noise)
+            keys = scan.keys_per_image(key, pixels.shape[0])
+            noise = self.networks.executor.run(programs.noise, self.spec.latent_shape(*pixels.shape[1:3]), None, keys)
+        return self.networks.encode(pixels, noise)
 
     def encode_image(self, image: ImageLike) -> jax.Array:
         """A picture -> what the U-Net of an image-variation model attends to, float32 `1 1 d`, for `predict`.
 
         Raises ValueError where this checkpoint has no image encoder.
         """
-        tower = self.image_encoder
-        if tower is None:
-            raise ValueError(f"{self.name} has no image_encoder; models for image variations have one")
-        pixels = jnp.asarray(tower.processor(read_image(image)))
-        own = finite.whole(self, "image_encoder", lambda where, *how: where.encode_image(tower.config, *how, pixels))
-        return own[None, None]
+        return self.networks.encode_image(image)
 
     def estimate_depth(self, image: ImageLike) -> np.ndarray:
         """A picture -> its inverse depth, float32 `H W` of the estimator's own size; larger is nearer.
 
         Raises ValueError where this checkpoint has no depth estimator.
         """
-        tower = self.depth_estimator
-        if tower is None:
-            raise ValueError(f"{self.name} has no depth_estimator; Stable Diffusion 2 depth has one")
-        pixels = jnp.asarray(tower.processor(read_image(image)))
-        own = finite.whole(
-            self, "depth_estimator", lambda where, *how: where.estimate_depth(tower.config, *how, pixels)
-        )
-        return np.asarray(own)
+        return self.networks.estimate_depth(image)
 
     @hints.arguments(
         hints.PLAN | hints.OWN_PLAN, needs="sampler is a name (see sdjax.samplers()), steps how many, as 20"
@@ -329,9 +346,7 @@ class StableDiffusion:
         They overrule a config in two places: latents are never clipped, and steps_offset is 1, but not for SDXL.
         A1111's Align Your Steps are this model's family's. options: see `sdjax.plan`.
         """
-        schedule = family_schedule(options.get("preset"), schedule, self.xl)
-        config = {**self.scheduler, "clip_sample": False} | ({} if self.xl else {"steps_offset": 1})
-        return make_plan(sampler, steps, config, schedule, **options)
+        return self.spec.plan(sampler, steps, schedule, **options)
 
     def save(self, folder: str | Path) -> None:
         """Writes the checkpoint to `folder` in the diffusers layout: tensor for tensor what was loaded.
@@ -453,17 +468,17 @@ class StableDiffusion:
         """
         given = {name: value for name, value in locals().items() if name != "self"}
         given = build.plain(given) | {"seed": seeds.plain(seed)}
-        asked, refined = build.stages(self, given)
+        asked, refined = build.stages(self.spec, given)
         texts = [texts for own in asked.branches for branch in own for texts in branch.texts]
         warn_of_words(self.name, texts, self.encoders, asked.style)
         shown = None if callback is None else lambda step: callback(self.viewer.preview(step))
         callbacks = Callbacks(progress, shown, show_steps, stop_after)
-        made = run.sample(self, asked, callbacks)
-        lost = lost_in_run(self, asked, made.latents)
+        made = run.sample(self.networks, asked, callbacks)
+        lost = lost_in_run(self.networks, asked, made.latents)
         if refiner is not None and refined is not None and made.stopped is None:
             rest = replace(refined, latents=np.asarray(made.latents))
-            made = made.then(run.sample(refiner, rest, callbacks.after(made.evaluations)))
-            lost = lost_in_run(refiner, refined, made.latents) | lost
+            made = made.then(run.sample(refiner.networks, rest, callbacks.after(made.evaluations)))
+            lost = lost_in_run(refiner.networks, refined, made.latents) | lost
         settings = settings_of(given, asked, refined)
         if made.stopped is not None:
             settings["stop_after"] = made.stopped
@@ -483,7 +498,7 @@ class StableDiffusion:
         self._check_text()
         check_style(style)
         skip = ClipSkip.read(clip_skip, style)
-        encoding = Encoding(self.encoders, run.encode_row(self), self.xl, style, skip)
+        encoding = Encoding(self.encoders, cache(self.networks.encode_row), self.spec.family, style, skip)
         listed = checks.texts(texts, "prompts")
         warn_of_words(self.name, [dict.fromkeys(self.encoders, text) for text in listed], self.encoders, style)
         made = [encoding(dict.fromkeys(self.encoders, text)) for text in listed]
@@ -509,7 +524,7 @@ class StableDiffusion:
             states, shared = (context, True) if given is None else (given.context, given.added is None)
             checks.check_context(states, len(x_t), self.unet.cross_attention_dim, shared)
         given = given or Conditions(jnp.asarray(context))
-        if self.xl and given.added is None:
+        if self.time_ids and given.added is None:
             raise ValueError("SDXL's U-Net also takes pooled text and sizes: pass what sd.conditions([...]) gives")
         if self.unet.num_class_embeds is not None and given.class_labels is None:
             raise ValueError(
@@ -542,40 +557,15 @@ class StableDiffusion:
     # ------------------------------------------------------------------ what follows from the parameters
 
     @cached_property
-    def compute_params(self) -> dict[str, Any]:
-        """The parameters in the dtype they are used in: cast once here and not at every step."""
-        dtypes = {"vae": self.vae_dtype}
-        return {name: programs.cast(dtypes.get(name, self.dtype), tree) for name, tree in self.params.items()}
-
-    @cached_property
     def viewer(self) -> Viewer:
         """Both ways from latents to something to look at, the VAE's and a cheap one."""
-        return Viewer(self)
+        return Viewer(self.decode, self.encode, self.vae.factor)
 
-    @cached_property
-    def low_res_noise(self) -> NoiseSchedule:
-        """The noise that an upscaler's small picture gets. Raises ValueError where the checkpoint does not say."""
-        text = self.files.get("low_res_scheduler/scheduler_config.json")
-        if text is None:
-            raise ValueError(f"{self.name} has no low_res_scheduler, which says how an upscaler's picture is noised")
-        config = json.loads(text)
-        return noise_schedule(Settings.read(config, frozenset(config), {}))
-
-    @cached_property
+    @property
     def alphas_cumprod(self) -> np.ndarray:
         """alpha_t^2 of the training levels x_t = alpha_t x_0 + sqrt(1 - alpha_t^2) e, float64 [T], t from 0.
 
         The cumulative product of 1 - beta, as diffusers' schedulers have it under this name; the last is 0 where the
         checkpoint's scheduler config asks for zero terminal SNR.
         """
-        return noise_schedule(Settings.read(self.scheduler, BETAS, {})).alphas_cumprod
-
-    @property
-    def most_noise(self) -> int:
-        """The highest noise level that an upscaler was trained with."""
-        return int(json.loads(self.files.get("model_index.json", b"{}")).get("max_noise_level", 350))
-
-    @property
-    def vae_dtype(self) -> DTypeLike:
-        """float32 where an SDXL VAE's config says that its decoder overflows in float16; SD 1 and 2 do not ask."""
-        return jnp.float32 if self.xl and self.vae.force_upcast and self.dtype == jnp.float16 else self.dtype
+        return self.spec.alphas_cumprod

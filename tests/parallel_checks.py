@@ -11,6 +11,7 @@ import json
 import sys
 import time
 import traceback
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from PIL import Image
 
 import sdjax
 from sdjax import parallel
-from sdjax.runtime import spread
+from sdjax.runtime import programs, spread
 
 PROMPTS = ["a red circle", "a blue square", "a large green circle", "an above", "a small red square below a circle"]
 QUICK = dict(steps=5, progress=False, negative_prompt="green")
@@ -44,9 +45,9 @@ def apart(one, many) -> float:
 class Guarded(spread.Spread):
     """A run in which nothing may move between host and devices, or between devices, but what is placed."""
 
-    def run_rows(self, *arguments):
-        with jax.transfer_guard("disallow"):
-            return super().run_rows(*arguments)
+    def run(self, program, *arguments):
+        with jax.transfer_guard("disallow") if program is programs.run_rows else nullcontext():
+            return super().run(program, *arguments)
 
 
 class Checks:
@@ -131,21 +132,22 @@ class Checks:
 
     def transfers(self):
         """Inside the loop: none; and the guard sees parameters that are not on the devices."""
-        guarded = replace(self._many, programs=Guarded(self._many.programs.devices))
-        apart_by = apart(self._one.latents, guarded.generate(PROMPTS, **QUICK).latents)
-        return apart_by, self._message(replace(guarded, params=self._sd.params).generate, PROMPTS, **QUICK)
+        many = replace(self._many.networks, executor=Guarded(self._many.networks.executor.devices))
+        apart_by = apart(self._one.latents, replace(self._many, networks=many).generate(PROMPTS, **QUICK).latents)
+        elsewhere = replace(self._many, networks=replace(many, params=self._sd.networks.params))
+        return apart_by, self._message(elsewhere.generate, PROMPTS, **QUICK)
 
     def copies(self):
         """One buffer a device, that of the first the checkpoint's own."""
-        mine = jax.tree.leaves(self._many.params["unet"])
+        mine = jax.tree.leaves(self._many.networks.params["unet"])
         first = [leaf.addressable_data(0).unsafe_buffer_pointer() for leaf in mine]
-        own = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(self._sd.params["unet"])]
+        own = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(self._sd.networks.params["unet"])]
         return len(mine[0].addressable_shards), first == own
 
     def sharded(self):
         big = parallel.shard(self._sd, 4)
-        held = sum(leaf.addressable_data(0).size for leaf in jax.tree.leaves(big.params["unet"]))
-        whole = sum(leaf.size for leaf in jax.tree.leaves(big.params["unet"]))
+        held = sum(leaf.addressable_data(0).size for leaf in jax.tree.leaves(big.networks.params["unet"]))
+        whole = sum(leaf.size for leaf in jax.tree.leaves(big.networks.params["unet"]))
         return apart(self._one.latents, big.generate(PROMPTS, **QUICK).latents), held / whole
 
     def messages(self):

@@ -14,6 +14,8 @@ from sdjax import config
 from sdjax.diffusion.guidance import Guidance
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.plan import plan
+from sdjax.model.networks import Networks
+from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import TextEncoder
 from sdjax.nn.conditioning import Added, Conditions
 from sdjax.nn.shapes import expected_params
@@ -115,7 +117,8 @@ def pipeline(family: str, params: Any, dtype: str) -> sdjax.StableDiffusion:
         tokenizer = Tokenizer.load(folder)
     encoders = {name: TextEncoder(one, tokenizer) for name, one in configs.items() if name not in READ}
     unet, vae = configs["unet"], configs["vae"]
-    return sdjax.StableDiffusion(family, encoders, unet, vae, preset(family).scheduler, params, jnp.dtype(dtype))
+    spec = ModelSpec(family, encoders, unet, vae, preset(family).scheduler)
+    return sdjax.StableDiffusion(Networks.of(spec, params, jnp.dtype(dtype)))
 
 
 def matmul(job: Job) -> Call:

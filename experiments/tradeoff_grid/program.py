@@ -23,7 +23,7 @@ from sdjax.diffusion.guidance import classifier_free
 from sdjax.diffusion.plan import padded_length
 from sdjax.diffusion.table import Table
 from sdjax.nn.unet import UNet
-from sdjax.runtime import denoisers, programs
+from sdjax.runtime import denoisers
 
 SEGMENT_ROWS = 8  # rows of one call: how often the progress bar moves
 # Memory of one guided picture in the U-Net, in bytes for each latent pixel and channel of its first level, and what of
@@ -44,7 +44,7 @@ class Program:
         self.sd, self.seed, self.batch = sd, seed, batch
         self.length = padded_length(longest - 1) + SEGMENT_ROWS - 1  # a whole number of segments, the result included
         self.compilations = 0
-        self._params = programs.cast(sd.dtype, sd.params["unet"])
+        self._params = sd.networks.params["unet"]
         self._context = np.asarray(sd.encode_prompt(["", *prompts]))
         self._advance = jax.jit(self._segment, donate_argnums=0)
         size = sd.unet.sample_size

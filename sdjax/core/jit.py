@@ -42,29 +42,50 @@ def staged() -> bool:
     return get_opaque_trace_state() != OUTSIDE and isinstance(jax.numpy.empty(()), jax.core.Tracer)
 
 
+# Where the b pictures are in an argument of a program or in what it gives, for whoever runs it on many devices:
+# the number of an axis, or one of these, or a function from the argument to one of them for each of its leaves.
+SAME = None  # the same for all pictures, from the host
+PARAMS = "params"  # the same for all pictures, and on every device already
+KEPT = "kept"  # as another program left it where it was computed, or as it was laid out beforehand
+Batch = int | str | None | Callable[[Any], list[int | None]]
+
+
 class Program:
     """A pure function, compiled once for each set of static arguments and shapes.
+
+    Attributes:
+      static: how many of the first arguments are static. donate: which of the others may be overwritten, from 0.
+      batch: where the pictures are in each of the others; None where many devices would gain nothing.
+      out: where they are in what it gives; KEPT leaves it where it was computed.
 
     The platform is looked up at the first call and not before, since that starts JAX on its devices. Inside another
     program it is a part of that, whose options count. Called there with nothing of that program's, it runs at once, and
     what it gives is a constant of the other.
     """
 
-    def __init__(self, function: Callable[..., Any], static: Sequence[int] = (), donate: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        static: int = 0,
+        donate: Sequence[int] = (),
+        batch: Sequence[Batch] | None = None,
+        out: Batch = 0,
+    ) -> None:
         update_wrapper(self, function)
         self.function = _telling(function)
-        self.how: dict[str, Any] = {"static_argnums": tuple(static), "donate_argnums": tuple(donate)}
+        self.static, self.donate = static, tuple(donate)
+        self.batch, self.out = None if batch is None else tuple(batch), out
 
     @property
-    def leading(self) -> int:
-        """How many of the first arguments are static."""
-        static = self.how["static_argnums"]
-        return next(i for i in range(len(static) + 1) if i not in static)
+    def name(self) -> str:
+        """The function's."""
+        return str(self.function.__name__)
 
     @property
-    def donated(self) -> tuple[int, ...]:
-        """Which of the arguments after those may be overwritten."""
-        return tuple(i - self.leading for i in self.how["donate_argnums"])
+    def how(self) -> dict[str, Any]:
+        """`jax.jit`'s arguments."""
+        donated = tuple(self.static + i for i in self.donate)
+        return {"static_argnums": tuple(range(self.static)), "donate_argnums": donated}
 
     @cached_property
     def alone(self) -> Any:
@@ -104,6 +125,8 @@ def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
     return traced
 
 
-def program(*, static: Sequence[int] = (), donate: Sequence[int] = ()) -> Callable[[Callable[..., Any]], Program]:
-    """Decorates a pure function; static, donate: `jax.jit`'s static_argnums and donate_argnums."""
-    return lambda function: Program(function, static, donate)
+def program(
+    *, static: int = 0, donate: Sequence[int] = (), batch: Sequence[Batch] | None = None, out: Batch = 0
+) -> Callable[[Callable[..., Any]], Program]:
+    """Decorates a pure function; see `Program`."""
+    return lambda function: Program(function, static, donate, batch, out)

@@ -153,7 +153,9 @@ class Plan:
 
     def plot(self) -> Any:
         """The matrix as a matplotlib figure, which a notebook shows and `savefig` writes. See `plot.draw`."""
-        return plot.draw(self)
+        told = [t if run else None for t, run in zip(self.row_timesteps, self.evaluate, strict=True)]
+        title = f"{self.sampler} on {self.schedule}: {self.evaluations} evaluations"
+        return plot.draw(self.weights, self.alpha + self.sigma, told, title)
 
     def _check_shapes(self) -> None:
         n = len(self.row_timesteps)

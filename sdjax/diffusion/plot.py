@@ -1,17 +1,17 @@
 """A plan drawn: its matrix as a picture."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from sdjax.diffusion.plan import Plan
 
-
-def draw(plan: "Plan") -> Any:
+def draw(weights: np.ndarray, levels: np.ndarray, timesteps: Sequence[float | None], title: str) -> Any:
     """The weights of a plan as a matplotlib figure: a row per evaluation, red adds and blue subtracts.
 
-    Each row is drawn at the scale of its own level (divided by alpha + sigma), colours logarithmic beyond 0.01.
+    Args:
+      weights: [n + 1, 1 + n + draws] as `Plan.weights`. levels: alpha + sigma of each row, at whose scale it is drawn,
+        [n + 1]; colours are logarithmic beyond 0.01. timesteps: of the n rows; None where the network does not run.
 
     Raises:
       ImportError: matplotlib is not installed.
@@ -21,20 +21,20 @@ def draw(plan: "Plan") -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plan.plot() needs matplotlib: pip install matplotlib") from error
-    weights = plan.weights / (plan.alpha + plan.sigma)[:, None]
-    n, largest = plan.rows - 1, max(0.1, float(abs(weights).max()))
+    weights, n = weights / levels[:, None], len(weights) - 1
+    draws, largest = weights.shape[1] - n - 1, max(0.1, float(abs(weights).max()))
     figure = Figure(figsize=(1.5 + 0.24 * weights.shape[1], 1.2 + 0.24 * len(weights)), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(weights, cmap="RdBu_r", norm=SymLogNorm(0.01, vmin=-largest, vmax=largest))
     for edge in (0.5, n + 0.5):
         axes.axvline(edge, color="0.4", linewidth=0.8)
-    told = [f"t = {t:.4g}" if run else "-" for t, run in zip(plan.row_timesteps, plan.evaluate, strict=True)]
+    told = ["-" if t is None else f"t = {t:.4g}" for t in timesteps]
     axes.set_yticks(range(n + 1), [*told, "result"], fontsize=7)
-    middles = {0: "$x_T$", (n + 1) / 2: "predictions $D_j$", n + (plan.draws + 1) / 2: "draws $n_k$"}
-    shown = {x: name for x, name in middles.items() if x <= n or plan.draws}
+    middles = {0: "$x_T$", (n + 1) / 2: "predictions $D_j$", n + (draws + 1) / 2: "draws $n_k$"}
+    shown = {x: name for x, name in middles.items() if x <= n or draws}
     axes.set_xticks(list(shown), list(shown.values()), fontsize=8)
     axes.tick_params(length=0)
-    axes.set_title(f"{plan.sampler} on {plan.schedule}: {plan.evaluations} evaluations", fontsize=9)
+    axes.set_title(title, fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.7, ticks=[-largest, -0.1, 0, 0.1, largest], format=_short)
     return figure
 

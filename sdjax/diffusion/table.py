@@ -278,3 +278,9 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.slot)
+
+
+def batch_axes(table: Table) -> list[int | None]:
+    """The axis of the pictures in each leaf of a table, where each has a plan of its own; None where all have one."""
+    each = np.ndim(table.timestep) == 2
+    return [-1 if each and np.ndim(leaf) > 1 else None for leaf in jax.tree.leaves(table)]

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-import sdjax
+from sdjax.core.version import VERSION
 from sdjax.diffusion.a1111_comfy import A1111, AUTOMATIC, NAMES, OWN_TIMESTEPS
 from sdjax.diffusion.names import SAMPLERS, SCHEDULES, SDE_HEUN, schedule_here
 from sdjax.metadata.foreign import fooocus, names, swarmui
@@ -100,7 +100,7 @@ def write(settings: Mapping[str, Any], model: str) -> str:
         "Refiner switch at": get("refiner_start"),
         "Eta DDIM" if settings["sampler"] == "ddim" else "Eta": _short(get("eta")),
         **{theirs: options.get(ours) for ours, theirs in SIGMAS.items()},
-        "Version": f"{OURS}{sdjax.__version__}",
+        "Version": f"{OURS}{VERSION}",
     }
     line = ", ".join(f"{name}: {_quoted(str(value))}" for name, value in fields.items() if value is not None)
     negative = [f"Negative prompt: {settings['negative_prompt']}"] if settings["negative_prompt"] else []

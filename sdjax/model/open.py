@@ -11,7 +11,9 @@ from sdjax.core.json_fields import Fields
 from sdjax.diffusion.bounds import MOST_TIMESTEPS
 from sdjax.diffusion.noise import Settings
 from sdjax.images.processor import WHERE, Processor
+from sdjax.model.families import SD, family_of
 from sdjax.model.image_towers import DepthEstimator, ImageEncoder
+from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import TextEncoder
 from sdjax.text import grammar
 from sdjax.text.grammar import Grammar
@@ -19,13 +21,45 @@ from sdjax.text.tokens import Tokenizer
 from sdjax.weights import Checkpoint, CheckpointError
 from sdjax.weights.files import parse_json
 
+LOW_RES = "low_res_scheduler/scheduler_config.json"
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 
 
-def _guidance_scale(opened: Checkpoint, unet: UNetConfig) -> float:
-    """The checkpoint's own, else what diffusers' pipelines have: 5 for SDXL, 9 for the upscaler, 7.5 for the others."""
-    usual = 5.0 if unet.addition_embed_type == "text_time" else 9.0 if unet.num_class_embeds else 7.5
-    return Fields(opened.index, "model_index.json").number("_guidance_scale", usual, 0.0, 1000.0)
+def open_spec(opened: Checkpoint, source: str | Path) -> ModelSpec:
+    """What an open checkpoint is; no weight is read.
+
+    source: as the user called it. Raises CheckpointError or ConfigError, also where its parts do not fit together.
+    """
+    encoders = {
+        name: _encoder(opened, name, folder, f"{source}/{folder}")
+        for name, folder in TOKENIZERS.items()
+        if name in opened.configs
+    }
+    unet, vae = UNetConfig.from_dict(opened.configs["unet"]), VaeConfig.from_dict(opened.configs["vae"])
+    towers = _image_towers(opened)
+    _check_scheduler(opened.scheduler)
+    _check_fit(encoders, towers, unet, vae)
+    index = Fields(opened.index, "model_index.json")
+    low_res = opened.files.get(LOW_RES)
+    return ModelSpec(
+        name=Path(str(source)).name or str(source),
+        encoders=encoders,
+        unet=unet,
+        vae=vae,
+        scheduler=opened.scheduler,
+        guidance_scale=_guidance_scale(index, unet),
+        zeros_for_empty_negative=bool(opened.index.get("force_zeros_for_empty_prompt", False)),
+        **towers,
+        low_res_scheduler=None if low_res is None else parse_json(low_res.decode("utf-8", "replace"), Path(LOW_RES)),
+        most_noise=index.whole("max_noise_level", 350, least=0),
+    )
+
+
+def _guidance_scale(index: Fields, unet: UNetConfig) -> float:
+    """The checkpoint's own, else what diffusers' pipelines have: 9 for the upscaler, for the others their family's."""
+    family = family_of(unet)
+    usual = 9.0 if unet.num_class_embeds and family == SD else family.guidance_scale
+    return index.number("_guidance_scale", usual, 0.0, 1000.0)
 
 
 def _encoder(opened: Checkpoint, name: str, folder: str, where: str) -> TextEncoder:
@@ -52,7 +86,7 @@ def _grammar(opened: Checkpoint, folder: str, where: str) -> Grammar | None:
     return None if data is None else Grammar.read(parse_json(data.decode("utf-8", "replace"), Path(where)), where)
 
 
-def image_towers(opened: Checkpoint) -> dict[str, Any]:
+def _image_towers(opened: Checkpoint) -> dict[str, Any]:
     """The networks that look at pictures, each with what is done to one before it. Raises ConfigError."""
     used = [name for name in ("image_encoder", "depth_estimator") if name in opened.configs]
     if not used:

@@ -15,6 +15,7 @@ import numpy as np
 
 from sdjax.config import ClipTextConfig
 from sdjax.core.short import short
+from sdjax.model.families import Family
 from sdjax.text import prompts
 from sdjax.text.grammar import Grammar
 from sdjax.text.tokens import Tokenizer
@@ -75,13 +76,12 @@ class ClipSkip:
     def __str__(self) -> str:
         return f"{self.convention}:{'-' if self.convention == 'comfy' else ''}{self.count}"
 
-    def depth(self, config: ClipTextConfig, xl: bool, negative: bool) -> int:
+    def depth(self, config: ClipTextConfig, family: Family, negative: bool) -> int:
         """How far from the end the layer lies, 1 the last. Raises ValueError where there is no such layer."""
-        usual = 2 if xl else 1
-        depth = usual
+        depth = family.layer
         if self.convention == "diffusers" and not negative:
-            depth = usual + self.count
-        if self.convention == "a1111" and not xl and config.hidden_act == "quick_gelu":
+            depth = family.layer + self.count
+        if self.convention == "a1111" and family.skips_by_a1111(config):
             depth = self.count
         if self.convention == "comfy":
             depth = self.count
@@ -96,12 +96,12 @@ class Encoding:
 
     Attributes:
       encoders: by component. encode: runs one of them on one row of ids.
-      xl: whether states are SDXL's. style: of the prompts. clip_skip: see `ClipSkip`.
+      family: which of an encoder's states are taken. style: of the prompts. clip_skip: see `ClipSkip`.
     """
 
     encoders: Mapping[str, TextEncoder]
     encode: EncodeRow
-    xl: bool
+    family: Family
     style: str
     clip_skip: ClipSkip
 
@@ -139,4 +139,4 @@ class Encoding:
         return self.encode(name, row.ids, self._depth(name, negative))
 
     def _depth(self, name: str, negative: bool) -> int:
-        return self.clip_skip.depth(self.encoders[name].config, self.xl, negative)
+        return self.clip_skip.depth(self.encoders[name].config, self.family, negative)

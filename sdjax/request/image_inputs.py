@@ -15,7 +15,6 @@ How all this is made of what `generate` was given is in `read_images`.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -23,9 +22,7 @@ from PIL import Image
 from sdjax.core import short
 from sdjax.diffusion.noise import Level
 from sdjax.images import masks
-
-if TYPE_CHECKING:
-    from sdjax.pipeline import StableDiffusion
+from sdjax.model.spec import ModelSpec
 
 TEXT, INPAINTING, PIX2PIX, UPSCALING, DEPTH, VARIATION = (
     "text-to-image", "inpainting", "pix2pix", "upscaling", "depth", "image variations",
@@ -98,10 +95,10 @@ class ImageInputs:
         return np.stack([np.asarray(masks.paste(Image.fromarray(one), *under)) for one, under in pairs])
 
 
-def kind_of(sd: "StableDiffusion") -> str:
+def kind_of(spec: ModelSpec) -> str:
     """What the model is for, by its channels and encoders. Raises ValueError for channels that no model has."""
-    latent, channels = sd.vae.latent_channels, sd.unet.in_channels
+    latent, channels = spec.vae.latent_channels, spec.unet.in_channels
     kinds = {0: TEXT, 1: DEPTH, 3: UPSCALING, latent: PIX2PIX, latent + 1: INPAINTING}
     if channels - latent not in kinds:
-        raise ValueError(f"{sd.name} has a U-Net of {channels} channels, {latent} of them latents: no known kind")
-    return VARIATION if sd.image_encoder is not None and not sd.encoders else kinds[channels - latent]
+        raise ValueError(f"{spec.name} has a U-Net of {channels} channels, {latent} of them latents: no known kind")
+    return VARIATION if spec.image_encoder is not None and not spec.encoders else kinds[channels - latent]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from PIL import Image
 from sdjax.diffusion.segment import check_strength
 from sdjax.images import depth, masks
 from sdjax.images import read as images
+from sdjax.model.spec import ModelSpec
 from sdjax.request import checks
 from sdjax.request.image_inputs import (
     BEGUN,
@@ -24,9 +25,6 @@ from sdjax.request.image_inputs import (
     Under,
     kind_of,
 )
-
-if TYPE_CHECKING:
-    from sdjax.pipeline import StableDiffusion
 
 Given = Mapping[str, Any]  # generate's arguments by name
 Sizes = tuple[int, int]  # height, width
@@ -50,24 +48,24 @@ FOR = {
 }
 
 
-def read_image_inputs(sd: "StableDiffusion", given: Given, count: int) -> ImageInputs:
+def read_image_inputs(spec: ModelSpec, given: Given, count: int) -> ImageInputs:
     """For `count` pictures. Raises ValueError, also for what the model needs or cannot use."""
-    kind = kind_of(sd)
-    _check_wanted(sd, kind, {name for name in ("image", *FOR) if given[name] is not None})
+    kind = kind_of(spec)
+    _check_wanted(spec, kind, {name for name in ("image", *FOR) if given[name] is not None})
     _check_together(given)
     if given["image"] is None:
-        height, width = _size(sd, given, count)
+        height, width = _size(spec, given, count)
         return ImageInputs(kind, height, width, (None,) * count, depth=_depth(given["depth"], count))
     if _is_floats(given["image"]):
-        return _from_latents(sd, kind, given, count)
+        return _from_latents(spec, kind, given, count)
     pictures = read_each(given["image"], count, "image", images.read_image)
     if kind == VARIATION:
-        return ImageInputs(kind, *_size(sd, given, count), (None,) * count, sources=tuple(pictures))
+        return ImageInputs(kind, *_size(spec, given, count), (None,) * count, sources=tuple(pictures))
     if kind == UPSCALING:
-        return _to_be_enlarged(sd, given, pictures)
+        return _to_be_enlarged(spec, given, pictures)
     if given["mask"] is not None:
-        return _under_masks(sd, kind, given, pictures)
-    size = _size(sd, given, count, partial(_natural, pictures, sd.vae.factor))
+        return _under_masks(spec, kind, given, pictures)
+    size = _size(spec, given, count, partial(_natural, pictures, spec.vae.factor))
     strengths = _strengths(given, count) if kind in BEGUN else (None,) * count
     return ImageInputs(
         kind, *size, strengths, pixels=_pixels(pictures, size), depth=_depth(given["depth"], count),
@@ -75,17 +73,17 @@ def read_image_inputs(sd: "StableDiffusion", given: Given, count: int) -> ImageI
     )  # fmt: skip
 
 
-def _check_wanted(sd: "StableDiffusion", kind: str, has: set[str]) -> None:
+def _check_wanted(spec: ModelSpec, kind: str, has: set[str]) -> None:
     """Raises ValueError where the model needs what was not given, or was given what it cannot use."""
     own = {DEPTH: "depth", UPSCALING: "noise_level", PIX2PIX: "image_guidance_scale"}
     usable = {"image", own.get(kind, "image"), *(("mask", "strength") if kind in BEGUN else ())}
     for name in sorted(has - usable):
-        raise ValueError(f"{sd.name} is a model for {kind} and has no use for {name}=; it is for {FOR[name]}")
+        raise ValueError(f"{spec.name} is a model for {kind} and has no use for {name}=; it is for {FOR[name]}")
     needed = {INPAINTING: {"image", "mask"}, DEPTH: {"image"} if "depth" not in has else set()}
     if kind in NEEDS and not needed.get(kind, {"image"}) <= has:
-        raise ValueError(f"{sd.name} is a model for {kind}: {NEEDS[kind]}")
-    if kind == DEPTH and "depth" not in has and sd.depth_estimator is None:
-        raise ValueError(f"{sd.name} has no depth_estimator: give depth=, a map of what is near (light)")
+        raise ValueError(f"{spec.name} is a model for {kind}: {NEEDS[kind]}")
+    if kind == DEPTH and "depth" not in has and spec.depth_estimator is None:
+        raise ValueError(f"{spec.name} has no depth_estimator: give depth=, a map of what is near (light)")
     for name in ("mask", "strength"):
         if name in has and "image" not in has:
             raise ValueError(f"{name}= belongs to a picture; give image= as well")
@@ -106,21 +104,25 @@ def _check_together(given: Given) -> None:
 # ---------------------------------------------------------------------- one kind of canvas each
 
 
-def _from_latents(sd: "StableDiffusion", kind: str, given: Given, count: int) -> ImageInputs:
+def _from_latents(spec: ModelSpec, kind: str, given: Given, count: int) -> ImageInputs:
     if kind not in BEGUN or kind == INPAINTING:
-        raise ValueError(f"{sd.name} is a model for {kind} and needs the picture itself; latents will not do")
+        raise ValueError(f"{spec.name} is a model for {kind} and needs the picture itself; latents will not do")
     if kind == DEPTH and given["depth"] is None:
-        raise ValueError(f"{sd.name} cannot tell depth from latents: give depth= as well, or the picture itself")
+        raise ValueError(f"{spec.name} cannot tell depth from latents: give depth= as well, or the picture itself")
     if given["mask_crop"] is not None:
         raise ValueError("mask_crop cuts out a part of a picture; with latents as image= there is none to cut")
-    array, channels, factor = checks.floats(given["image"], "image= as latents"), sd.vae.latent_channels, sd.vae.factor
+    array, channels, factor = (
+        checks.floats(given["image"], "image= as latents"),
+        spec.vae.latent_channels,
+        spec.vae.factor,
+    )
     if array.ndim != 4 or array.shape[-1] != channels or array.shape[0] not in (1, count):
         raise ValueError(
             f"image as an array of floats is latents, [{count}, height, width, {channels}] for these pictures, not "
             f"{list(array.shape)}; give a picture as a PIL image, a path or an array of uint8"
         )
     own = array.shape[1] * factor, array.shape[2] * factor
-    if _size(sd, given, count, lambda: own) != own:
+    if _size(spec, given, count, lambda: own) != own:
         raise ValueError(f"image= holds latents of {own[1]} x {own[0]} pixels; leave height and width out")
     latents = np.broadcast_to(array, (count, *array.shape[1:]))
     small = None if given["mask"] is None else _latent_masks(given, count, array.shape[1:3], factor)
@@ -147,34 +149,34 @@ def _latent_masks(given: Given, count: int, size: Sequence[int], factor: int) ->
     return np.broadcast_to(array, (count, *size, 1))
 
 
-def _to_be_enlarged(sd: "StableDiffusion", given: Given, pictures: Sequence[Image.Image]) -> ImageInputs:
-    factor = sd.vae.factor
+def _to_be_enlarged(spec: ModelSpec, given: Given, pictures: Sequence[Image.Image]) -> ImageInputs:
+    factor = spec.vae.factor
 
     def natural() -> Sizes:
         height, width = _natural(pictures, 1)
         return height * factor, width * factor
 
-    height, width = _size(sd, given, len(pictures), natural)
+    height, width = _size(spec, given, len(pictures), natural)
     level = checks.check_count(NOISE_LEVEL if given["noise_level"] is None else given["noise_level"], 0, "noise_level")
-    if level > sd.most_noise:
-        raise ValueError(f"noise_level must be at most {sd.most_noise} for {sd.name}, not {level}")
+    if level > spec.most_noise:
+        raise ValueError(f"noise_level must be at most {spec.most_noise} for {spec.name}, not {level}")
     pixels = _pixels(pictures, (height // factor, width // factor))
-    noise = sd.low_res_noise.level(level)
+    noise = spec.low_res_noise.level(level)
     none = (None,) * len(pictures)
     return ImageInputs(UPSCALING, height, width, none, pixels=pixels, noise_level=level, low_res=noise)
 
 
-def _under_masks(sd: "StableDiffusion", kind: str, given: Given, pictures: Sequence[Image.Image]) -> ImageInputs:
-    count, factor = len(pictures), sd.vae.factor
+def _under_masks(spec: ModelSpec, kind: str, given: Given, pictures: Sequence[Image.Image]) -> ImageInputs:
+    count, factor = len(pictures), spec.vae.factor
     drawn = read_each(given["mask"], count, "mask", images.read_mask)
     for picture, mask in zip(pictures, drawn, strict=True):
         masks.check_mask(mask, picture, full=kind == INPAINTING)
     drawn = [masks.blurred(mask, given["mask_blur"]) for mask in drawn]
     boxes: list[masks.Box | None] = [None] * count
     if given["mask_crop"] is None:
-        size = _size(sd, given, count, partial(_natural, pictures, factor))
+        size = _size(spec, given, count, partial(_natural, pictures, factor))
     else:
-        size, padding = _size(sd, given, count), checks.check_count(given["mask_crop"], 0, "mask_crop")
+        size, padding = _size(spec, given, count), checks.check_count(given["mask_crop"], 0, "mask_crop")
         boxes = [masks.crop_box(mask, padding, *size) for mask in drawn]
         if len({picture.size for picture in pictures}) > 1:
             raise ValueError("mask_crop pastes its results into the pictures, which must be of one size for one call")
@@ -211,9 +213,9 @@ def _pixels(pictures: Sequence[Image.Image], size: Sizes) -> np.ndarray:
     return np.stack([images.to_pixels(one, *size) for one in pictures])
 
 
-def _size(sd: "StableDiffusion", given: Given, count: int, natural: Callable[[], Sizes] | None = None) -> Sizes:
+def _size(spec: ModelSpec, given: Given, count: int, natural: Callable[[], Sizes] | None = None) -> Sizes:
     """(height, width) of `count` pictures: as asked; else the picture's, `natural()`, or the model's own."""
-    factor, usual = sd.vae.factor, (sd.unet.sample_size * sd.vae.factor,) * 2
+    factor, usual = spec.vae.factor, (spec.side,) * 2
     if natural is not None and None in (given["height"], given["width"]):
         usual = natural()
     height, width = (
@@ -223,16 +225,16 @@ def _size(sd: "StableDiffusion", given: Given, count: int, natural: Callable[[],
     return height, width
 
 
-def resized(sd: "StableDiffusion", given: Given, inputs: ImageInputs) -> str:
+def resized(spec: ModelSpec, given: Given, inputs: ImageInputs) -> str:
     """What to say of pictures whose own size no result can have, and which were made smaller for it; "" of others."""
     if inputs.pixels is None or inputs.sources is None or inputs.kind == UPSCALING or given["mask_crop"] is not None:
         return ""
     for picture in inputs.sources:
         sides = ((given["width"], picture.width), (given["height"], picture.height))
-        if any(asked is None and side % sd.vae.factor for asked, side in sides):
+        if any(asked is None and side % spec.vae.factor for asked, side in sides):
             return (
                 f"image= is {picture.width} x {picture.height} and the result {inputs.width} x {inputs.height}: sides "
-                f"are multiples of {sd.vae.factor}, and it was resized to the next smaller ones. Give width= and "
+                f"are multiples of {spec.vae.factor}, and it was resized to the next smaller ones. Give width= and "
                 "height= for another size"
             )
     return ""

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 
 from sdjax.config import UNetConfig
 from sdjax.core.devices import on_cpu
-from sdjax.core.jit import program
+from sdjax.core.jit import KEPT, PARAMS, program
 from sdjax.core.tree import Params
 from sdjax.nn.attention import Chunks, cross_keys_values
 from sdjax.nn.conditioning import Conditions
@@ -24,7 +24,7 @@ def _unet(config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t:
     return unet.apply({"params": params}, x, t, given.context, **told)
 
 
-@program(static=(0,))
+@program(static=1, batch=(PARAMS, KEPT, KEPT), out=KEPT)
 def precompute_kv(dtype: DTypeLike, params: Params, states: jax.Array, count: jax.Array) -> Chunks:
     """What of the text is the same at every step: the cross-attentions' keys and values of each first piece.
 

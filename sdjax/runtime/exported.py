@@ -27,25 +27,25 @@ import jaxlib
 from jax import export
 from jax.typing import DTypeLike
 
-import sdjax
 from sdjax.config import Config
 from sdjax.core.files import write
-from sdjax.core.jit import options
+from sdjax.core.jit import Program, options
 from sdjax.core.notice import notice
-from sdjax.runtime import programs
-from sdjax.runtime.signature import FUNCTIONS, ProgramSignature, digest
+from sdjax.core.version import VERSION
+from sdjax.runtime.signature import ProgramSignature, digest
 
 FORMAT = 2
 MANIFEST, COMPILED = "manifest.json", "compiled"
 AGAIN = "write it again with sdjax.export"
+ALONE = ("predict",)  # programs that no picture goes through, and that are never exported
 
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """What computes, in place of the module `programs`: exported programs, and the module's own for all other calls.
+    """An executor of exported programs; calls that were not exported are compiled, with a warning.
 
     Attributes:
-      folder: where they lie. files: each program's file by its call's signature. sizes: what they are for, in words.
+      folder: where they lie. files: each program's file by its call's digest. sizes: what they are for, in words.
       compiled: the sha256 of each entry of `compiled/`. name: a digest of the whole manifest.
     """
 
@@ -57,36 +57,39 @@ class Exported:
     _ready: dict[ProgramSignature, Callable[..., Any]] = field(default_factory=dict, repr=False)
     _missed: set[str] = field(default_factory=set, repr=False)
 
-    def __getattr__(self, name: str) -> Any:
-        return partial(self._run, name) if name in FUNCTIONS else getattr(programs, name)
-
-    def _run(self, function: str, *args: Any, **kwargs: Any) -> Any:
-        call, data = ProgramSignature.of(function, args, kwargs)
+    def run(self, program: Program, *args: Any) -> Any:
+        """See `Executor.run`."""
+        if program.name in ALONE:
+            return program(*args)
+        call, data = ProgramSignature.of(program, args)
         if call not in self._ready:
-            self._ready[call] = self._find(call)
+            self._ready[call] = self._find(program, call)
         return self._ready[call](*data)
 
-    def _find(self, call: ProgramSignature) -> Callable[..., Any]:
-        file = self.files.get(call.signature)
+    def shard_inputs(self, tree: Any, axis: int, parts: int | None = None) -> Any:
+        """The tree as it is: exported programs run on one device."""
+        return tree
+
+    def _find(self, program: Program, call: ProgramSignature) -> Callable[..., Any]:
+        file = self.files.get(call.digest)
         if file is not None:
-            return runnable(call.function, file.read_bytes())
+            return runnable(program, file.read_bytes())
         if call.function not in self._missed:
             self._missed.add(call.function)
             notice(
                 f"{self.folder} has no program {call.function!r} for this call, which is compiled: it was exported "
                 f"for {self.sizes}. Export what you need with sdjax.export(sd, folder, sizes=...)"
             )
-        return partial(getattr(programs, call.function), *call.static)
+        return partial(program, *call.static)
 
 
-def runnable(function: str, content: bytes) -> Any:
-    """An exported program of one of `programs`' functions, jitted: takes the function's arguments but the static."""
+def runnable(program: Program, content: bytes) -> Any:
+    """An exported form of a program, jitted: takes the program's arguments but the static."""
     call = export.deserialize(bytearray(content)).call
     # Said, since results of such a program claim to lie on a mesh of no axes, and the next program, asked to take them
     # as they are, would be another one than that which was compiled when the folder was written.
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    donated = getattr(programs, function).donated
-    return jax.jit(call, donate_argnums=donated, in_shardings=here, compiler_options=options())
+    return jax.jit(call, donate_argnums=program.donate, in_shardings=here, compiler_options=options())
 
 
 def open_exported(folder: str | Path, networks: Mapping[str, Config], dtype: DTypeLike) -> Exported | None:
@@ -112,9 +115,9 @@ def open_exported(folder: str | Path, networks: Mapping[str, Config], dtype: DTy
         )
     listed = manifest("programs", dict)
     files = {}
-    for signature, entry in listed.items():
+    for call, entry in listed.items():
         own = _Read(entry, folder)
-        files[signature] = folder / own("file", str)
+        files[call] = folder / own("file", str)
         _checked(folder, own("file", str), own("sha256", str))
     compiled = _compiled(folder, manifest("compiled", dict))
     return Exported(folder, files, manifest("sizes", str), compiled, digest(manifest.values))
@@ -150,10 +153,10 @@ def fingerprint(networks: Mapping[str, Config], dtype: DTypeLike) -> str:
 def made_by() -> dict[str, str]:
     """What must be the same where a program was exported and where it runs."""
     device, source = jax.devices()[0], hashlib.sha256()
-    for path in sorted(Path(sdjax.__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         source.update(path.read_bytes())
     return {
-        "sdjax": f"{sdjax.__version__} ({source.hexdigest()[:12]})",
+        "sdjax": f"{VERSION} ({source.hexdigest()[:12]})",
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
         "device": f"{device.platform}: {device.device_kind}",

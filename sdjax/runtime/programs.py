@@ -14,12 +14,12 @@ from jax.typing import DTypeLike
 
 from sdjax.config import ClipTextConfig, ClipVisionConfig, DepthConfig, UNetConfig, VaeConfig
 from sdjax.core.devices import on_cpu
-from sdjax.core.jit import program
+from sdjax.core.jit import KEPT, PARAMS, SAME, program
 from sdjax.core.tree import Params
 from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import Guidance, classifier_free
 from sdjax.diffusion.inpaint import KnownRegion
-from sdjax.diffusion.table import Table
+from sdjax.diffusion.table import Table, batch_axes
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.clip_vision import ClipVisionEncoder
 from sdjax.nn.conditioning import Conditions
@@ -43,13 +43,13 @@ def cast(dtype: DTypeLike, params: Params) -> Params:
     return jax.tree.unflatten(structure, [leaf if leaf.dtype == dtype else next(others) for leaf in leaves])
 
 
-@program(static=(0,))
+@program(static=1)
 def _cast(dtype: DTypeLike, arrays: list[jax.Array]) -> list[jax.Array]:
     """One program for all: hundreds of casts on their own would each be compiled."""
     return [array.astype(dtype) for array in arrays]
 
 
-@program(static=(0, 1, 2))
+@program(static=3)
 def encode_text(
     config: ClipTextConfig, dtype: DTypeLike, normed: bool, params: Params, ids: jax.Array, depth: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -67,19 +67,19 @@ def encode_text(
     return states.astype(jnp.float32), out.pooled[0].astype(jnp.float32)
 
 
-@program(static=(0, 1))
+@program(static=2)
 def encode_image(config: ClipVisionConfig, dtype: DTypeLike, params: Params, pixels: jax.Array) -> jax.Array:
     """One picture's normalised pixels `H W 3` -> its embedding `d`, float32; see `encode_text` for why one."""
     return ClipVisionEncoder(config, dtype).apply({"params": params}, pixels[None])[0]
 
 
-@program(static=(0, 1))
+@program(static=2)
 def estimate_depth(config: DepthConfig, dtype: DTypeLike, params: Params, pixels: jax.Array) -> jax.Array:
     """One picture's normalised pixels `H W 3` -> its inverse depth `H W`, float32."""
     return DepthNetwork(config, dtype).apply({"params": params}, pixels[None])[0]
 
 
-@program(static=(0, 1))
+@program(static=2, batch=(PARAMS, 0, 0, 0))
 def predict(
     config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t: jax.Array, conditions: Conditions
 ) -> jax.Array:
@@ -87,7 +87,7 @@ def predict(
     return _unet(config, dtype, params, x, t, conditions)
 
 
-@program(static=(0, 1))
+@program(static=2)
 def noise(shape: tuple[int, ...], use: int | None, keys: jax.Array) -> jax.Array:
     """Unit Gaussian noise [b, *shape], each image's from its own key [b].
 
@@ -102,7 +102,7 @@ def noise(shape: tuple[int, ...], use: int | None, keys: jax.Array) -> jax.Array
     return jax.vmap(one)(keys)
 
 
-@program()
+@program(batch=(0, KEPT, 1, batch_axes), out=KEPT)
 def begin(x: jax.Array, known: KnownRegion, start_mix: jax.Array, table: Table) -> scan.Carry:
     """The scan's state before its first row, without the sampler's draws.
 
@@ -113,7 +113,7 @@ def begin(x: jax.Array, known: KnownRegion, start_mix: jax.Array, table: Table) 
     return scan.init(table, picture * known.original + given * x)
 
 
-@program(donate=(0,))
+@program(donate=(0,), batch=(KEPT, batch_axes, 0, 1), out=KEPT)
 def draw(carry: scan.Carry, table: Table, keys: jax.Array, draws: jax.Array | None) -> scan.Carry:
     """The state with the sampler's draws; a program of its own, for most samplers have none and it is long to compile.
 
@@ -124,30 +124,23 @@ def draw(carry: scan.Carry, table: Table, keys: jax.Array, draws: jax.Array | No
     return scan.draw(carry, table, own if draws is None else None, draws)
 
 
-def shard_inputs(told: Any, axis: int, parts: int | None = None) -> Any:
-    """Arguments that are the same at every call of `run_rows`, where it wants them: here as they are.
-
-    told: a tree of arrays, or None. axis: of the b pictures in every leaf, where the network's parts stand with them
-    as `(parts b)` if `parts` is given.
-    """
-    return told
-
-
-@program()
+@program(batch=(KEPT, batch_axes, SAME, KEPT))
 def inspect_row(carry: scan.Carry, table: Table, index: jax.Array, known: KnownRegion) -> tuple[jax.Array, jax.Array]:
     """What the network saw in a row of the table, and the clean latents that it predicted, `b h w c` each."""
     return scan.inspect_row(carry, table, index, known)
 
 
+@program(batch=(KEPT,))
 def result(carry: scan.Carry) -> jax.Array:
     """The clean latents `b h w c`, once all rows have been run."""
     return scan.result(carry)
 
 
-@program(static=(0, 1, 9), donate=(2,))
+@program(static=3, donate=(0,), batch=(KEPT, batch_axes, PARAMS, KEPT, KEPT, KEPT, KEPT), out=KEPT)
 def run_rows(
     config: UNetConfig,
     dtype: DTypeLike,
+    gather: Callable[[jax.Array], jax.Array] | None,
     carry: scan.Carry,
     rows: Table,
     params: Params,
@@ -155,7 +148,6 @@ def run_rows(
     guidance: Guidance | None,
     known: KnownRegion,
     regions: jax.Array | None = None,
-    gather: Callable[[jax.Array], jax.Array] | None = None,
 ) -> scan.Carry:
     """Runs rows of the table: one `lax.scan`.
 
@@ -187,7 +179,7 @@ def run_rows(
     return scan.run_rows(carry, rows, model, (rows.evaluate, guidance, shifts), known)
 
 
-@program(static=(0, 1))
+@program(static=2, batch=(PARAMS, 0))
 def decode(config: VaeConfig, dtype: DTypeLike, params: Params, latents: jax.Array) -> jax.Array:
     """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3` in [-1, 1], clipped, float32.
 
@@ -202,7 +194,7 @@ def decode(config: VaeConfig, dtype: DTypeLike, params: Params, latents: jax.Arr
     return _in_groups(one, latents, at_once)
 
 
-@program(static=(0, 1))
+@program(static=2, batch=(PARAMS, 0, 0))
 def encode(
     config: VaeConfig, dtype: DTypeLike, params: Params, pixels: jax.Array, noise: jax.Array | None
 ) -> jax.Array:

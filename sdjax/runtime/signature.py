@@ -1,6 +1,6 @@
-"""A call of one of `programs`' functions, known by what its compiled program depends on.
+"""A call of a program, known by what its compiled form depends on.
 
-    function, static arguments, structure and shapes of all others  ->  one program
+    name, static arguments, structure and shapes of all others  ->  one compiled program
 
 The same in every process, so that a program can be found again that another one has exported.
 """
@@ -16,19 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from sdjax.core.jit import Program
 from sdjax.diffusion.guidance import Guidance
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.scan import Carry
 from sdjax.diffusion.table import Table
 from sdjax.nn.attention import Chunks
 from sdjax.nn.conditioning import Added, Conditions
-from sdjax.runtime import programs
-
-# The functions that a picture goes through.
-FUNCTIONS = (
-    "encode_text", "encode_image", "estimate_depth", "precompute_kv", "noise", "begin", "draw", "inspect_row",
-    "run_rows", "decode", "encode",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,7 +30,7 @@ class ProgramSignature:
     """What of a call decides on its program.
 
     Attributes:
-      function: one of FUNCTIONS. static: its static arguments.
+      function: the program's name. static: its static arguments.
       structure: the tree that the others are. shapes: of its leaves, as "float32[1,64,64,4]".
     """
 
@@ -46,24 +40,20 @@ class ProgramSignature:
     shapes: tuple[str, ...]
 
     @classmethod
-    def of(
-        cls, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple["ProgramSignature", tuple[Any, ...]]:
+    def of(cls, program: Program, args: Sequence[Any]) -> tuple["ProgramSignature", tuple[Any, ...]]:
         """The call, and the arguments that are not static, in order and with their defaults."""
-        program = getattr(programs, function)
-        bound = inspect.signature(program).bind(*args, **kwargs)
+        bound = inspect.signature(program).bind(*args)
         bound.apply_defaults()
-        bound.arguments.pop("gather", None)  # None but where a picture's halves are on two devices
-        static, data = bound.args[: program.leading], bound.args[program.leading :]
+        static, data = bound.args[: program.static], bound.args[program.static :]
         leaves, structure = jax.tree.flatten(data)
-        return cls(function, static, structure, tuple(map(_shape, leaves))), data
+        return cls(program.name, static, structure, tuple(map(_shape, leaves))), data
 
     def described(self) -> dict[str, Any]:
         """As JSON has it, without the structure."""
         return {"function": self.function, "static": [_plain(one) for one in self.static], "shapes": list(self.shapes)}
 
     @property
-    def signature(self) -> str:
+    def digest(self) -> str:
         """A digest of all of it, the same in every process."""
         return digest(self.described() | {"structure": str(self.structure)})
 

@@ -1,42 +1,39 @@
-"""The programs on many devices: each has its share of the pictures, or one half of their guidance."""
+"""Programs on many devices: each has its share of the pictures, or one half of their guidance.
+
+A batch of b pictures is filled up to a multiple of the devices with the last one, cut into `[devices, b / devices]`
+along the axes that the program declares, and what is filled up is cut off at the end. What a program keeps (KEPT) stays
+where it was computed, and goes to the next one as it is.
+
+`jax.pmap` is asked for by name. It is in maintenance: `jax.jit` over `jax.shard_map` with `PartitionSpec(AXIS)` for the
+arguments that are cut here and `PartitionSpec()` for the parameters would take its place, in `_mapped`.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdjax.config import UNetConfig, VaeConfig
-from sdjax.core.devices import AXIS, Devices
+from sdjax.core.devices import AXIS, Devices, split
+from sdjax.core.jit import KEPT, PARAMS, Batch, Program
 from sdjax.core.keys import settled
-from sdjax.diffusion import scan
-from sdjax.diffusion.guidance import Guidance
-from sdjax.diffusion.inpaint import KnownRegion
-from sdjax.diffusion.table import Table
-from sdjax.nn.attention import Chunks
-from sdjax.nn.conditioning import Conditions
-from sdjax.runtime import denoisers, programs
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Split:
-    """A run's state on its devices: every leaf of `carry` is [devices, ...], for b pictures and those filled up."""
+class Kept:
+    """What a program left on the devices: leaves of `tree` are [devices, ...], for b pictures and those filled up."""
 
-    carry: scan.Carry
+    tree: Any
     b: int = field(metadata={"static": True})
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The functions of `programs`, same names and arguments, on several devices.
-
-    What `shard_inputs` gives, and the `Split` that `begin` gives, stay on them and go to `run_rows` and `inspect_row`
-    as they are.
+    """An executor on several devices.
 
     Attributes:
       devices: where. halves: each picture's two halves on two of them, which stand next to each other.
@@ -45,14 +42,33 @@ class Spread:
     devices: Devices
     halves: bool = False
 
-    # Texts, single pictures and a handful of numbers gain nothing from many devices.
-    encode_text = staticmethod(programs.encode_text)
-    encode_image = staticmethod(programs.encode_image)
-    estimate_depth = staticmethod(programs.estimate_depth)
-    noise = staticmethod(programs.noise)
+    def run(self, program: Program, *args: Any) -> Any:
+        """See `Executor.run`. What many devices gain nothing by (texts, single pictures) runs on the first alone."""
+        if program.batch is None:
+            return program(*args)
+        static, data = args[: program.static], args[program.static :]
+        specs = program.batch[: len(data)]
+        counts = [_pictures(spec, arg) for spec, arg in zip(specs, data, strict=True)]
+        b = next(count for count in counts if count is not None)
+        placed = [self._placed(spec, arg) for spec, arg in zip(specs, data, strict=True)]
+        made = self.mapped(program, static, len(data))(*placed)
+        return Kept(made, b) if program.out == KEPT else jax.tree.map(lambda leaf: self._joined(leaf, b), made)
 
-    def shard_inputs(self, told: Any, axis: int, parts: int | None = None) -> Any:
-        """See `programs.shard_inputs`: from the host, each to its device. Raises ValueError for other than halves."""
+    def lower(self, program: Program, *args: Any) -> Any:
+        """The program that `run` would run, lowered and not compiled."""
+        static, data = args[: program.static], args[program.static :]
+        placed = [self._placed(spec, arg) for spec, arg in zip(program.batch or (), data, strict=False)]
+        return self.mapped(program, static, len(data)).lower(*placed)
+
+    def mapped(self, program: Program, static: tuple[Any, ...], count: int) -> "_Mapped":
+        """The program on the devices, of `count` arguments beside the static ones."""
+        if self.halves:
+            static = tuple(_from_both if one is None else one for one in static)
+        axes = tuple(None if spec == PARAMS else 0 for spec in (program.batch or ())[:count])
+        return _mapped(self.devices, program, axes, static)
+
+    def shard_inputs(self, tree: Any, axis: int, parts: int | None = None) -> Any:
+        """See `Executor.shard_inputs`: from the host, each to its device. Raises ValueError for other than halves."""
         if self.halves and parts not in (None, 2):
             raise ValueError(
                 f"halves=True shares out a picture's guided and unguided half, and this run has {parts} part(s): give "
@@ -63,81 +79,22 @@ class Spread:
             b = leaf.shape[axis] // (parts or 1)
             return self._put(_taken(leaf, self._index(b, parts), axis))
 
-        return jax.tree.map(one, told)
-
-    def begin(self, x: Any, known: KnownRegion, start_mix: np.ndarray, table: Table) -> Split:
-        """See `programs.begin`."""
-        start = _mapped(self.devices, programs.begin, (0,) * 4)
-        return Split(start(self.shard_inputs(x, 0), known, self.shard_inputs(start_mix, 1), self.rows(table)), len(x))
-
-    def draw(self, split: Split, table: Table, keys: jax.Array, draws: np.ndarray | None) -> Split:
-        """See `programs.draw`."""
-        add = _mapped(self.devices, programs.draw, (0,) * 4, donate=0)
-        return replace(
-            split, carry=add(split.carry, self.rows(table), self.shard_inputs(keys, 0), self.shard_inputs(draws, 1))
-        )
-
-    def inspect_row(self, split: Split, table: Table, index: Any, known: KnownRegion) -> tuple[np.ndarray, np.ndarray]:
-        """See `programs.inspect_row`."""
-        see = _mapped(self.devices, programs.inspect_row, (0,) * 4)
-        x, denoised = see(split.carry, self.rows(table), self._everywhere(index), known)
-        return self._joined(x, split.b), self._joined(denoised, split.b)
-
-    def result(self, split: Split) -> np.ndarray:
-        """See `programs.result`."""
-        return self._joined(scan.result(split.carry), split.b)
-
-    def run_rows(
-        self,
-        config: UNetConfig,
-        dtype: Any,
-        split: Split,
-        rows: Table,
-        params: Any,
-        conditions: Conditions,
-        guidance: Guidance | None,
-        known: KnownRegion,
-        regions: jax.Array | None = None,
-    ) -> Split:
-        """See `programs.run_rows`."""
-        run = self.loop(config, dtype)
-        carry = run(split.carry, self.rows(rows), params, conditions, guidance, known, regions)
-        return replace(split, carry=carry)
-
-    def loop(self, config: UNetConfig, dtype: Any) -> Any:
-        """The program of `run_rows`, of (carry, rows, params, conditions, guidance, held, regions) on the devices."""
-        axes, gather = (0, 0, None, 0, 0, 0, 0), _from_both if self.halves else None
-        return _mapped(self.devices, programs.run_rows, axes, config, dtype, donate=0, gather=gather)
-
-    def rows(self, table: Table) -> Table:
-        """A table to every device, or each picture's plan to the device that has it."""
-        many = np.ndim(table.timestep) == 2
-        return jax.tree.map(
-            lambda a: self.shard_inputs(a, -1) if many and np.ndim(a) > 1 else self._everywhere(a), table
-        )
-
-    def precompute_kv(self, dtype: Any, params: Any, states: jax.Array, count: jax.Array) -> Chunks:
-        """See `programs.precompute_kv`; of states that are placed."""
-        return _mapped(self.devices, denoisers.precompute_kv, (None, 0, 0), dtype)(params, states, count)
-
-    def predict(
-        self, config: UNetConfig, dtype: Any, params: Any, x: Any, t: Any, conditions: Conditions
-    ) -> np.ndarray:
-        """See `programs.predict`."""
-        answer = _mapped(self.devices, programs.predict, (None, 0, 0, 0), config, dtype)
-        return self._joined(answer(params, *self.shard_inputs((x, t, conditions), 0)), len(x))
-
-    def decode(self, config: VaeConfig, dtype: Any, params: Any, latents: Any) -> np.ndarray:
-        """See `programs.decode`."""
-        make = _mapped(self.devices, programs.decode, (None, 0), config, dtype)
-        return self._joined(make(params, self.shard_inputs(latents, 0)), len(latents))
-
-    def encode(self, config: VaeConfig, dtype: Any, params: Any, pixels: Any, noise: Any) -> np.ndarray:
-        """See `programs.encode`."""
-        make = _mapped(self.devices, programs.encode, (None, 0, 0), config, dtype)
-        return self._joined(make(params, *self.shard_inputs((pixels, noise), 0)), len(pixels))
+        return jax.tree.map(one, tree)
 
     # ------------------------------------------------------------------ to the devices and back
+
+    def _placed(self, spec: Batch, arg: Any) -> Any:
+        """An argument as its declared axis wants it: laid out now, or already where it is to be."""
+        if spec == PARAMS:
+            return arg
+        if spec == KEPT:
+            return jax.tree.map(lambda one: one.tree if _is_kept(one) else one, arg, is_leaf=_is_kept)
+        if not callable(spec):
+            assert spec is None or isinstance(spec, int)
+            return self._everywhere(arg) if spec is None else self.shard_inputs(arg, spec)
+        leaves, structure = jax.tree.flatten(arg)
+        laid_out = [self._placed(own, leaf) for own, leaf in zip(spec(arg), leaves, strict=True)]
+        return jax.tree.unflatten(structure, laid_out)
 
     @property
     def _groups(self) -> int:
@@ -158,12 +115,24 @@ class Spread:
         return self._put(np.broadcast_to(array, (len(self.devices), *array.shape)))
 
     def _put(self, array: Any) -> jax.Array:
-        return jax.device_put(array, NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS)))
+        return jax.device_put(array, split(self.devices))
 
     def _joined(self, array: jax.Array, b: int) -> np.ndarray:
         """[devices, n, ...] -> [b, ...], without what was filled up."""
         whole = np.asarray(array)[:: 2 if self.halves else 1]
         return whole.reshape(-1, *whole.shape[2:])[:b]
+
+
+def _is_kept(value: Any) -> bool:
+    return isinstance(value, Kept)
+
+
+def _pictures(spec: Batch, arg: Any) -> int | None:
+    """How many pictures an argument is of, where it tells."""
+    if spec == KEPT:
+        return arg.b if _is_kept(arg) else None
+    leaves = jax.tree.leaves(arg) if isinstance(spec, int) else []
+    return leaves[0].shape[spec] if leaves else None
 
 
 def _taken(array: Any, index: np.ndarray, axis: int) -> Any:
@@ -174,20 +143,17 @@ def _taken(array: Any, index: np.ndarray, axis: int) -> Any:
 
 
 @cache
-def _mapped(
-    devices: Devices, function: Callable[..., Any], axes: tuple[int | None, ...], *static: Any, **named: Any
-) -> "_Mapped":
-    """`function(*static, ..)` on each device with its entry of the arguments, those of axis None the same on all."""
-    donate = named.pop("donate", ())
-    function = partial(function, *static, **named)
-    return _Mapped(jax.pmap(function, AXIS, in_axes=axes, devices=devices, donate_argnums=donate))
+def _mapped(devices: Devices, program: Program, axes: tuple[int | None, ...], static: tuple[Any, ...]) -> "_Mapped":
+    """The program on each device with its entry of the arguments, those of axis None the same on all."""
+    function = partial(program.function, *static)
+    return _Mapped(jax.pmap(function, AXIS, in_axes=axes, devices=devices, donate_argnums=program.donate))
 
 
 @dataclass(frozen=True)
 class _Mapped:
     """A function on many devices, under the same settings of JAX as a `Program` runs under."""
 
-    pmapped: Any
+    pmapped: Callable[..., Any]
 
     def __call__(self, *args: Any) -> Any:
         with settled():
@@ -196,7 +162,7 @@ class _Mapped:
     def lower(self, *args: Any) -> Any:
         """`jax.pmap`'s."""
         with settled():
-            return self.pmapped.lower(*args)
+            return self.pmapped.lower(*args)  # type: ignore[attr-defined]
 
 
 def _from_both(own: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ Where a seed means torch's numbers, they are drawn in the order in which diffuse
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,8 @@ import numpy as np
 
 from sdjax import torch_noise
 from sdjax.core import short
+from sdjax.request.request import Request
 from sdjax.runtime import programs
-
-if TYPE_CHECKING:
-    from sdjax.request.request import Request
 
 # Beyond the numbers of all stages of a run and of a key's own halves, which fold_in would give again.
 USES = {"start": None, "encoding": 2**31, "masked": 2**31 + 1, "low_res": 2**31 + 2}
@@ -43,8 +41,8 @@ class Draws:
         return jnp.asarray(self.by_use[use])
 
 
-def make(asked: "Request", shape: Shape, noise: Callable[..., jax.Array] = programs.noise) -> Draws:
-    """All that the request needs. shape: (h, w, c) of the latents. noise: `programs.noise`, or another in its place.
+def make(asked: Request, shape: Shape, run: Callable[..., Any]) -> Draws:
+    """All that the request needs. shape: (h, w, c) of the latents. run: `Executor.run` of what draws.
 
     Raises ValueError for an order torch has not.
     """
@@ -53,7 +51,7 @@ def make(asked: "Request", shape: Shape, noise: Callable[..., jax.Array] = progr
         shapes["low_res"] = (*shape[:2], 3)
     if asked.noise_source == "jax":
         keys = asked.keys(stage=0)
-        return Draws({use: noise(own, USES[use], keys) for use, own in shapes.items()})
+        return Draws({use: run(programs.noise, own, USES[use], keys) for use, own in shapes.items()})
     before = asked.drawn or (0,) * len(asked.seeds)
     pictures = [
         _of_torch(asked.noise_source, seed, number, shapes, drawn + asked.plan.draws)

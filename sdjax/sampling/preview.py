@@ -24,7 +24,7 @@ import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,9 +32,6 @@ from PIL import Image
 from sdjax.core import short
 from sdjax.images.pixels import encoded, from_uint8, to_uint8
 from sdjax.sampling.trace import Step
-
-if TYPE_CHECKING:
-    from sdjax.pipeline import StableDiffusion
 
 Decode = Callable[[Any], Any]  # latents b h w c -> pixels b H W 3, uint8 or floats in [-1, 1]
 
@@ -125,18 +122,24 @@ def side_by_side(images: list[Image.Image]) -> Image.Image:
 
 @dataclass(frozen=True, eq=False)
 class Viewer:
-    """Both of a model's ways from latents to something to look at."""
+    """Both of a model's ways from latents to something to look at.
 
-    sd: "StableDiffusion"
+    Attributes:
+      decode, encode: the VAE's, as `StableDiffusion` has them. factor: pixels across a place of the latents.
+    """
+
+    decode: Decode
+    encode: Callable[[Any], Any]
+    factor: int
 
     @cached_property
     def linear(self) -> LinearDecoder:
         """The cheap one, fitted when first asked for."""
-        return fit(self.sd.encode, self.sd.vae.factor)
+        return fit(self.encode, self.factor)
 
     def vae(self, latents: Any) -> np.ndarray:
         """The true one: latents `b h w c` -> pixels uint8 `b H W 3`."""
-        return to_uint8(np.asarray(self.sd.decode(latents)))
+        return to_uint8(np.asarray(self.decode(latents)))
 
     def preview(self, step: Step) -> "Preview":
         """A step, to be looked at."""

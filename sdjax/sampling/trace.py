@@ -10,7 +10,7 @@ again without the network: the latents that it saw, and the clean latents that i
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,7 @@ import numpy as np
 
 from sdjax.core import short
 from sdjax.diffusion.table import Table
-
-if TYPE_CHECKING:
-    from sdjax.request.request import Request
+from sdjax.request.request import Request
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,16 +74,15 @@ class Trace:
     """A run as far as it has come.
 
     Attributes:
-      asked, table, carry, known: of the run. rows: in which the network runs, for one picture or more.
-      inspect_row: `programs.inspect_row`.
+      asked, table, known: of the run. rows: in which the network runs, for one picture or more.
+      inspect: (a row's number, known) -> (x, D) of that row: `programs.inspect_row` of this run's carry and table.
     """
 
-    asked: "Request"
+    asked: Request
     table: Table
     rows: np.ndarray
-    carry: Any
+    inspect: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
     known: Any
-    inspect_row: Callable[..., tuple[jax.Array, jax.Array]]
 
     __repr__ = short.fields
 
@@ -128,7 +125,7 @@ class Trace:
         return [int(np.flatnonzero(own)[-1]) if own.any() else 0 for own in before.T]
 
     def _look(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        x, denoised = self.inspect_row(self.carry, self.table, jnp.int32(row), self.known)
+        x, denoised = self.inspect(jnp.int32(row), self.known)
         return np.asarray(x), np.asarray(denoised)
 
 

@@ -1,0 +1,161 @@
+"""Networks: a model that can run. What it is (ModelSpec), its parameters, and what runs its programs (Executor).
+
+Everything that sampling needs of a model, and nothing of how a user asks for it.
+
+A narrow dtype may not hold what a network computes (see `finite`). So whatever runs once for a text or a picture (text
+encoder, VAE, what looks at a picture) runs once more in float32 where its answer is not finite: for those pictures
+alone, so that the others keep their bits. The U-Net runs once a step, and is not run again.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from sdjax.images.read import ImageLike, read_image
+from sdjax.model import finite
+from sdjax.model.spec import ModelSpec
+from sdjax.runtime import programs
+from sdjax.runtime.executor import Compiled, Executor
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """A model that can run.
+
+    Attributes:
+      spec: what it is.
+      stored: {"text_encoder", "text_encoder_2", "unet", "vae" ..}, those there are: nested dicts of arrays as the
+        checkpoint has them, on the host where the networks compute in something narrower.
+      params: the same in the dtypes that the networks compute in, on their devices.
+      dtype: what the networks compute in; norms, softmax and latents are float32 whatever it is.
+      executor: what runs their programs.
+    """
+
+    spec: ModelSpec
+    stored: Mapping[str, Any]
+    params: Mapping[str, Any]
+    dtype: DTypeLike = jnp.float32
+    executor: Executor = Compiled()
+
+    @classmethod
+    def of(
+        cls,
+        spec: ModelSpec,
+        stored: Mapping[str, Any],
+        dtype: DTypeLike = jnp.float32,
+        executor: Executor | None = None,
+    ) -> "Networks":
+        """With parameters cast to what they are used in: once here, and not at every step."""
+        params = {name: programs.cast(_dtype(spec, name, dtype), tree) for name, tree in stored.items()}
+        return cls(spec, stored, params, dtype, executor or Compiled())
+
+    def with_stored(self, stored: Mapping[str, Any]) -> "Networks":
+        """The same networks with other parameters: those that are new are cast, those that are not stay as they are."""
+        known = {
+            name: {id(leaf): own for leaf, own in zip(*map(jax.tree.leaves, (tree, self.params[name])), strict=True)}
+            for name, tree in self.stored.items()
+        }
+        params = {}
+        for name, tree in stored.items():
+            leaves, structure = jax.tree.flatten(tree)
+            kept = known.get(name, {})
+            new = iter(programs.cast(self.dtype_of(name), [leaf for leaf in leaves if id(leaf) not in kept]))
+            cast = [kept[id(leaf)] if id(leaf) in kept else next(new) for leaf in leaves]
+            params[name] = jax.tree.unflatten(structure, cast)
+        return replace(self, stored=stored, params=params)
+
+    def dtype_of(self, component: str) -> DTypeLike:
+        """What one of the networks computes in: the VAE of some families needs more than the others."""
+        return _dtype(self.spec, component, self.dtype)
+
+    # ------------------------------------------------------------------ what runs once for a text or a picture
+
+    def encode_row(self, component: str, ids: tuple[int, ...], depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """A text encoder on one row of ids: (hidden states `l d`, pooled `d`); see `programs.encode_text`."""
+        static, row = (self.spec.encoders[component].config,), np.asarray(ids, np.int32)
+
+        def run(executor: Executor, dtype: DTypeLike, params: Any) -> Any:
+            static_ = (*static, dtype, self.spec.family.final_norm)
+            return executor.run(programs.encode_text, *static_, params, row, np.int32(depth))
+
+        states, pooled = self._whole(component, run)
+        return np.asarray(states), np.asarray(pooled)
+
+    def encode_image(self, image: ImageLike) -> jax.Array:
+        """See `StableDiffusion.encode_image`."""
+        tower = self.spec.image_encoder
+        if tower is None:
+            raise ValueError(f"{self.spec.name} has no image_encoder; models for image variations have one")
+        pixels, config = jnp.asarray(tower.processor(read_image(image))), tower.config
+        made = self._whole("image_encoder", lambda on, *how: on.run(programs.encode_image, config, *how, pixels))
+        return made[None, None]
+
+    def estimate_depth(self, image: ImageLike) -> np.ndarray:
+        """See `StableDiffusion.estimate_depth`."""
+        tower = self.spec.depth_estimator
+        if tower is None:
+            raise ValueError(f"{self.spec.name} has no depth_estimator; Stable Diffusion 2 depth has one")
+        pixels, config = jnp.asarray(tower.processor(read_image(image))), tower.config
+        made = self._whole("depth_estimator", lambda on, *how: on.run(programs.estimate_depth, config, *how, pixels))
+        return np.asarray(made)
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3` in [-1, 1], float32."""
+        return self._by_picture(lambda on, *how: on.run(programs.decode, self.spec.vae, *how), latents)
+
+    def encode(self, pixels: Any, noise: jax.Array | None) -> jax.Array:
+        """Pixels `b H W 3` -> latents: a draw by unit `noise`, or the mean. Raises ValueError where not finite."""
+        pixels = jnp.asarray(pixels)
+        made = self._by_picture(lambda on, *how: on.run(programs.encode, self.spec.vae, *how), pixels, noise)
+        if not isinstance(made, jax.core.Tracer) and finite.broken(made):
+            raise ValueError(
+                f"the VAE of {self.spec.name} encodes this picture as NaN or infinity, even in float32: load the model "
+                "with another vae=, or look whether the pixels are numbers in [-1, 1]"
+            )
+        return made
+
+    # ------------------------------------------------------------------ and once more in float32
+
+    def _whole(self, component: str, run: Callable[[Executor, DTypeLike, Any], Any]) -> Any:
+        """`run(executor, dtype, params)` of a component; once more in float32 where that was narrower and not finite.
+
+        Raises ValueError where it is not finite even so.
+        """
+        dtype = self.dtype_of(component)
+        made = run(self.executor, dtype, self.params[component])
+        if finite.finite(made):
+            return made
+        if dtype != jnp.float32:
+            made = run(Compiled(), jnp.float32, programs.cast(jnp.float32, self.stored[component]))
+        if not finite.finite(made):
+            told = "gives NaN or infinity, even in float32: its parameters are damaged"
+            raise ValueError(f"{self.spec.name}: {component} {told}")
+        return made
+
+    def _by_picture(self, run: Callable[..., Any], *batch: Any) -> Any:
+        """`run(executor, dtype, params, *batch)` of the VAE; those of the b pictures that are not finite in float32.
+
+        batch: arrays `b ..`, or None. A picture that goes in with a NaN stays as it comes out.
+        """
+        dtype = self.dtype_of("vae")
+        made = run(self.executor, dtype, self.params["vae"], *batch)
+        if isinstance(made, jax.core.Tracer) or dtype == jnp.float32:
+            return made
+        given = [one for one in batch if one is not None]
+        lost = sorted(set(finite.broken(made)) - {i for one in given for i in finite.broken(one)})
+        if not lost:
+            return made
+        wide, mended = programs.cast(jnp.float32, self.stored["vae"]), np.array(made)
+        for i in lost:  # one by one: one program for any number of them, and none depends on the others
+            own = [None if one is None else one[i : i + 1] for one in batch]
+            mended[i] = np.asarray(run(Compiled(), jnp.float32, wide, *own))[0]
+        return jnp.asarray(mended)
+
+
+def _dtype(spec: ModelSpec, component: str, dtype: DTypeLike) -> DTypeLike:
+    return spec.family.vae_dtype(spec.vae, dtype) if component == "vae" else dtype
