@@ -100,9 +100,8 @@ def by_shapes(way: str, family: str, folder: Path) -> Times:
                     lowered.compile()
         return times
     compilation_cache.enable(folder / "cache")
-    for call, data in calls(model(family), None, (1,), (True,)).items():
+    for call, (program, data) in calls(model(family), None, (1,), (True,)).items():
         if call.function in PROGRAMS:
-            program = getattr(programs, call.function)
             jax.clear_caches()  # recording has traced it already
             with timed(times, "trace and lower"):
                 lowered = program.lower(*call.static, *data)

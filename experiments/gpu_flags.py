@@ -3,7 +3,7 @@
     python -m experiments.gpu_flags --out=gpu_flags.json           # an NVIDIA GPU, at most 8 minutes
     python -m experiments.gpu_flags --family=shapes --size=64      # anything, to see that it runs
 
-What is timed is a whole guided run without text and pixels: `advance` over --steps rows of the table, one scan, random
+What is timed is a whole guided run without text and pixels: `run_rows` over --steps rows of the table, one scan, random
 weights. Each setting has a process of its own, for XLA reads its flags when it starts, and no longer than --limit
 seconds; the most promising come first. The baseline runs again among them, and the difference of the two is what a
 difference has to exceed to count. The table is printed, and written to --out and a .md beside it, after each.

@@ -3,6 +3,7 @@
 A Stable Diffusion 1.x in small: convolutional projections, epsilon prediction, 16 x 16 pixels, VAE factor 2.
 """
 
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -12,7 +13,9 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
+import sdjax
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+from sdjax.model.networks import Networks
 from sdjax.nn.shapes import expected_params
 from sdjax.text import write_word_tokenizer
 from sdjax.weights import default_layout, save_folder
@@ -141,3 +144,11 @@ def random_params(shapes: Any, dtype: DTypeLike, seed: int) -> Any:
         return drawn.astype(dtype)
 
     return jax.tree_util.tree_map_with_path(one, shapes)
+
+
+def respecified(sd: sdjax.StableDiffusion, dtype: DTypeLike | None = None, **changes: Any) -> sdjax.StableDiffusion:
+    """The model with other fields of its spec, or computing in another dtype."""
+    networks = sd.networks
+    spec = dataclasses.replace(networks.spec, **changes)
+    made = Networks.of(spec, networks.stored, networks.dtype if dtype is None else dtype, networks.executor)
+    return dataclasses.replace(sd, networks=made)

@@ -125,7 +125,7 @@ def test_samplers_of_two_evaluations_a_step():
 
 def test_pieces_of_a_text_are_attended_as_one(sd):
     """A U-Net told a text in 3 of up to 16 pieces, and one in 1, as if each were one long text."""
-    unet, length, width = sd.compute_params["unet"], sd.tokenizer.max_length, sd.unet.cross_attention_dim
+    unet, length, width = sd.networks.params["unet"], sd.tokenizer.max_length, sd.unet.cross_attention_dim
     rng = np.random.default_rng(0)
     texts = [rng.standard_normal((c, length, width), np.float32) for c in (3, 1)]
     states, count = in_pieces(texts, 16)

@@ -13,7 +13,7 @@ import pytest
 
 import sdjax
 from sdjax.export import _put_in_place
-from sdjax.runtime import programs
+from sdjax.runtime.executor import Compiled
 from sdjax.runtime.exported import compiled_into
 from tests.checkpoints import make_checkpoint
 
@@ -115,7 +115,7 @@ def test_a_new_process_makes_the_same_pictures_and_traces_nothing(model, sd, fol
 def test_a_call_that_was_not_exported_is_compiled_and_said_once(model, sd, folder):
     other = opened(model, folder)
     with pytest.warns(
-        UserWarning, match=r"no program 'advance' .* exported for 16 x 16 in batches of 1, guidance True"
+        UserWarning, match=r"no program 'run_rows' .* exported for 16 x 16 in batches of 1, guidance True"
     ) as said:
         made = other.generate(PROMPT, guidance_scale=1.0, **ASKED)
     assert {one.filename for one in said} == {__file__}
@@ -126,14 +126,17 @@ def test_a_call_that_was_not_exported_is_compiled_and_said_once(model, sd, folde
 
 
 def test_what_no_picture_goes_through_is_the_modules_own(model, folder):
-    assert opened(model, folder).programs.predict is programs.predict
+    sd = opened(model, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sd.predict(np.zeros((1, 8, 8, 4), np.float32), 500, sd.encode_prompt([PROMPT]))
 
 
 @pytest.mark.parametrize("key", ["jaxlib", "jax", "sdjax", "device"])
 def test_another_version_or_device_is_a_warning_and_compiles(model, copied, key):
     changed(copied, lambda manifest: manifest["made_by"].update({key: "another"}))
     with pytest.warns(UserWarning, match=f"is of {key} another and not .*: its programs are not used"):
-        assert opened(model, copied).programs is programs
+        assert opened(model, copied).networks.executor == Compiled()
 
 
 def test_another_model_is_refused(copied, folder, tmp_path):
@@ -182,7 +185,7 @@ def test_what_is_no_model_is_told(tmp_path):
 def test_a_damaged_folder_is_said(model, copied, tmp_path):
     with pytest.raises(ValueError, match="holds no exported programs"):
         opened(model, tmp_path / "nowhere")
-    file = next(copied.glob("advance-*.bin"))
+    file = next(copied.glob("run_rows-*.bin"))
     file.write_bytes(file.read_bytes()[:-7])
     with pytest.raises(ValueError, match="truncated or changed"):
         opened(model, copied)
@@ -211,7 +214,7 @@ def test_another_compiled_entry_is_refused(model, copied, what):
 
 def test_compiled_entries_are_copied_to_a_folder_of_their_own(model, copied, tmp_path):
     """What the user's folder holds already and was damaged is written anew; what was exchanged since is refused."""
-    found = opened(model, copied).programs
+    found = opened(model, copied).networks.executor
     (copied / "compiled" / "something-atime").write_bytes(b"1")
     own = compiled_into(found, tmp_path)
     assert own.parent == tmp_path / "exported"

@@ -154,11 +154,11 @@ def test_a_weight_beyond_float32_is_told(single):
 def test_a_unet_that_overflows_in_float16_is_told(half, single):
     """The words alone: a float16 U-Net would have to be compiled."""
     asked = SimpleNamespace(guidance_scales=[7.5, 7.5], image_scales=None, branches=[()] * 2, style="plain")
-    lost = lost_in_run(half, asked, np.stack([LATENTS[0], LATENTS[1] * np.inf]))
+    lost = lost_in_run(half.networks, asked, np.stack([LATENTS[0], LATENTS[1] * np.inf]))
     assert list(lost) == [1]
     assert "the U-Net of tiny leaves the range of float16, which ends at 65,504" in lost[1]
     assert "dtype='bfloat16' or 'float32'" in lost[1]
-    assert "the U-Net of tiny left all bounds in float32" in lost_in_run(single, asked, LATENTS * 1e7)[0]
+    assert "the U-Net of tiny left all bounds in float32" in lost_in_run(single.networks, asked, LATENTS * 1e7)[0]
 
 
 def test_a_vae_that_is_broken_is_told(single):

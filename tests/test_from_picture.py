@@ -133,7 +133,7 @@ def test_strength_0_of_a_picture_is_a_draw_of_its_encoding(sd):
     made = sd.generate(PROMPTS[0], **QUICK, image=PICTURES[0], strength=0, seed=9, noise_source="torch_cpu").latents
     drawn = torch_noise.generator("torch_cpu", 9).randn((4, SMALL, SMALL)).transpose(1, 2, 0)[None]
     pixels = np.asarray(PICTURES[0], np.float32)[None] / 127.5 - 1
-    want = programs.encode(sd.vae, sd.vae_dtype, sd.compute_params["vae"], pixels, drawn)
+    want = programs.encode(sd.vae, sd.networks.dtype_of("vae"), sd.networks.params["vae"], pixels, drawn)
     np.testing.assert_allclose(made, want, rtol=1e-4, atol=1e-5)
     assert np.abs(made - sd.encode(pixels)).max() > 1e-3
 

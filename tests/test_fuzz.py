@@ -14,8 +14,7 @@ import safetensors.numpy
 import sdjax
 from experiments.fuzz_door import Door, Wrong, judge, make_bases, run_case
 from experiments.fuzz_mutations import file_of, put_together, take_apart, tensors_of
-from sdjax.nn.shapes import expected_params
-from sdjax.runtime import programs
+from sdjax.nn import shapes
 from sdjax.weights import CheckpointError, open_vae, source
 
 CASES = 120
@@ -28,7 +27,7 @@ def door(tmp_path_factory):
     bases = tmp_path_factory.mktemp("bases")
     make_bases(bases, ["bk_sdm_tiny"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "expected_params", expected_params)
+        patch.setattr(shapes, "expected_params", shapes.expected_params)
         patch.setattr(source, "open_single_file", source.open_single_file)
         yield Door(bases)
 

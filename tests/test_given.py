@@ -22,6 +22,7 @@ RNG = np.random.default_rng(0)
 def model(kind, factor=8):
     return SimpleNamespace(
         name="model",
+        side=16 * factor,
         unet=SimpleNamespace(in_channels=CHANNELS[kind], sample_size=16),
         vae=SimpleNamespace(latent_channels=4, factor=factor),
         encoders={} if kind == VARIATION else {"text_encoder": None},

@@ -12,6 +12,7 @@ from PIL import Image
 import sdjax
 from sdjax.nn.conditioning import Added, Conditions
 from sdjax.runtime import denoisers, programs
+from tests.checkpoints import respecified
 
 
 @pytest.fixture(scope="module")
@@ -385,10 +386,10 @@ def test_the_context_is_checked(sd, context, message):
 def test_what_a_model_is_shown_beside_the_latents_is_asked_for(sd):
     """A 9-channel U-Net with latents alone, an upscaler's without its noise level, SDXL's with one text for two."""
     context = np.zeros((1, 12, 16))
-    painter = dataclasses.replace(sd, unet=dataclasses.replace(sd.unet, in_channels=9))
+    painter = respecified(sd, unet=dataclasses.replace(sd.unet, in_channels=9))
     with pytest.raises(ValueError, match="tiny is shown 5 channels beside the latents"):
         painter.predict(X, 1.0, context)
-    upscaler = dataclasses.replace(sd, unet=dataclasses.replace(sd.unet, num_class_embeds=1000))
+    upscaler = respecified(sd, unet=dataclasses.replace(sd.unet, num_class_embeds=1000))
     with pytest.raises(ValueError, match="tiny is told a noise level: .* class_labels="):
         upscaler.predict(X, 1.0, context)
     added = Conditions(context, Added(np.zeros((1, 8)), np.zeros((1, 6))))
@@ -447,7 +448,7 @@ def test_a_prompt_is_encoded_within_a_program_too(sd):
     text = ["a red circle"]
     inside = jax.jit(lambda x: x + sd.encode_prompt(text))(0.0)
     np.testing.assert_array_equal(inside, sd.encode_prompt(text))
-    assert sd.programs.encode_text._cache_size() and not isinstance(inside, jax.core.Tracer)
+    assert programs.encode_text._cache_size() and not isinstance(inside, jax.core.Tracer)
 
 
 def test_generate_is_no_part_of_a_program(sd):
@@ -465,7 +466,7 @@ def test_alphas_cumprod_are_stable_diffusion_s(sd):
     assert sd.alphas_cumprod.dtype == np.float64
     np.testing.assert_allclose(sd.alphas_cumprod, np.cumprod(1 - beta), rtol=1e-12)
     assert sd.alphas_cumprod[-1] == pytest.approx(0.00466, abs=5e-6)
-    terminal = dataclasses.replace(sd, scheduler={**sd.scheduler, "rescale_betas_zero_snr": True})
+    terminal = respecified(sd, scheduler={**sd.scheduler, "rescale_betas_zero_snr": True})
     assert terminal.alphas_cumprod[-1] == 0 and terminal.alphas_cumprod[0] == pytest.approx(1 - 0.00085)
 
 

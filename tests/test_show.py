@@ -4,7 +4,6 @@ import base64
 import io
 import pickle
 import re
-from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +19,7 @@ from sdjax.nn.conditioning import Added, Conditions
 from sdjax.pipeline import Output
 from sdjax.sampling.preview import Preview
 from sdjax.sampling.trace import Step
+from tests.checkpoints import respecified
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def opened(png: bytes) -> Image.Image:
 
 def test_a_model_is_one_line(sd):
     assert repr(sd) == "StableDiffusion('tiny', 16x16, epsilon, float32)"
-    halved = replace(sd, name="x", dtype=jnp.dtype("bfloat16"), scheduler={"prediction_type": "v_prediction"})
+    halved = respecified(sd, jnp.dtype("bfloat16"), name="x", scheduler={"prediction_type": "v_prediction"})
     assert repr(halved) == "StableDiffusion('x', 16x16, v_prediction, bfloat16)"
 
 

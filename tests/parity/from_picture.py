@@ -8,7 +8,6 @@ import contextlib
 import functools
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -18,6 +17,7 @@ import torch
 from PIL import Image
 
 import sdjax
+from tests.checkpoints import respecified
 from tests.parity.families import FACTOR, channels_first, channels_last, opened, relative, run
 
 TOLERANCE = 1e-5  # the issue asks for 1e-3
@@ -68,7 +68,7 @@ def theirs(kind: str, sampler: str, pipeline: type | None = None, **asked: Any) 
 def ours(kind: str, sampler: str, changed: dict[str, Any] | None = None, **asked: Any) -> np.ndarray:
     """The same of `generate`. changed: values of the scheduler's config that are to be others."""
     sd: sdjax.StableDiffusion = opened(kind)[1]
-    sd = replace(sd, scheduler={**sd.scheduler, **changed}) if changed else sd
+    sd = respecified(sd, scheduler={**sd.scheduler, **changed}) if changed else sd
     given = dict(seed=list(SEEDS), noise_source="torch_cpu", decode=False, progress=False)
     return sd.generate(**COMMON | given | asked, sampler=sampler).latents
 

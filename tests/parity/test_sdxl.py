@@ -15,6 +15,7 @@ import torch
 
 import sdjax
 from sdjax.runtime import denoisers, programs
+from tests.checkpoints import respecified
 from tests.parity import families
 from tests.parity.families import FACTOR, channels_first, channels_last, one_by_one, relative, run
 
@@ -286,7 +287,7 @@ def test_sdxl_keeps_a_steps_offset_of_its_own(opened):
     pipeline.scheduler = type(own).from_config(config)
     want = theirs(pipeline, **COMMON)
     pipeline.scheduler = own
-    assert relative(ours(replace(sd, scheduler=config), **COMMON, sampler="euler"), want) <= TOLERANCE
+    assert relative(ours(respecified(sd, scheduler=config), **COMMON, sampler="euler"), want) <= TOLERANCE
 
 
 # ---------------------------------------------------------------------- precision
@@ -294,10 +295,10 @@ def test_sdxl_keeps_a_steps_offset_of_its_own(opened):
 
 def test_the_vae_stays_in_float32_where_its_config_says_so(opened):
     _, sd = opened("sdxl")
-    half = replace(sd, dtype=np.dtype("float16"))
+    half = respecified(sd, np.dtype("float16"))
     whole = np.asarray(sd.decode(NOISE))
     np.testing.assert_array_equal(half.decode(NOISE), whole)
-    free = replace(half, vae=replace(sd.vae, force_upcast=False))
+    free = respecified(half, vae=replace(sd.vae, force_upcast=False))
     assert 1e-5 < relative(free.decode(NOISE), whole) < 0.1
 
 
