@@ -23,6 +23,7 @@ from sdjax.pipeline import StableDiffusion
 from sdjax.runtime import compilation_cache as cache
 from sdjax.runtime.exported import compiled_into, open_exported
 from sdjax.weights import open_checkpoint, open_vae
+from sdjax.weights.tensors import in_the_file, on_device
 
 
 @hints.arguments(hints.LOAD)
@@ -82,8 +83,10 @@ def load(
         cache.enable(chosen, None if stand_in is None else partial(compiled_into, stand_in))
     params, layouts = {}, {}
     for name, expected in shapes.expected_params(spec.configs).items():
-        # float32 holds what narrower files say to the last bit, and two copies of a large U-Net fit nowhere.
-        params[name], layouts[name] = opened.read(name, expected, jnp.float32 if compute == jnp.float32 else None)
+        # float32 holds what narrower files say to the last bit. What is to be narrower stays in the file as it is, for
+        # `save` and for whatever once needs float32: two copies of a large U-Net fit nowhere.
+        how = (jnp.float32, on_device) if compute == jnp.float32 else (None, in_the_file)
+        params[name], layouts[name] = opened.read(name, expected, *how)
     made = Networks.of(spec, params, compute, stand_in)
     return StableDiffusion(made, layouts=layouts, files=opened.files)
 

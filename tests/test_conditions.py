@@ -10,6 +10,7 @@ import pytest
 import sdjax
 from sdjax.config import ClipTextConfig
 from sdjax.diffusion.progress import Run
+from sdjax.model.families import SD, SDXL
 from sdjax.model.text_encoder import ClipSkip
 from sdjax.nn.conditioning import Conditions
 from sdjax.request.prompting import Branch, branches, in_pieces, negative_branch, pieces
@@ -46,7 +47,7 @@ def text_config(layers: int = 12, act: str = "quick_gelu") -> ClipTextConfig:
 )
 def test_clip_skip_counts_as_the_peers_do(given, style, xl, negative, act, depth):
     skip = ClipSkip.read(given, style)
-    assert skip.depth(text_config(act=act), xl, negative) == depth
+    assert skip.depth(text_config(act=act), SDXL if xl else SD, negative) == depth
     assert ClipSkip.read(str(skip), "plain") == skip
 
 
@@ -58,7 +59,7 @@ def test_clip_skip_doors(bad):
 
 def test_clip_skip_beyond_the_encoder():
     with pytest.raises(ValueError, match="has 12 layers"):
-        ClipSkip.read("diffusers:13", "plain").depth(text_config(), False, False)
+        ClipSkip.read("diffusers:13", "plain").depth(text_config(), SD, False)
 
 
 def test_clip_skip_takes_a_hidden_state_through_the_final_norm(sd):

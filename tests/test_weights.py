@@ -1,7 +1,9 @@
 """Reading and writing checkpoints: strict, bit for bit, within the memory promised, never half-written."""
 
+import dataclasses
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -15,7 +17,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import sdjax
 from sdjax.config import VaeConfig
+from sdjax.core import tree
 from sdjax.nn.shapes import expected_params
 from sdjax.text import grammar
 from sdjax.text.tokenizer_files import FILES
@@ -32,6 +36,7 @@ from sdjax.weights import (
 )
 from sdjax.weights.index import TOKENIZER_FILES
 from sdjax.weights.load import SIXTY_FOUR_BITS
+from sdjax.weights.tensors import pages_of
 from sdjax.weights.write import Draft, write_tensors
 from tests.checkpoints import make_checkpoint
 
@@ -759,3 +764,52 @@ def test_no_warning_in_ordinary_use(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read(write(tmp_path))
+
+
+# ---------------------------------------------------------------------- parameters that stay in their file
+
+
+def test_a_narrow_model_leaves_its_parameters_in_the_file(tiny_checkpoint):
+    """Only what is computed with is in memory; what was stored is a view of the file, and whole."""
+    narrow = sdjax.load(tiny_checkpoint, dtype="bfloat16", compilation_cache=False)
+    assert all(pages_of(leaf) is not None for leaf in jax.tree.leaves(narrow.params))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(dict(narrow.networks.params))} == {"bfloat16"}
+    wide = sdjax.load(tiny_checkpoint, compilation_cache=False)
+    jax.tree.map(np.testing.assert_array_equal, narrow.params, wide.params)
+    assert wide.params is wide.networks.stored  # and in float32 there is one tree for both
+    cast = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.bfloat16), wide.params)
+    jax.tree.map(np.testing.assert_array_equal, dict(narrow.networks.params), cast)
+
+
+def test_a_narrow_model_is_saved_bit_for_bit_even_over_its_own_file(tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "own")
+    narrow = sdjax.load(tmp_path / "own", dtype="bfloat16", compilation_cache=False)
+    for folder in ("own", "other", "own"):
+        narrow.save(tmp_path / folder)
+    for path in (path for path in tiny_checkpoint.rglob("*") if path.is_file()):
+        for folder in ("own", "other"):
+            assert (tmp_path / folder / path.relative_to(tiny_checkpoint)).read_bytes() == path.read_bytes(), path
+
+
+def test_a_file_that_was_written_to_since_is_not_saved_as_if_it_were_the_same(tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "own")
+    narrow = sdjax.load(tmp_path / "own", dtype="bfloat16", compilation_cache=False)
+    file = next((tmp_path / "own" / "unet").glob("*.safetensors"))
+    with open(file, "r+b") as opened:
+        opened.truncate(100)
+    with pytest.raises(CheckpointError, match=f"{file} has been written to since it was loaded"):
+        narrow.save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_replacing_parameters_casts_only_those_that_are_new(tiny_checkpoint):
+    sd = sdjax.load(tiny_checkpoint, dtype="bfloat16", compilation_cache=False)
+    params = {
+        **sd.params,
+        "unet": {**sd.params["unet"], "conv_out": jax.tree.map(np.negative, sd.params["unet"]["conv_out"])},
+    }
+    other = dataclasses.replace(sd, params=params)
+    before, after = (tree.flatten(dict(one.networks.params)) for one in (sd, other))
+    changed = {path for path in before if before[path] is not after[path]}
+    assert changed == {("unet", "conv_out", "kernel"), ("unet", "conv_out", "bias")}
+    np.testing.assert_array_equal(after["unet", "conv_out", "bias"], -before["unet", "conv_out", "bias"])

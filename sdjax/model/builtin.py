@@ -8,14 +8,16 @@ The latter two have U-Nets of their own and share the rest with the first.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax.typing import DTypeLike
 
 from sdjax.weights import Checkpoint, CheckpointError, Layout, open_checkpoint, read_component, read_json
+from sdjax.weights.tensors import on_device
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"  # an installation may be a farm of links, which is our own
 SHAPES = "shapes"
@@ -41,9 +43,12 @@ def open_shipped(name: str, prediction_type: str | None = None) -> Checkpoint:
     folder = ASSETS / name.replace("-", "_")
 
     def read(
-        component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
+        component: str,
+        expected: Mapping[str, Any],
+        dtype: DTypeLike | None = None,
+        place: Callable[[np.ndarray], Any] = on_device,
     ) -> tuple[dict[str, Any], Layout]:
-        return read_component(folder / component, expected, dtype=dtype)
+        return read_component(folder / component, expected, dtype=dtype, place=place)
 
     opened = shared.with_network("unet", read_json(folder / "unet" / "config.json"), read)
     index = (folder / "model_index.json").read_bytes()

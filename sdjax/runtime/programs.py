@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from sdjax.config import ClipTextConfig, ClipVisionConfig, DepthConfig, UNetConfig, VaeConfig
@@ -29,18 +30,22 @@ from sdjax.nn.resnet import Time
 from sdjax.nn.tiling import tiles
 from sdjax.runtime.denoisers import _one_by_one, _time_shifts, _unet
 from sdjax.runtime.denoisers import precompute_kv as precompute_kv
+from sdjax.weights.tensors import cast_to_device
 
 # Pixels decoded or encoded at once; more images than fit go through one group after the other.
 PIXELS_AT_ONCE = 1024 * 1024
 
 
 def cast(dtype: DTypeLike, params: Params) -> Params:
-    """Parameters in `dtype`; those that are in it already are not copied."""
+    """Parameters in `dtype` on the device; those that are there and in it already are not copied.
+
+    From the host they go one by one, so that at no time it holds more than one of them twice.
+    """
     leaves, structure = jax.tree.flatten(params)
-    if all(leaf.dtype == dtype for leaf in leaves):
-        return params
-    others = iter(_cast(dtype, [leaf for leaf in leaves if leaf.dtype != dtype]))
-    return jax.tree.unflatten(structure, [leaf if leaf.dtype == dtype else next(others) for leaf in leaves])
+    leaves = [cast_to_device(leaf, dtype) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+    others = [leaf for leaf in leaves if leaf.dtype != dtype]
+    cast_ = iter(_cast(dtype, others) if others else ())
+    return jax.tree.unflatten(structure, [leaf if leaf.dtype == dtype else next(cast_) for leaf in leaves])
 
 
 @program(static=1)

@@ -5,13 +5,15 @@ one need not know which it was.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 from jax.typing import DTypeLike
 
 from sdjax.weights.names import Layout
+from sdjax.weights.tensors import on_device
 
 Json = Mapping[str, Any]
 
@@ -20,11 +22,16 @@ class Read(Protocol):
     """How one component's weights are read."""
 
     def __call__(
-        self, component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
+        self,
+        component: str,
+        expected: Mapping[str, Any],
+        dtype: DTypeLike | None = None,
+        place: Callable[[np.ndarray], Any] = on_device,
     ) -> tuple[dict[str, Any], Layout]:
         """Its parameters, in each tensor's own dtype or all in `dtype`, and how to save them as they were.
 
-        `expected` is a nested dict of `jax.ShapeDtypeStruct`. Raises CheckpointError.
+        `expected` is a nested dict of `jax.ShapeDtypeStruct`; `place`: see `tensors.read_tensors`. Raises
+        CheckpointError.
         """
 
 
@@ -68,8 +75,11 @@ class Checkpoint:
         """The same with another network for its component `name`, which `read` then reads."""
 
         def read_any(
-            component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
+            component: str,
+            expected: Mapping[str, Any],
+            dtype: DTypeLike | None = None,
+            place: Callable[[np.ndarray], Any] = on_device,
         ) -> tuple[dict[str, Any], Layout]:
-            return (read if component == name else self.read)(component, expected, dtype)
+            return (read if component == name else self.read)(component, expected, dtype, place)
 
         return replace(self, configs={**self.configs, name: config}, read=read_any)

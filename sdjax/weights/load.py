@@ -37,9 +37,12 @@ def open_folder(folder: str | os.PathLike[str], variant: str | None = None) -> C
     opened = {name: component_headers(folder / name, variant, home) for name in used}
 
     def read(
-        component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
+        component: str,
+        expected: Mapping[str, Any],
+        dtype: DTypeLike | None = None,
+        place: Callable[[np.ndarray], Any] = on_device,
     ) -> tuple[dict[str, Any], Layout]:
-        return _read_component(folder / component, *opened[component], expected, dtype)
+        return _read_component(folder / component, *opened[component], expected, dtype, place)
 
     held = {name: [entry for header in opened[name][0] for entry in header.tensors.values()] for name in used}
     notes = [f"{name} is {what}" for name in used for what in read_otherwise(held[name])]

@@ -24,6 +24,7 @@ from sdjax.core import tree
 from sdjax.core.errors import CheckpointError, listing
 from sdjax.weights import names
 from sdjax.weights.names import DTYPES, Layout, Stored
+from sdjax.weights.tensors import pages_of
 from sdjax.weights.write import Draft, make_folder, write_bytes, write_file, write_tensors
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
@@ -60,6 +61,8 @@ def save_component(folder: str | os.PathLike[str], params: Mapping[str, Any], la
     folder = Path(folder)
     flat = tree.flatten(params)
     _check(flat, layout, folder)
+    for pages in {id(pages): pages for array in flat.values() if (pages := pages_of(array))}.values():
+        pages.check()
     codes = stored_dtypes(flat, layout)
     make_folder(folder)
     for file, metadata in layout.metadata.items():

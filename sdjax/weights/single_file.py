@@ -7,11 +7,12 @@ configs, scheduler and vocabulary are then those of the published checkpoint (`c
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax.typing import DTypeLike
 
 from sdjax.config.presets import PRESETS, Preset
@@ -29,7 +30,7 @@ from sdjax.weights.original import TEXT, TWICE, Original, Sorted
 from sdjax.weights.prediction import Prediction, check_type, decide
 from sdjax.weights.save import default_layout
 from sdjax.weights.spelling import without_wrappers
-from sdjax.weights.tensors import ErrorContext, read_tensors
+from sdjax.weights.tensors import ErrorContext, on_device, read_tensors
 
 _DISTILLED = f"{UNET_PREFIX}time_embed.cond_proj.weight"  # latent consistency models know the guidance scale
 _MOST_LEFT = 20  # kinds that a note names
@@ -105,7 +106,11 @@ class _Reader:
             )
 
     def __call__(
-        self, component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
+        self,
+        component: str,
+        expected: Mapping[str, Any],
+        dtype: DTypeLike | None = None,
+        place: Callable[[np.ndarray], Any] = on_device,
     ) -> tuple[dict[str, Any], Layout]:
         own = self.tensors.components[component]
         if not own:
@@ -116,7 +121,7 @@ class _Reader:
             + (f". Left aside in it: {_left(self.tensors.leftovers)}" if self.tensors.leftovers else ""),
         )
         places = Original(self.configs).places(component)
-        params, found = read_tensors([replace(self.header, tensors=own)], expected, places, blame, dtype)
+        params, found = read_tensors([replace(self.header, tensors=own)], expected, places, blame, dtype, place)
         return params, default_layout(params, self.configs[component], {path: one.dtype for path, one in found.items()})
 
 

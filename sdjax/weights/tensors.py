@@ -3,16 +3,19 @@
 Names and shapes are settled from the files' headers first: every parameter has its place, every tensor its
 parameter, every shape is right, or one error lists what is not. Only then are the weights read, one tensor at
 a time from a memory map whose pages are given back at once, so that the peak is the parameters' own bytes and
-one tensor more. A tensor that holds NaN or an infinity is refused: it would paint a black picture half an
-hour later.
+one tensor more. Or they stay in the file (`in_the_file`): views of the map, which take no memory of their own.
+A tensor that holds NaN or an infinity is refused: it would paint a black picture half an hour later.
 """
 
 from __future__ import annotations
 
 import math
 import mmap
+import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -67,12 +70,72 @@ def read_tensors(
 
     `headers` hold this component's tensors and no others; `places` says where each of the `expected` (a nested dict
     of `jax.ShapeDtypeStruct`) may lie. `dtype=None` keeps each tensor's own. Each array goes through `place` as soon
-    as it is read, so that host and device never both hold the whole. Raises CheckpointError.
+    as it is read, so that host and device never both hold the whole; `place=in_the_file` leaves it where it is.
+    Raises CheckpointError.
     """
     wanted = {path: tuple(leaf.shape) for path, leaf in tree.flatten(expected).items()}
     found = _find(wanted, headers, places, blame)
-    params = {path: place(array) for path, array in _read(found, wanted, headers, dtype)}
+    params = {path: place(array) for path, array in _read(found, wanted, headers, dtype, place is in_the_file)}
     return tree.unflatten({path: params[path] for path in wanted}), found
+
+
+def in_the_file(array: np.ndarray) -> np.ndarray:
+    """For `read_tensors`: a read-only view of the file, which takes no memory; of 8 and of 64 bits a copy."""
+    return array
+
+
+def cast_to_device(array: np.ndarray, dtype: DTypeLike) -> jax.Array:
+    """An array of the host in `dtype` on jax's default device; what leaves its range becomes infinite."""
+    target = _aligned(array.shape, np.dtype(dtype))
+    with np.errstate(over="ignore"):
+        names.copy(target, array)
+    if isinstance(pages := pages_of(array), Pages):
+        pages.release()
+    return on_device(target)
+
+
+class Pages(mmap.mmap):
+    """A file in memory, read-only, which can tell whether it is still what it was."""
+
+    path: Path
+    _file: int
+    _stamp: tuple[int, int]
+
+    def __new__(cls, path: Path) -> Pages:
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            made = super().__new__(cls, file, 0, access=mmap.ACCESS_READ)
+        except BaseException:
+            os.close(file)
+            raise
+        made.path, made._file, made._stamp = path, file, _stamp(file)
+        weakref.finalize(made, os.close, file)
+        return made
+
+    def release(self) -> None:
+        """Pages already read would count as this process's memory until somebody else needs it."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.madvise(mmap.MADV_DONTNEED)
+
+    def check(self) -> None:
+        """Raises CheckpointError where another process has written to the file since it was opened."""
+        if _stamp(self._file) != self._stamp:
+            raise CheckpointError(
+                f"{self.path} has been written to since it was loaded, and parameters still lie in it: load it again"
+            )
+
+
+def pages_of(array: Any) -> Pages | None:
+    """The file that a parameter still lies in, or None."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    array = array.obj if isinstance(array, memoryview) else array
+    return array if isinstance(array, Pages) else None
+
+
+def _stamp(file: int) -> tuple[int, int]:
+    found = os.fstat(file)
+    return found.st_size, found.st_mtime_ns
 
 
 def read_tensor(header: Header, name: str) -> np.ndarray:
@@ -123,20 +186,21 @@ def _read(
     wanted: Mapping[tree.Path, tree.Shape],
     headers: Sequence[Header],
     dtype: DTypeLike | None,
+    mapped: bool = False,
 ) -> Iterator[tuple[tree.Path, np.ndarray]]:
-    """The parameters in the order in which they lie in their files, each a fresh array in our axis order."""
+    """The parameters in the order in which they lie in their files, each in our axis order.
+
+    A fresh array, or a view of the file where that is `mapped`.
+    """
     for header in headers:
         own = [path for path, one in found.items() if one.header is header]
         own.sort(key=lambda path: found[path].entry.start)
         if not own:
             continue
-        with open(header.path, "rb") as file:
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        pages = Pages(header.path)
         for path in own:
-            array = _tensor(pages, found[path], path, wanted[path], dtype)
-            if hasattr(mmap, "MADV_DONTNEED"):
-                # Pages already read would count as this process's memory until somebody else needs it.
-                pages.madvise(mmap.MADV_DONTNEED)
+            array = _tensor(pages, found[path], path, wanted[path], dtype, mapped)
+            pages.release()
             yield path, array
 
 
@@ -148,24 +212,29 @@ def _agree(twice: Sequence[Found], path: tree.Path, shape: tree.Shape) -> bool:
     return all(np.array_equal(arrays[0], array) for array in arrays[1:])
 
 
-def _tensor(pages: mmap.mmap, found: Found, path: tree.Path, shape: tree.Shape, dtype: DTypeLike | None) -> np.ndarray:
-    """One parameter, checked and copied out of the map."""
+def _tensor(
+    pages: Pages, found: Found, path: tree.Path, shape: tree.Shape, dtype: DTypeLike | None, mapped: bool
+) -> np.ndarray:
+    """One parameter, checked, and copied out of the map unless it is to stay there."""
     stored, own = READABLE[found.entry.dtype], DTYPES[found.dtype]
     what = f"{found.header.path}: {found.entry.name}"
     view = _view(pages, found, stored)
     flat = view.reshape(-1)
     _check_finite(flat, what)
-    array = _aligned(shape, np.dtype(dtype or own))
     if {len(shape), view.ndim} == {2, 4}:  # a 1x1 convolution for a linear layer, or the other way round
         view = view.reshape(view.shape[:2] if view.ndim == 4 else (*view.shape, 1, 1))
+    view = view if found.place.as_ours else names.from_file(path, view)
+    if mapped and stored == own:
+        return view
+    array = _aligned(shape, np.dtype(dtype or own))
     with np.errstate(over="ignore"):  # told as an error below
-        names.copy(array, view if found.place.as_ours else names.from_file(path, view))
+        names.copy(array, view)
     if array.dtype != stored:
         _check_finite(array.reshape(-1), f"{what}, cast to {array.dtype}")
     return array
 
 
-def _view(pages: mmap.mmap, found: Found, stored: np.dtype) -> np.ndarray:
+def _view(pages: Pages, found: Found, stored: np.dtype) -> np.ndarray:
     """The parameter's numbers as they lie in the file: all of the tensor's, or one third of them."""
     entry, third = found.entry, found.place.third
     parts = 1 if third is None else 3

@@ -5,11 +5,12 @@ stands before them; a whole checkpoint in one file will do.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax.typing import DTypeLike
 
 from sdjax.config import VaeConfig
@@ -24,7 +25,7 @@ from sdjax.weights.load import read_component
 from sdjax.weights.names import Layout
 from sdjax.weights.save import default_layout
 from sdjax.weights.spelling import collect, is_averaged
-from sdjax.weights.tensors import ErrorContext, read_tensors
+from sdjax.weights.tensors import ErrorContext, on_device, read_tensors
 
 _FIRST = f"{VAE_PREFIX}encoder.conv_in.weight"
 
@@ -47,19 +48,26 @@ class OpenVae:
         config = self.config or checkpoint.configs["vae"]
 
         def read(
-            component: str, expected: Mapping[str, Any], dtype: DTypeLike | None = None
+            component: str,
+            expected: Mapping[str, Any],
+            dtype: DTypeLike | None = None,
+            place: Callable[[np.ndarray], Any] = on_device,
         ) -> tuple[dict[str, Any], Layout]:
-            return self.read(config, expected, dtype)
+            return self.read(config, expected, dtype, place)
 
         notes = tuple(note for note in checkpoint.notes if "holds no VAE" not in note)
         return replace(checkpoint.with_network("vae", config, read), notes=notes)
 
     def read(
-        self, config: Json, expected: Mapping[str, Any], dtype: DTypeLike | None = None
+        self,
+        config: Json,
+        expected: Mapping[str, Any],
+        dtype: DTypeLike | None = None,
+        place: Callable[[np.ndarray], Any] = on_device,
     ) -> tuple[dict[str, Any], Layout]:
         """The weights, for a network with this config. Raises CheckpointError."""
         if self.header is None:
-            return read_component(self.path, expected, variant=self.variant, dtype=dtype)
+            return read_component(self.path, expected, variant=self.variant, dtype=dtype, place=place)
         read = VaeConfig.from_dict(config)
         modules = ldm.vae_modules(read)
         tensors, _ = collect(self.header, _names(self.header, ldm.vae_words(read)))
@@ -71,7 +79,7 @@ class OpenVae:
             f"{self.path} does not hold the VAE of this checkpoint's config",
             "choose a VAE made for this family of models",
         )
-        params, found = read_tensors([replace(self.header, tensors=tensors)], expected, places, blame, dtype)
+        params, found = read_tensors([replace(self.header, tensors=tensors)], expected, places, blame, dtype, place)
         return params, default_layout(params, config, {path: one.dtype for path, one in found.items()})
 
 
