@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdjax.model.builtin import ASSETS
 from sdjax.text import Tokenizer, write_word_tokenizer
 from tests.golden.make_tokens import LENGTH, PROMPTS, WORDS, write_tokenizer
 
@@ -36,6 +37,17 @@ def ids(tokenizer: Tokenizer, prompts: list[str]) -> np.ndarray:
 def test_ids_are_transformers(tmp_path, kind):
     tokenizer = Tokenizer.load(write_tokenizer(tmp_path, kind))
     np.testing.assert_array_equal(ids(tokenizer, PROMPTS), GOLDEN[kind])
+
+
+def test_the_shipped_tokenizer_reads_as_the_installed_transformers_does():
+    """The golden ids are of one version of transformers; this is the one that is installed."""
+    from transformers import CLIPTokenizer
+
+    folder = ASSETS / "shapes" / "tokenizer"
+    ours, theirs = Tokenizer.load(folder), CLIPTokenizer.from_pretrained(folder)
+    texts = ["a red circle above a blue square", "A Large  STAR, on a white background!", "", "a ring's \u00e9 \u4e2d"]
+    want = theirs(texts, padding="max_length", max_length=ours.max_length, truncation=True).input_ids
+    np.testing.assert_array_equal(ids(ours, texts), want)
 
 
 def test_sd2_pads_with_an_exclamation_mark(tmp_path):
