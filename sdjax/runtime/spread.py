@@ -25,7 +25,10 @@ from sdjax.core.keys import settled
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Kept:
-    """What a program left on the devices: leaves of `tree` are [devices, ...], for b pictures and those filled up."""
+    """What a program left on the devices: leaves of `tree` are [devices, ...], for b pictures and those filled up.
+
+    b is 0 where no argument of the program tells it; what such a program leaves is nowhere cut.
+    """
 
     tree: Any
     b: int = field(metadata={"static": True})
@@ -49,7 +52,7 @@ class Spread:
         static, data = args[: program.static], args[program.static :]
         specs = program.batch[: len(data)]
         counts = [_pictures(spec, arg) for spec, arg in zip(specs, data, strict=True)]
-        b = next(count for count in counts if count is not None)
+        b = next((count for count in counts if count is not None), 0)
         placed = [self._placed(spec, arg) for spec, arg in zip(specs, data, strict=True)]
         made = self.mapped(program, static, len(data))(*placed)
         return Kept(made, b) if program.out == KEPT else jax.tree.map(lambda leaf: self._joined(leaf, b), made)
