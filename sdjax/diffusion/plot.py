@@ -21,17 +21,20 @@ def draw(plan: "Plan") -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plan.plot() needs matplotlib: pip install matplotlib") from error
-    weights = plan.weights / (plan.alpha + plan.sigma)[:, None]
+    columns = plan.weights if plan.unguided is None else np.concatenate([plan.weights, plan.unguided], axis=1)
+    weights = columns / (plan.alpha + plan.sigma)[:, None]
     n, largest = plan.rows - 1, max(0.1, float(abs(weights).max()))
     figure = Figure(figsize=(1.5 + 0.24 * weights.shape[1], 1.2 + 0.24 * len(weights)), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(weights, cmap="RdBu_r", norm=SymLogNorm(0.01, vmin=-largest, vmax=largest))
-    for edge in (0.5, n + 0.5):
+    for edge in (0.5, n + 0.5, *([] if plan.unguided is None else [n + plan.draws + 0.5])):
         axes.axvline(edge, color="0.4", linewidth=0.8)
     told = [f"t = {t:.4g}" if run else "-" for t, run in zip(plan.row_timesteps, plan.evaluate, strict=True)]
     axes.set_yticks(range(n + 1), [*told, "result"], fontsize=7)
     middles = {0: "$x_T$", (n + 1) / 2: "predictions $D_j$", n + (plan.draws + 1) / 2: "draws $n_k$"}
     shown = {x: name for x, name in middles.items() if x <= n or plan.draws}
+    if plan.unguided is not None:
+        shown[n + plan.draws + (n + 1) / 2] = "unguided $U_j$"
     axes.set_xticks(list(shown), list(shown.values()), fontsize=8)
     axes.tick_params(length=0)
     axes.set_title(f"{plan.sampler} on {plan.schedule}: {plan.evaluations} evaluations", fontsize=9)

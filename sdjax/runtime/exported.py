@@ -32,6 +32,7 @@ from sdjax.config import Config
 from sdjax.core.files import write
 from sdjax.core.jit import options
 from sdjax.core.notice import notice
+from sdjax.diffusion.guidance import Guidance
 from sdjax.runtime import programs
 from sdjax.runtime.signature import FUNCTIONS, ProgramSignature, digest
 
@@ -59,6 +60,11 @@ class Exported:
 
     def __getattr__(self, name: str) -> Any:
         return partial(self._run, name) if name in FUNCTIONS else getattr(programs, name)
+
+    def shard_inputs(self, told: Any, axis: int, parts: int | None = None) -> Any:
+        """See `programs.shard_inputs`. A folder's program evaluates all of the guidance, in intervals as elsewhere."""
+        told = told.complete() if isinstance(told, Guidance) else told
+        return programs.shard_inputs(told, axis, parts)
 
     def _run(self, function: str, *args: Any, **kwargs: Any) -> Any:
         call, data = ProgramSignature.of(function, args, kwargs)

@@ -15,6 +15,7 @@ from sdjax.core.devices import AXIS, Devices
 from sdjax.core.keys import settled
 from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import Guidance
+from sdjax.diffusion.guiders.guider import Guider
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.table import Table
 from sdjax.nn.attention import Chunks
@@ -58,6 +59,8 @@ class Spread:
                 f"halves=True shares out a picture's guided and unguided half, and this run has {parts} part(s): give "
                 "guidance_scale above 1 and one prompt without AND, regions or a pull of its own for the picture"
             )
+        if self.halves and isinstance(told, Guidance):
+            told = told.complete()  # the other half has a device of its own, and would only wait
 
         def one(leaf: Any) -> jax.Array:
             b = leaf.shape[axis] // (parts or 1)
@@ -65,9 +68,9 @@ class Spread:
 
         return jax.tree.map(one, told)
 
-    def begin(self, x: Any, known: KnownRegion, start_mix: np.ndarray, table: Table) -> Split:
+    def begin(self, guider: Guider | None, x: Any, known: KnownRegion, start_mix: np.ndarray, table: Table) -> Split:
         """See `programs.begin`."""
-        start = _mapped(self.devices, programs.begin, (0,) * 4)
+        start = _mapped(self.devices, programs.begin, (0,) * 4, guider)
         return Split(start(self.shard_inputs(x, 0), known, self.shard_inputs(start_mix, 1), self.rows(table)), len(x))
 
     def draw(self, split: Split, table: Table, keys: jax.Array, draws: np.ndarray | None) -> Split:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax.diffusion import scan
+from sdjax.diffusion.guiders.guider import Guider, keeps_state
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.plan import padded_length
 from sdjax.diffusion.table import Table
@@ -50,7 +51,7 @@ def sample(sd: "StableDiffusion", asked: Request, callbacks: Callbacks) -> Sampl
     stride = 1 if callbacks.closely else needed if bar.hidden else SEGMENT_ROWS
     with bar.shown():
         noises = draws.make(asked, _latent_shape(sd, asked), sd.programs.noise)
-        known, carry = _begin(sd, asked, table, noises)
+        known, carry = _begin(sd, asked, table, noises, None if guidance is None else guidance.guider)
         beside, labels = _channels(sd, asked, noises), _labels(asked)
         branches, encoding = asked.answered, Encoding(sd.encoders, encode_row(sd), sd.xl, asked.style, asked.clip_skip)
         regions = None if guidance is None else sd.programs.shard_inputs(asked.where(branches), 1)
@@ -87,12 +88,15 @@ def _latent_shape(sd: "StableDiffusion", asked: Request) -> tuple[int, int, int]
     return asked.height // factor, asked.width // factor, sd.vae.latent_channels
 
 
-def _begin(sd: "StableDiffusion", asked: Request, table: Table, noises: draws.Draws) -> tuple[KnownRegion, scan.Carry]:
+def _begin(
+    sd: "StableDiffusion", asked: Request, table: Table, noises: draws.Draws, guider: Guider | None
+) -> tuple[KnownRegion, scan.Carry]:
     """What is held of the pictures, and the scan's state before its first row."""
     start = noises["start"] if asked.latents is None or asked.stage else jnp.asarray(asked.latents)
     known = sd.programs.shard_inputs(_held(sd, asked, noises, start), 0)
     goes_on = start if asked.latents is None else jnp.asarray(asked.latents)
-    carry = sd.programs.begin(goes_on, known, asked.start_mix, table)
+    stateful = guider if guider is not None and keeps_state(guider, start.shape) else None
+    carry = sd.programs.begin(stateful, goes_on, known, asked.start_mix, table)
     if not asked.plan.draws:
         return known, carry
     sampler = None
