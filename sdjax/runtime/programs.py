@@ -1,8 +1,9 @@
 """The compiled programs that a picture goes through: text, preparation, the sampling scan, pixels.
 
 Each is a pure function of (static config, parameters, data). Static are the model's config, the compute dtype and,
-through the arrays' shapes, the picture's size, the batch and whether there is guidance. Everything a researcher
-varies between runs (prompt, seed, sampler, schedule, steps, guidance) is data, so it never compiles again.
+through the arrays' shapes, the picture's size, the batch, the guider, and whether a picture has an interval of guidance
+or a plan that asks for the unguided prediction. Everything a researcher varies between runs (prompt, seed, sampler,
+schedule, steps, scales) is data, so it never compiles again.
 """
 
 from collections.abc import Callable
