@@ -13,6 +13,7 @@ times, the memory of 1024 x 1024, its large levels being cut into tiles.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def _step(configs: Any, params: Any, family: str, size: int, batch: int, dtype: 
     added = Added(array(both, 1280), array(both, 6)) if unet.addition_embed_type == "text_time" else None
     table = plan("dpmpp_2m", 20, PRESETS[family].scheduler).table()
     known = jax.eval_shape(KnownRegion.nothing, latents)
-    carry = jax.eval_shape(programs.begin, latents, known, array(2, batch), table)
+    carry = jax.eval_shape(partial(programs.begin, None), latents, known, array(2, batch), table)
     rest = (Conditions(text, added), Guidance(array(1, batch), array(1, batch)), known)
     return programs.run_rows.lower(unet, compute, carry, table.rows(0, 1), params, *rest), (carry, rest)
 

@@ -125,6 +125,16 @@ def test_a_call_that_was_not_exported_is_compiled_and_said_once(model, sd, folde
         other.generate(PROMPT, guidance_scale=1.0, **ASKED)
 
 
+def test_an_interval_runs_by_the_same_program(model, sd, folder):
+    """That which evaluates everything everywhere: what `sd` leaves out is a matter of rounding."""
+    other, asked = opened(model, folder), ASKED | {"steps": 4, "guidance_schedule": "interval:0.3:0.7"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = other.generate(PROMPT, **asked).latents
+    want = sd.generate(PROMPT, **asked).latents
+    assert np.abs(made - want).max() <= 1e-5 * np.abs(want).max()
+
+
 def test_what_no_picture_goes_through_is_the_modules_own(model, folder):
     sd = opened(model, folder)
     with warnings.catch_warnings():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from sdjax.diffusion import scan
-from sdjax.diffusion.guidance import Guidance, classifier_free, combine, pair
+from sdjax.diffusion.guidance import Guidance, classifier_free, pair
 from sdjax.diffusion.guidance_schedule import GuidanceSchedule, progress
+from sdjax.diffusion.guiders.cfg import combine
 from sdjax.diffusion.plan import plan
 from sdjax.diffusion.plan_batch import stack_plans
 from sdjax.diffusion.scan import run

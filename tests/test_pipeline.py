@@ -34,7 +34,8 @@ def compilations() -> int:
 
 
 def test_one_compilation_for_all_settings(sd):
-    sd.generate(["a red circle", "a blue square"], "green", steps=3, sampler="euler_ancestral")
+    for schedule in (None, "interval:0:1"):  # runs with an interval are a program that need not evaluate both halves
+        sd.generate(["a", "b"], "green", steps=3, sampler="euler_ancestral", guidance_schedule=schedule)
     before = compilations()
     settings = itertools.product(("ddim", "pndm", "euler", "dpmpp_2m"), (None, "karras", "trailing"), (1, 2, 20, 63))
     for i, (sampler, schedule, steps) in enumerate(settings):

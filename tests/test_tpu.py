@@ -5,6 +5,7 @@ No TPU is needed to lower, so this shows that nothing on the path is for CPUs or
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ def run_rows(config: UNetConfig, batch: int) -> str:
     x = array(batch, LATENTS, LATENTS, 4)
     latents = np.zeros(x.shape, np.float32)
     table, known = plan("dpmpp_2m", 4, checkpoints.SCHEDULER).table(), KnownRegion.nothing(jnp.asarray(latents))
-    carry = jax.eval_shape(programs.begin, x, known, np.ones((2, batch), np.float32), table)
+    carry = jax.eval_shape(partial(programs.begin, None), x, known, np.ones((2, batch), np.float32), table)
     states = array(2 * batch, 1, TOKENS, checkpoints.WIDTH)
     precompute_kv = jax.tree_util.Partial(denoisers.precompute_kv, BFLOAT16)
     context = jax.eval_shape(precompute_kv, params(config), states, array(2 * batch, dtype="int32"))

@@ -57,6 +57,8 @@ class Program:
       static: how many of the first arguments are static. donate: which of the others may be overwritten, from 0.
       batch: where the pictures are in each of the others; None where many devices would gain nothing.
       out: where they are in what it gives; KEPT leaves it where it was computed.
+      gathers: which static argument, None here, makes of a network's answer for one part of a picture those for all
+        parts, where each part has a device of its own.
 
     The platform is looked up at the first call and not before, since that starts JAX on its devices. Inside another
     program it is a part of that, whose options count. Called there with nothing of that program's, it runs at once, and
@@ -70,11 +72,12 @@ class Program:
         donate: Sequence[int] = (),
         batch: Sequence[Batch] | None = None,
         out: Batch = 0,
+        gathers: int | None = None,
     ) -> None:
         update_wrapper(self, function)
         self.function = _telling(function)
         self.static, self.donate = static, tuple(donate)
-        self.batch, self.out = None if batch is None else tuple(batch), out
+        self.batch, self.out, self.gathers = None if batch is None else tuple(batch), out, gathers
 
     @property
     def name(self) -> str:
@@ -126,7 +129,12 @@ def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def program(
-    *, static: int = 0, donate: Sequence[int] = (), batch: Sequence[Batch] | None = None, out: Batch = 0
+    *,
+    static: int = 0,
+    donate: Sequence[int] = (),
+    batch: Sequence[Batch] | None = None,
+    out: Batch = 0,
+    gathers: int | None = None,
 ) -> Callable[[Callable[..., Any]], Program]:
     """Decorates a pure function; see `Program`."""
-    return lambda function: Program(function, static, donate, batch, out)
+    return lambda function: Program(function, static, donate, batch, out, gathers)

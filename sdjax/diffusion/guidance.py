@@ -1,25 +1,18 @@
-"""Classifier-free guidance: one denoiser from another, its strength given for every image at every row of a plan.
+"""Guidance: which guider makes one denoiser of another, and how strongly, for every image at every row of a plan.
 
-    raw = u + s (c - u)  =  c + (s - 1) (c - u)                                                         (1)
-                                (Ho & Salimans 2022, arXiv:2207.12598, equation 6 with s = 1 + w)
-where u and c are the network's outputs without and with the prompt. Both come from one doubled batch, [uncond, cond],
-as in diffusers. (1) is linear and its weights add up to 1, so it may act on the raw output of any prediction type; its
-second form is exactly c at s = 1. A large s spreads the output; rescaling takes it back by a share phi:
-    raw' = phi raw std(c) / std(raw) + (1 - phi) raw    (Lin et al. 2023, arXiv:2305.08891, equations 15, 16)    (2)
-The scale may follow the noise level, by a share m of the guidance that the schedule gives each row:
+What a guider does with the network's answers is in `guiders`: classifier-free guidance by a scale s with rescaling by a
+share phi (equations 1, 2), several prompts by weights w (4), a prompt and a picture (5). All but the choice of the
+guider is data: `Guidance` holds s, phi and w by row and image. The scale may follow the noise level, by a share m of
+the guidance that a schedule gives each row:
     s_i = 1 + (s - 1) m_i                                                                               (3)
-Several prompts may pull together, each by its share w_k (Liu et al. 2022, arXiv:2206.01714, equation 11):
-    c = sum_k w_k c_k + (1 - sum_k w_k) u                                                               (4)
-each, where it has a region of its own, in that part of the picture alone: w_k times a mask `h w` (Bar-Tal et al. 2023,
-arXiv:2302.08113, equation 5 with the prompts' masks as weights). A network that also looks at a picture may be pulled
-by that with a scale s_I of its own. With i its output for the picture without the prompt and u for neither,
-    raw = u + s_I (i - u) + s (c - i)       (Brooks et al. 2023, arXiv:2211.09800, equation 3)          (5)
-which is (1) of (4) for the pair i, c of shares (s_I - s) / s and 1.
-All of it is data: `Guidance` holds s and phi by row and image.
+Where an interval gives no share, s_i is 1 and the result is the answer for the prompt. Then nothing else need be
+evaluated, which is data too (`Guidance.alone`): a picture that is guided in 40 % of its rows needs 1.4 evaluations a
+row in place of 2. Only runs with an interval have this choice in their program; all others are the one program that
+evaluates every branch in every row.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -29,11 +22,16 @@ from jax import lax
 
 from sdjax.core import short
 from sdjax.diffusion.guidance_schedule import GuidanceSchedule
+from sdjax.diffusion.guiders.cfg import ClassifierFree
+from sdjax.diffusion.guiders.composed import ComposedPrompts
+from sdjax.diffusion.guiders.guider import PROMPT, Guider
+from sdjax.diffusion.guiders.pix2pix import InstructPix2Pix
 from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.plan_batch import PlanBatch
 from sdjax.diffusion.row import append_dims
+from sdjax.diffusion.table import Table
 
-Model = Callable[[jax.Array, jax.Array], jax.Array]
+Model = Callable[..., jax.Array]
 Array = Any  # NumPy on the host, a jax.Array inside jit
 
 
@@ -43,9 +41,12 @@ class Guidance:
     """Guidance of b images along the r rows of a table: device data, the rows' axis first as in `Table`."""
 
     scale: Array  # [r, b], s of equation 1
-    rescale: Array  # [r, b], phi of equation 2
-    weights: Array | None = None  # [r, k, b], w of equation 4; None is one prompt of share 1
-    shown: bool = field(default=False, metadata={"static": True})  # whether the first of the k is i of equation 5
+    rescale: Array | None = None  # [r, b], phi of equation 2; None leaves (2) out
+    weights: Array | None = None  # [r, k, b], w of equation 4; None is one prompt of weight 1
+    # bool [r, b], where an image's result is the answer for its prompt, which then is all that is evaluated for it;
+    # None where every branch is evaluated in every row.
+    alone: Array | None = None
+    guider: Guider = field(default=ClassifierFree(), metadata={"static": True})
 
     __repr__ = short.fields
 
@@ -64,23 +65,81 @@ class Guidance:
     ) -> "Guidance":
         """Equation 3 for b images (one entry each in the lists) along `plan.table(length)`; 1 in padded rows.
 
+        Whether there is `alone` depends on the schedules' kinds, never on their numbers, nor on scales or prompts: the
+        one program more that runs with an interval have serves all intervals.
+
         weights: [k, b] of equation 4, the same in every row. wholes: the plans of the whole runs, [b].
-        image_scales: s_I of equation 5, [b]; the first of the k is then the picture without the prompt, and its share
+        image_scales: s_I of equation 5, [b]; the first of the k is then the picture without the prompt, and its weight
         follows from s.
         """
         plans = plan.plans if isinstance(plan, PlanBatch) else (plan,) * len(scales)
         scale = np.ones((length + 1, len(scales)), dtype)
         for i, (one, whole, s, schedule) in enumerate(zip(plans, wholes or plans, scales, schedules, strict=True)):
             scale[: one.rows - 1, i] = 1 + (float(s) - 1) * schedule.along(one, whole)
-        if weights is not None:
-            weights = np.broadcast_to(np.asarray(weights, dtype), (length + 1, *weights.shape))
-        if weights is not None and image_scales is not None:
-            weights = np.concatenate([((image_scales - scale) / scale)[:, None], weights[:, 1:]], axis=1, dtype=dtype)
-        return cls(scale, np.broadcast_to(np.asarray(rescales, dtype), scale.shape), weights, image_scales is not None)
+        rescale = np.broadcast_to(np.asarray(rescales, dtype), scale.shape)
+        if weights is None:
+            return cls(scale, rescale, alone=_alone(plans, schedules, scale))
+        weights = np.broadcast_to(np.asarray(weights, dtype), (length + 1, *weights.shape))
+        if image_scales is None:
+            return cls(scale, rescale, weights, guider=ComposedPrompts(weights.shape[1]))
+        weights = np.concatenate([((image_scales - scale) / scale)[:, None], weights[:, 1:]], axis=1, dtype=dtype)
+        return cls(scale, rescale, weights, guider=InstructPix2Pix())
 
     def rows(self, start: int, stop: int) -> "Guidance":
         """Rows start .. stop - 1."""
         return jax.tree.map(lambda a: a[start:stop], self)
+
+    def complete(self) -> "Guidance":
+        """The same, with every branch evaluated in every row: for a program that has no choice."""
+        return replace(self, alone=None)
+
+    def within(self, regions: Array | None) -> "Guidance":
+        """One row's guidance, whose prompts count only in `regions` [k, b, h, w, 1], 0 to 1; None is everywhere."""
+        if regions is None:
+            return self
+        return replace(self, weights=append_dims(jnp.asarray(self.weights), regions) * regions)
+
+
+def _alone(plans: Sequence[Plan], schedules: Sequence[GuidanceSchedule], scale: np.ndarray) -> np.ndarray | None:
+    """Where images are outside their intervals or evaluate nothing, [r, b]; None where none has an interval.
+
+    A plan that asks for the unguided prediction needs both answers everywhere.
+    """
+    if not any(schedule.is_interval for schedule in schedules):
+        return None
+    alone = np.ones(scale.shape, bool)
+    for i, (plan, schedule) in enumerate(zip(plans, schedules, strict=True)):
+        outside = (scale[: plan.rows - 1, i] == 1) & schedule.is_interval & (plan.unguided is None)
+        alone[: plan.rows - 1, i] = outside | ~plan.evaluate
+    return alone
+
+
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """A model for `scan`: a network, the guider that makes one of its answers, and how strongly it does.
+
+    Attributes:
+      network: (x [(m b), ...], t, *extra) -> raw [(m b), ...], the guider's m branches after each other. t is a scalar
+        or [(m b)]; `extra` is what changes from row to row, see `scan.run_rows`.
+      guider: see `guiders`. strength: of `extra`, gives the row's `Guidance` for b images.
+    """
+
+    network: Model
+    guider: Guider
+    strength: Callable[..., Any]
+
+    def __call__(self, x: jax.Array, t: jax.Array, *extra: Any) -> jax.Array:
+        """x [b, ...], t a scalar or [b] -> raw [b, ...], on its own: a guider with a state starts anew at each call."""
+        return self._combined(x, t, None, self.guider.init(x), *extra)[0]
+
+    def evaluate(self, x: jax.Array, row: Table, state: Any, *extra: Any) -> tuple[jax.Array, jax.Array, Any]:
+        """One row of a run, for b images -> the raw output to follow, the unguided one, the guider's new state."""
+        return self._combined(x, row.timestep, row, state, *extra)
+
+    def _combined(self, x: jax.Array, t: jax.Array, row: Table | None, state: Any, *extra: Any) -> Any:
+        m, t = len(self.guider.branches), jnp.asarray(t)
+        raw = self.network(jnp.concatenate([x] * m), jnp.concatenate([t] * m) if t.ndim else t, *extra)
+        return self.guider(jnp.split(raw, m), x, row, self.strength(*extra), state)
 
 
 def classifier_free(
@@ -89,8 +148,7 @@ def classifier_free(
     rescale: jax.Array | float | None = None,
     weights: jax.Array | None = None,
     regions: jax.Array | None = None,
-    shown: bool = False,
-) -> Model:
+) -> Guided:
     """The guided model, for b images, of a `model` that takes 2 b: first without the prompt, then with it.
 
     Args:
@@ -98,58 +156,30 @@ def classifier_free(
       scale: s of equation 1, a scalar or one per image [b]; 1 is no guidance.
       rescale: phi of equation 2, 0 to 1, a scalar or one per image [b]; None leaves (2) out.
       weights: w of equation 4, [k, b]; `model` then takes (1 + k) b, the k prompts after each other. None is one
-        prompt of share 1.
+        prompt of weight 1.
       regions: [k, b, h, w, 1], where each of them counts; None is everywhere.
-      shown: whether the first of the k is i of equation 5; (2) then takes its spread from the last, as diffusers does.
 
     Returns:
-      (x [b, ...], t scalar or [b]) -> raw [b, ...]. t reaches `model` as it came, repeated if it is [b].
+      (x [b, ...], t scalar or [b]) -> raw [b, ...], which also gives plans the unguided prediction where they ask for
+      it. t reaches `model` as it came, repeated if it is [b].
     """
-    parts = 2 if weights is None else 1 + len(weights)
-
-    def guided(x: jax.Array, t: jax.Array) -> jax.Array:
-        t = jnp.asarray(t)
-        raw = model(jnp.concatenate([x] * parts), jnp.concatenate([t] * parts) if t.ndim else t)
-        uncond, *conds = jnp.split(raw, parts)
-        cond = conds[0] if weights is None else _mixed(uncond, conds, weights, regions)
-        return combine(uncond, cond, scale, rescale, conds[-1] if shown else cond)
-
-    return guided
+    guider = ClassifierFree() if weights is None else ComposedPrompts(len(weights))
+    strength = Guidance(scale, rescale, weights, guider=guider).within(regions)
+    return Guided(model, guider, lambda *_: strength)
 
 
-def combine(
-    uncond: jax.Array,
-    cond: jax.Array,
-    scale: jax.Array | float,
-    rescale: jax.Array | float | None = None,
-    like: jax.Array | None = None,
-) -> jax.Array:
-    """Equations 1 and 2: u and c [b, ...], scale and rescale scalars or [b] -> raw [b, ...].
+def prompt_alone(network: Callable[[Any], jax.Array], guider: Guider) -> Callable[[tuple[Any, jax.Array]], jax.Array]:
+    """A network that evaluates the prompt's branch only where that is enough, on (inputs, alone).
 
-    like: whose spread (2) goes back to; None is c.
+    network: inputs, a tree of arrays [(m b), ...] for the guider's m branches -> raw [(m b), ...]. alone: bool [(m b)].
+    Where all are alone, the prompt's answer stands for those of all branches, of which `guider` makes the same.
     """
-    s = append_dims(jnp.asarray(scale, cond.dtype), cond)
-    raw = cond + (s - 1) * (cond - uncond)
-    if rescale is None:
-        return raw
-    phi = jnp.asarray(rescale, cond.dtype)
-    return lax.cond(jnp.any(phi > 0), _rescaled, lambda raw, cond, phi: raw, raw, cond if like is None else like, phi)
+    m, own = len(guider.branches), guider.branches.index(PROMPT)
 
+    def one(inputs: Any) -> jax.Array:
+        return jnp.concatenate([network(jax.tree.map(lambda a: jnp.split(a, m)[own], inputs))] * m)
 
-def _mixed(uncond: jax.Array, conds: Sequence[jax.Array], weights: jax.Array, regions: jax.Array | None) -> jax.Array:
-    """Equation 4; exactly c_1 where it alone has a share, of 1."""
-    if regions is not None:
-        weights = append_dims(weights, regions) * regions
-    rest = append_dims(1 - weights.sum(0), uncond) * uncond
-    return sum((append_dims(w, c) * c for w, c in zip(weights, conds, strict=True)), rest)
-
-
-def _rescaled(raw: jax.Array, cond: jax.Array, phi: jax.Array) -> jax.Array:
-    """Equation 2; standard deviations over all but the first axis. An output without any spread stays as it is."""
-    over = tuple(range(1, raw.ndim))
-    spread = jnp.var(raw, axis=over)
-    ratio = jnp.sqrt(jnp.var(cond, axis=over) / jnp.where(spread > 0, spread, 1))
-    return raw * append_dims(1 + phi * (jnp.where(spread > 0, ratio, 1) - 1), raw)
+    return lambda given: lax.cond(jnp.all(given[1]), one, network, given[0])
 
 
 def pair(uncond: Any, cond: Any) -> Any:

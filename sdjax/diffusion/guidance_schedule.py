@@ -40,13 +40,18 @@ class GuidanceSchedule:
             raise ValueError(f"guidance_schedule {told} is unknown; nearest: {near[0]!r}; known: {_USAGE}")
         if not (math.isfinite(self.first) and self.first >= 0 and math.isfinite(self.last) and self.last >= 0):
             raise ValueError(f"guidance_schedule {self}: both numbers must be finite and >= 0")
-        if "interval" in self.kind and self.first > self.last:
+        if self.is_interval and self.first > self.last:
             raise ValueError(f"guidance_schedule {self}: the interval is empty; give the smaller number first")
         if self.kind == "interval" and self.last > 1:
             raise ValueError(f"guidance_schedule {self}: progress goes from 0 to 1; sigmas belong to noise_interval")
 
     def __str__(self) -> str:
         return self.kind if self.kind == "constant" else f"{self.kind}:{self.first!r}:{self.last!r}"
+
+    @property
+    def is_interval(self) -> bool:
+        """Whether it leaves rows without guidance, between others that have all of it."""
+        return "interval" in self.kind
 
     @classmethod
     def read(cls, value: "str | GuidanceSchedule | None") -> "GuidanceSchedule":

@@ -3,11 +3,11 @@
     plan("dpmpp_2m", 20, scheduler_config).weights
 
 reads a checkpoint's scheduler_config.json as the diffusers scheduler of that name would, runs the solver on
-the tape and checks what came out. A plan is finite, strictly causal (row i uses D_j of j < i only and draws
-that came in by row i), and right where the answer is known: were every D_j one constant picture c, row i must
+the tape and checks what came out. A plan is finite, strictly causal (row i uses D_j and U_j of j < i only and draws
+that came in by row i), and right where the answer is known: were every D_j and U_j one constant picture c, row i must
 be
     x_i = alpha_i c + sigma_i e,   e of unit variance,                                                 (1)
-that is, the weights of x_T, D and the draws must add up to alpha_i and (in squares) to sigma_i^2. Where a
+that is, the weights of x_T, D, U and the draws must add up to alpha_i and (in squares) to sigma_i^2. Where a
 convention of diffusers breaks (1), `inexact` says why.
 """
 
@@ -47,7 +47,7 @@ class Plan:
 
     Attributes:
       weights: [n + 1, 1 + n + draws]; columns x_T, D_0 .. D_(n-1), n_0 .. n_(draws-1); the last row is the
-        result.
+        result. Weights of unguided predictions stand apart, in `unguided`.
       row_timesteps: [n], what the network is told; `timesteps` leaves out rows without an evaluation.
       c_skip, c_out: [n], D_i = c_skip_i x_i + c_out_i raw_i.
       alpha, sigma: [n + 1], the level of x_i: x_i = alpha_i x0 + sigma_i e. The result's is the last, and there
@@ -61,6 +61,8 @@ class Plan:
       sampler, schedule: their names. steps: what was asked for.
       inexact: why equation 1 of this module does not hold, or "" where it was checked.
       unfinished: whether another plan is to go on from the result (`denoising_end`, or `sigmas` that end above 0).
+      unguided: [n + 1, n], the weights of U_0 .. U_(n-1), what D_j would have been without guidance (equation 3 of
+        `table`), to be added to those of `weights`; None where the solver asks for none.
     """
 
     weights: np.ndarray
@@ -80,6 +82,7 @@ class Plan:
     steps: int
     inexact: str = ""
     unfinished: bool = False
+    unguided: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self._check_shapes()
@@ -129,6 +132,10 @@ class Plan:
         d_weights[:, :n] = self.weights[last, 1 : n + 1]
         n_weights = np.zeros_like(d_weights)
         n_weights[:, np.flatnonzero(self.draw >= 0)] = self.weights[last, n + 1 :]
+        u_weights = None
+        if self.unguided is not None:
+            u_weights = np.zeros_like(d_weights)
+            u_weights[:, :n] = self.unguided[last]
         network = np.arange(length + 1) < n
         ended = ~network & (not self.unfinished)
         draw = np.where(real, self.draw[last], -1)
@@ -149,13 +156,14 @@ class Plan:
             draw=draw.astype(np.int32),
             start=spans[draw, 0].astype(np.int32),
             stop=spans[draw, 1].astype(np.int32),
+            u_weights=None if u_weights is None else u_weights.astype(dtype),
         )
 
     def plot(self) -> Any:
         """The matrix as a matplotlib figure, which a notebook shows and `savefig` writes. See `plot.draw`."""
         told = [t if run else None for t, run in zip(self.row_timesteps, self.evaluate, strict=True)]
         title = f"{self.sampler} on {self.schedule}: {self.evaluations} evaluations"
-        return plot.draw(self.weights, self.alpha + self.sigma, told, title)
+        return plot.draw(self.weights, self.alpha + self.sigma, told, title, self.unguided)
 
     def _check_shapes(self) -> None:
         n = len(self.row_timesteps)
@@ -175,9 +183,12 @@ class Plan:
         draws = int((self.draw >= 0).sum())
         if self.weights.shape != (n + 1, 1 + n + draws) or n == 0:
             raise ValueError(f"plan {self.sampler}: weights {self.weights.shape} do not fit {n} rows and {draws} draws")
+        if self.unguided is not None and self.unguided.shape != (n + 1, n):
+            raise ValueError(f"plan {self.sampler}: unguided must be [{n + 1}, {n}], not {list(self.unguided.shape)}")
         if not np.array_equal(self.draw[self.draw >= 0], np.arange(draws)):
             raise ValueError(f"plan {self.sampler}: draws must come in by their number")
-        for name in ("weights", "row_timesteps", "c_skip", "c_out", "alpha", "sigma"):
+        unguided = () if self.unguided is None else ("unguided",)
+        for name in ("weights", *unguided, "row_timesteps", "c_skip", "c_out", "alpha", "sigma"):
             if not (np.abs(getattr(self, name)) <= np.finfo(np.float32).max).all():
                 raise ValueError(
                     f"plan {self.sampler} on {self.schedule}, {self.steps} steps: {name} is not finite, or more than "
@@ -190,13 +201,16 @@ class Plan:
         late = self.weights[:, n + 1 :] * (came_in[None, :] > np.arange(n + 1)[:, None])
         if np.triu(self.weights[:, 1 : n + 1]).any() or late.any():
             raise ValueError(f"plan {self.sampler}: a row uses a prediction or a draw that does not exist yet")
+        if self.unguided is not None and (np.triu(self.unguided).any() or self.unguided[:, ~self.evaluate].any()):
+            raise ValueError(f"plan {self.sampler}: a row uses an unguided prediction that does not exist yet, or ever")
 
     def _check_constant(self) -> None:
         """Equation 1; x_T is what the first evaluation makes it: (alpha_0 c + sigma_0 e - draws) / weight."""
         n, start = self.rows - 1, int(np.argmax(self.evaluate))
         w, drawn = self.weights, (self.weights[:, self.rows :] ** 2).sum(1)
+        predicted = w[:, 1 : n + 1] if self.unguided is None else w[:, 1 : n + 1] + self.unguided
         checked = np.append(self.evaluate, True)
-        signal = w[:, 0] * self.alpha[start] / w[start, 0] + w[:, 1 : n + 1].sum(1)
+        signal = w[:, 0] * self.alpha[start] / w[start, 0] + predicted.sum(1)
         variance = w[:, 0] ** 2 * (self.sigma[start] ** 2 - drawn[start]) / w[start, 0] ** 2 + drawn
         error = np.maximum(abs(signal - self.alpha), abs(variance - self.sigma**2))
         wrong = checked & ~(error <= TOLERANCE * max(1.0, float(abs(w).max())))
@@ -353,11 +367,14 @@ def _settings(
 
 
 def _plan(tape: Tape, rows: list[Row], **known: Any) -> Plan:
-    """The tape's rows as arrays, columns sorted into x_T, predictions, draws."""
+    """The tape's rows as arrays, columns sorted into x_T, predictions, draws; unguided predictions by their rows."""
     order = [i for kind in "xDn" for i, column in enumerate(tape.columns) if column == kind]
-    weights = np.zeros((len(rows), len(order)))
+    weights, unguided = np.zeros((len(rows), len(tape.columns))), None
     for i, row in enumerate(rows):
         weights[i, : len(row.form.weights)] = row.form.weights
+    if tape.unguided_rows:
+        unguided = np.zeros((len(rows), len(rows) - 1))
+        unguided[:, tape.unguided_rows] = weights[:, [kind == "U" for kind in tape.columns]]
     before, draws = rows[:-1], [row.draw for row in rows]
     return Plan(
         weights=weights[:, order],
@@ -372,5 +389,6 @@ def _plan(tape: Tape, rows: list[Row], **known: Any) -> Plan:
         draw=np.array([draw.number for draw in draws], np.int64),
         spans=np.array([(draw.start, draw.stop) for draw in draws if draw is not NONE], np.int64).reshape(-1, 2),
         inexact=tape.inexact,
+        unguided=unguided,
         **known,
     )

@@ -48,9 +48,15 @@ class PlanBatch:
         return ", ".join(dict.fromkeys(plan.sampler for plan in self.plans))
 
     def table(self, length: int | None = None, dtype: Any = np.float32) -> Table:
-        """The plans' tables with a last axis b, padded to `length` + 1 rows; see `Plan.table`."""
+        """The plans' tables with a last axis b, padded to `length` + 1 rows; see `Plan.table`.
+
+        Where some of the plans ask for unguided predictions, the others give them no weight.
+        """
         length = padded_length(self.rows - 1) if length is None else length
         tables = [plan.table(length, dtype) for plan in self.plans]
+        if any(table.u_weights is not None for table in tables):
+            none = np.zeros_like(tables[0].d_weights)
+            tables = [table if table.u_weights is not None else replace(table, u_weights=none) for table in tables]
         return replace(jax.tree.map(lambda *fields: np.stack(fields, -1), *tables), slot=tables[0].slot)
 
     def check_batch(self, b: int) -> None:

@@ -5,7 +5,12 @@ solver, schedule and step count are data. Rows without an evaluation skip the ne
 result again. `run` is init, advance over all rows, result; a caller who wants a progress bar or a way to stop
 jits `run_rows` once and calls it on one segment of rows after the other.
 
-Memory: 2 r times the latents, for the predictions and the draws of r rows: at Stable Diffusion 1.5's size (64 KiB of
+A model is a function (x, t) -> raw prediction, or a `guidance.Guided`: a network with the guider that combines its
+answers. That one knows what the network says without guidance, which some plans ask for, and may carry a state from one
+evaluation to the next.
+
+Memory: 2 r times the latents, for the predictions and the draws of r rows (3 r where a plan asks for the unguided
+predictions): at Stable Diffusion 1.5's size (64 KiB of
 float32 latents) 8 MiB a picture for up to 64 rows, 128 MiB for a thousand. Gradients go through everything. A row is
 linear but for the network, and that is run again on the way back instead of being stored (`jax.checkpoint`), so they
 take some ten times the latents a row and no more, whatever the network's size.
@@ -21,12 +26,14 @@ from jax import lax
 
 from sdjax.core import hints, short
 from sdjax.diffusion import row as rows_
+from sdjax.diffusion.guidance import Guided
+from sdjax.diffusion.guiders.guider import Guider
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.plan_batch import PlanBatch
 from sdjax.diffusion.table import Table
 
-Model = Callable[..., jax.Array]
+Model = Callable[..., jax.Array] | Guided
 
 
 @jax.tree_util.register_dataclass
@@ -40,12 +47,16 @@ class Carry:
         result.
       predictions: [r, b, ...], D by slot, zero where not yet known.
       draws: [r, b, ...], Gaussian draws by slot, zero where there is none.
+      unguided: [r, b, ...], U by slot, where the table asks for it; else None.
+      guider: the guider's state, a tree of [b, ...]; None where it keeps nothing.
     """
 
     x_T: jax.Array
     x: jax.Array
     predictions: jax.Array
     draws: jax.Array
+    unguided: jax.Array | None = None
+    guider: Any = None
 
     __repr__ = short.fields
 
@@ -67,7 +78,7 @@ def sample(
     Args:
       plan: from `sdjax.plan`, or `sdjax.stack_plans` for b images each on a plan of its own.
       model: (x [b, ...], t) -> raw prediction [b, ...], with x at the network's own scale and t the timestep,
-        a scalar, or [b] under stacked plans.
+        a scalar, or [b] under stacked plans; or what `guidance.classifier_free` gives.
       x_T: unit Gaussian [b, ...]; the plan scales it.
       key: for plans with draws: one key (image i then uses fold_in(key, i)) or b keys, one per image, so that
         no draw depends on a neighbour. Noise renewed between two levels is a piece of the image's Brownian path
@@ -78,7 +89,8 @@ def sample(
       [b, ...], in float32 or x_T's own wider dtype.
 
     Raises:
-      ValueError: shapes do not fit, or a plan with draws came without key and noise.
+      ValueError: shapes do not fit, a plan with draws came without key and noise, or one that asks for the unguided
+        prediction with a model that is a plain function.
     """
     if not isinstance(plan, Plan | PlanBatch):
         raise ValueError(f"plan must be what sdjax.plan gives, as sd.plan('euler', 20), not {short.short(plan)}")
@@ -105,14 +117,19 @@ def run(
     table: Table, model: Model, x_T: jax.Array, keys: jax.Array | None = None, noise: jax.Array | None = None
 ) -> jax.Array:
     """`sample` on a table: what a caller jits. keys: [b], noise: [draws, b, ...], either or neither."""
-    return result(run_rows(draw(init(table, x_T), table, keys, noise), table, model))
+    guider = model.guider if isinstance(model, Guided) else None
+    return result(run_rows(draw(init(table, x_T, guider), table, keys, noise), table, model))
 
 
-def init(table: Table, x_T: jax.Array) -> Carry:
-    """The state before the first row, of the whole table, not a segment, with no draws. x_T: [b, ...]."""
+def init(table: Table, x_T: jax.Array, guider: Guider | None = None) -> Carry:
+    """The state before the first row, of the whole table, not a segment, with no draws.
+
+    x_T: [b, ...]. guider: that of the model which is to run; None where it is a plain function.
+    """
     x_T = widened(x_T)
     nothing = jnp.zeros((len(table), *x_T.shape), x_T.dtype)
-    return Carry(x_T, x_T, nothing, nothing)
+    unguided = None if table.u_weights is None else nothing
+    return Carry(x_T, x_T, nothing, nothing, unguided, None if guider is None else guider.init(x_T))
 
 
 def draw(carry: Carry, table: Table, keys: jax.Array | None = None, noise: jax.Array | None = None) -> Carry:
@@ -132,18 +149,41 @@ def run_rows(carry: Carry, rows: Table, model: Model, per_row: Any = None, known
     the row as a third argument: what changes from step to step without being part of the sampler.
     known: what is held of the pictures, see `inpaint`.
     """
-
-    model = jax.checkpoint(model, prevent_cse=False)  # which a scan does not need
+    if carry.unguided is not None and not isinstance(model, Guided):
+        raise ValueError(
+            "this plan asks for the unguided prediction, which a function (x, t) -> raw does not tell; give what "
+            "sdjax.diffusion.guidance.classifier_free gives"
+        )
 
     def body(carry: Carry, now: tuple[Table, Any]) -> tuple[Carry, None]:
         row, extra = now
         x = _latents(carry, row, known)
-        denoised = rows_.evaluate(row, x, model, *(() if per_row is None else (extra,)))
-        denoised = denoised if known is None else known.prediction(denoised)
-        predictions = lax.dynamic_update_index_in_dim(carry.predictions, denoised, row.slot, 0)
-        return replace(carry, x=x, predictions=predictions), None
+        network = _network(model, row, *(() if per_row is None else (extra,)))
+        denoised, unguided, state = rows_.evaluate(row, x, network, carry.guider, carry.unguided is not None)
+        predictions = _filed(carry.predictions, denoised, row, known)
+        carry = replace(carry, x=x, predictions=predictions, guider=state)
+        if carry.unguided is not None and unguided is not None:
+            carry = replace(carry, unguided=_filed(carry.unguided, unguided, row, known))
+        return carry, None
 
     return lax.scan(body, carry, jax.tree.map(jnp.asarray, (rows, per_row)))[0]
+
+
+def _network(model: Model, row: Table, *extra: Any) -> rows_.Evaluate:
+    """The model in one row, run again on the way back of a gradient in place of being stored."""
+
+    def run(x: jax.Array, state: Any) -> tuple[Any, Any, Any]:
+        if isinstance(model, Guided):
+            return model.evaluate(x, row, state, *extra)
+        return model(x, row.timestep, *extra), None, state
+
+    return jax.checkpoint(run, prevent_cse=False)  # which a scan does not need
+
+
+def _filed(history: jax.Array, denoised: jax.Array, row: Table, known: KnownRegion | None) -> jax.Array:
+    """The history with the row's clean latents in their slot, in which what is known is as it is."""
+    denoised = denoised if known is None else known.prediction(denoised)
+    return lax.dynamic_update_index_in_dim(history, denoised, row.slot, 0)
 
 
 def inspect_row(
@@ -158,7 +198,7 @@ def inspect_row(
 
 
 def _latents(carry: Carry, row: Table, known: KnownRegion | None) -> jax.Array:
-    x = rows_.combine(row, carry.x_T, carry.predictions, carry.draws)
+    x = rows_.combine(row, carry.x_T, carry.predictions, carry.draws, carry.unguided)
     return x if known is None else known.latents(row, x)
 
 

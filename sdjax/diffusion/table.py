@@ -9,6 +9,12 @@ vectors. Each time the solver asks for a prediction, the tape writes down a row:
 and hands back a new form that is one unit of D_i. The last row of W is the result. The device runs (1) and
 (2) and never learns which solver it was.
 
+Under guidance the network also answers without the prompt, and a solver may ask for the clean latents U_i that this
+answer means, by the same c_skip and c_out; they are columns of their own beside the D_j of (1):
+    U_i = c_skip_i x_i + c_out_i unguided(x_i, t_i)                                                    (3)
+That is all a solver needs that takes its noise from the unguided prediction (CFG++: Chung et al. 2024,
+arXiv:2406.08070). Tables of solvers that do not ask have no such columns.
+
 A row may also bring nothing from the network: it then fills column j with x_i held within a bound, the one thing
 here that is not linear, or with nothing, where a solver needs two draws between two evaluations.
 """
@@ -158,7 +164,8 @@ class Tape:
       x_T: the starting noise as a form, at the network's own (variance-preserving) scale on the first level.
       prediction: the network's prediction type.
       rows: one `Row` per denoise or clip so far.
-      columns: "x", "D" or "n" per column.
+      columns: "x", "D", "U" or "n" per column.
+      unguided_rows: the row of each "U".
       bound: what `clip` holds its argument within.
       inexact: why this solver does not reproduce a constant prediction, or "": then the plan asserts that it
         does.
@@ -168,6 +175,7 @@ class Tape:
         self.prediction = check_prediction(prediction)
         self.rows: list[Row] = []
         self.columns = ["x"]
+        self.unguided_rows: list[int] = []
         self.inexact = inexact
         self.bound = bound
         self._pending = NONE
@@ -179,8 +187,20 @@ class Tape:
         c_skip, c_out = coefficients(self.prediction, level)
         return self._row(Row(x, level, c_skip, c_out, evaluate=True))
 
+    def unguided(self, denoised: Linear) -> Linear:
+        """U, the clean latents predicted without the prompt, of the evaluation that gave `denoised`.
+
+        Without guidance it is `denoised` again. Raises ValueError for what `denoise` did not give.
+        """
+        row = self._evaluated(denoised)
+        if row in self.unguided_rows:
+            columns = [i for i, kind in enumerate(self.columns) if kind == "U"]
+            return self._unit(columns[self.unguided_rows.index(row)])
+        self.unguided_rows.append(row)
+        return self._column("U")
+
     def raw(self, denoised: Linear, x: Linear, level: Level) -> Linear:
-        """The network's own output, given the `denoised` that came of it at `x` and `level`."""
+        """The network's own output, given the `denoised` or `unguided` that came of it at `x` and `level`."""
         c_skip, c_out = coefficients(self.prediction, level)
         return (denoised - c_skip * x) / c_out
 
@@ -223,9 +243,21 @@ class Tape:
         self._pending = NONE
         return self._column("D")
 
+    def _evaluated(self, denoised: Any) -> int:
+        """The row that gave this form, which must be one of `denoise`."""
+        predictions = [i for i, kind in enumerate(self.columns) if kind == "D"]
+        for row, column in enumerate(predictions):
+            same = isinstance(denoised, Linear) and np.array_equal(denoised.weights, self._unit(column).weights)
+            if same and self.rows[row].evaluate:
+                return row
+        raise ValueError(f"tape.unguided takes what tape.denoise gave, as it gave it, not {_what(denoised)}")
+
     def _column(self, kind: str) -> Linear:
         self.columns.append(kind)
-        return Linear(np.eye(1, len(self.columns), len(self.columns) - 1)[0])
+        return self._unit(len(self.columns) - 1)
+
+    def _unit(self, column: int) -> Linear:
+        return Linear(np.eye(1, column + 1, column)[0])
 
 
 @jax.tree_util.register_dataclass
@@ -253,6 +285,7 @@ class Table:
     draw: Array  # int32 [r], number of the Gaussian draw that comes in with the row, or -1
     start: Array  # int32 [r], leaves of the Brownian path between which that draw lies; -1 for a fresh one
     stop: Array  # int32 [r]
+    u_weights: Array | None = None  # [r, r], weights of the unguided predictions by slot; None where none is asked for
 
     __repr__ = short.fields
 
@@ -274,6 +307,7 @@ class Table:
 
         idle = {"slot": len(self) - 1, "evaluate": False, "clip": np.inf, "ratio": 0.0}
         idle |= dict.fromkeys(("x_weight", "d_weights", "n_weights", "c_skip", "c_out"), 0.0)
+        idle |= {} if self.u_weights is None else {"u_weights": 0.0}
         return replace(self, **{name: kept_or(value, getattr(self, name)) for name, value in idle.items()})
 
     def __len__(self) -> int:

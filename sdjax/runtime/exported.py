@@ -32,6 +32,7 @@ from sdjax.core.files import write
 from sdjax.core.jit import Program, options
 from sdjax.core.notice import notice
 from sdjax.core.version import VERSION
+from sdjax.diffusion.guidance import Guidance
 from sdjax.runtime.signature import ProgramSignature, digest
 
 FORMAT = 2
@@ -67,8 +68,8 @@ class Exported:
         return self._ready[call](*data)
 
     def shard_inputs(self, tree: Any, axis: int, parts: int | None = None) -> Any:
-        """The tree as it is: exported programs run on one device."""
-        return tree
+        """The tree as it is, on one device; a folder's program evaluates all of the guidance, also in intervals."""
+        return tree.complete() if isinstance(tree, Guidance) else tree
 
     def _find(self, program: Program, call: ProgramSignature) -> Callable[..., Any]:
         file = self.files.get(call.digest)

@@ -1,8 +1,9 @@
 """The compiled programs that a picture goes through: text, preparation, the sampling scan, pixels.
 
 Each is a pure function of (static config, parameters, data). Static are the model's config, the compute dtype and,
-through the arrays' shapes, the picture's size, the batch and whether there is guidance. Everything a researcher
-varies between runs (prompt, seed, sampler, schedule, steps, guidance) is data, so it never compiles again.
+through the arrays' shapes, the picture's size, the batch, the guider, and whether a picture has an interval of guidance
+or a plan that asks for the unguided prediction. Everything a researcher varies between runs (prompt, seed, sampler,
+schedule, steps, scales) is data, so it never compiles again.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from sdjax.core.devices import on_cpu
 from sdjax.core.jit import KEPT, PARAMS, SAME, program
 from sdjax.core.tree import Params
 from sdjax.diffusion import scan
-from sdjax.diffusion.guidance import Guidance, classifier_free
+from sdjax.diffusion.guidance import Guidance, Guided, prompt_alone
+from sdjax.diffusion.guiders.guider import Guider
+from sdjax.diffusion.guiders.unguided import Unguided
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.table import Table, batch_axes
 from sdjax.nn.clip import ClipTextEncoder
@@ -107,15 +110,16 @@ def noise(shape: tuple[int, ...], use: int | None, keys: jax.Array) -> jax.Array
     return jax.vmap(one)(keys)
 
 
-@program(batch=(0, KEPT, 1, batch_axes), out=KEPT)
-def begin(x: jax.Array, known: KnownRegion, start_mix: jax.Array, table: Table) -> scan.Carry:
+@program(static=1, batch=(0, KEPT, 1, batch_axes), out=KEPT)
+def begin(guider: Guider | None, x: jax.Array, known: KnownRegion, start_mix: jax.Array, table: Table) -> scan.Carry:
     """The scan's state before its first row, without the sampler's draws.
 
+    guider: that of the run's guidance if it keeps a state, None for all others, whose runs begin by one program.
     x: `b h w c`, noise, or the latents to go on from. start_mix: [2, b], of the held picture and of x in what the run
     starts from.
     """
     picture, given = (share[:, None, None, None] for share in start_mix)
-    return scan.init(table, picture * known.original + given * x)
+    return scan.init(table, picture * known.original + given * x, guider)
 
 
 @program(donate=(0,), batch=(KEPT, batch_axes, 0, 1), out=KEPT)
@@ -141,7 +145,7 @@ def result(carry: scan.Carry) -> jax.Array:
     return scan.result(carry)
 
 
-@program(static=3, donate=(0,), batch=(KEPT, batch_axes, PARAMS, KEPT, KEPT, KEPT, KEPT), out=KEPT)
+@program(static=3, donate=(0,), batch=(KEPT, batch_axes, PARAMS, KEPT, KEPT, KEPT, KEPT), out=KEPT, gathers=2)
 def run_rows(
     config: UNetConfig,
     dtype: DTypeLike,
@@ -156,9 +160,9 @@ def run_rows(
 ) -> scan.Carry:
     """Runs rows of the table: one `lax.scan`.
 
-    With guidance for those rows, the conditions are those of [uncond, cond] or [uncond, cond_1, .., cond_k], each for
-    all b pictures, and `regions` [k, b, h, w, 1] says where each cond counts. Or they are those of one part, where
-    other devices have the others, and `gather` makes of the answer for it, `b h w c`, that for all, `(parts b) h w c`.
+    With guidance for those rows, the conditions are those of its guider's branches, each for all b pictures, and
+    `regions` [k, b, h, w, 1] says where each but the first counts. Or they are those of one branch, where other
+    devices have the others, and `gather` makes of the answer for it, `b h w c`, that for all, `(parts b) h w c`.
     """
     b = carry.x_T.shape[0]
     parts = jax.tree.leaves(conditions)[0].shape[0] // b
@@ -167,20 +171,24 @@ def run_rows(
     def network(inputs: tuple[jax.Array, Time, Conditions]) -> jax.Array:
         return _unet(config, dtype, params, *inputs)
 
-    def model(x: jax.Array, t: jax.Array, row: tuple[jax.Array, Guidance | None, dict[str, jax.Array]]) -> jax.Array:
+    guider = Unguided() if guidance is None else guidance.guider
+
+    def answers(x: jax.Array, t: jax.Array, row: tuple[jax.Array, Guidance | None, dict[str, jax.Array]]) -> jax.Array:
         needed, guided, shift = row
+        x = x if gather is None else x[:b]  # all parts see the same
+        each = jax.tree.map(lambda a: jnp.broadcast_to(a, (x.shape[0], a.shape[-1])), shift)
+        run: Any = network
+        inputs: Any = (x, each, conditions)
+        # Where each part has a device of its own there is nothing to leave out.
+        if guided is not None and guided.alone is not None and gather is None:
+            run, inputs = prompt_alone(network, guider), (inputs, jnp.tile(guided.alone, parts))
+        raw = _one_by_one(run, inputs, needed, parts) if on_cpu() else run(inputs)
+        return raw if gather is None else gather(raw)
 
-        def answer(x: jax.Array, t: jax.Array) -> jax.Array:
-            x = x if gather is None else x[:b]  # all parts see the same
-            each = jax.tree.map(lambda a: jnp.broadcast_to(a, (x.shape[0], a.shape[-1])), shift)
-            inputs = (x, each, conditions)
-            raw = _one_by_one(network, inputs, needed, parts) if on_cpu() else network(inputs)
-            return raw if gather is None else gather(raw)
+    def strength(row: tuple[jax.Array, Guidance | None, dict[str, jax.Array]]) -> Guidance | None:
+        return None if row[1] is None else row[1].within(regions)
 
-        if guided is None:
-            return answer(x, t)
-        return classifier_free(answer, guided.scale, guided.rescale, guided.weights, regions, guided.shown)(x, t)
-
+    model = Guided(answers, guider, strength)
     return scan.run_rows(carry, rows, model, (rows.evaluate, guidance, shifts), known)
 
 

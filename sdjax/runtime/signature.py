@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import export
 
 from sdjax.core.jit import Program
+from sdjax.diffusion import guiders
 from sdjax.diffusion.guidance import Guidance
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.scan import Carry
@@ -83,8 +84,8 @@ def _register() -> None:
         export.register_pytree_node_serialization(
             node,
             serialized_name=f"sdjax.{node.__name__}",
-            serialize_auxdata=lambda static: json.dumps(static).encode(),
-            deserialize_auxdata=lambda text: tuple(json.loads(text)),
+            serialize_auxdata=lambda static: json.dumps(static, default=guiders.to_json).encode(),
+            deserialize_auxdata=lambda text: tuple(json.loads(text, object_hook=guiders.from_json)),
         )
     export.register_namedtuple_serialization(Added, serialized_name="sdjax.Added")
 

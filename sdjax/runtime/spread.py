@@ -20,6 +20,7 @@ from jax import lax
 from sdjax.core.devices import AXIS, Devices, split
 from sdjax.core.jit import KEPT, PARAMS, Batch, Program
 from sdjax.core.keys import settled
+from sdjax.diffusion.guidance import Guidance
 
 
 @jax.tree_util.register_dataclass
@@ -65,8 +66,8 @@ class Spread:
 
     def mapped(self, program: Program, static: tuple[Any, ...], count: int) -> "_Mapped":
         """The program on the devices, of `count` arguments beside the static ones."""
-        if self.halves:
-            static = tuple(_from_both if one is None else one for one in static)
+        if self.halves and program.gathers is not None:
+            static = (*static[: program.gathers], _from_both, *static[program.gathers + 1 :])
         axes = tuple(None if spec == PARAMS else 0 for spec in (program.batch or ())[:count])
         return _mapped(self.devices, program, axes, static)
 
@@ -77,6 +78,8 @@ class Spread:
                 f"halves=True shares out a picture's guided and unguided half, and this run has {parts} part(s): give "
                 "guidance_scale above 1 and one prompt without AND, regions or a pull of its own for the picture"
             )
+        if self.halves and isinstance(tree, Guidance):
+            tree = tree.complete()  # the other half has a device of its own, and would only wait
 
         def one(leaf: Any) -> jax.Array:
             b = leaf.shape[axis] // (parts or 1)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax.diffusion import scan
+from sdjax.diffusion.guiders.guider import Guider, keeps_state
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.plan import padded_length
 from sdjax.diffusion.table import Table
@@ -48,7 +49,7 @@ def sample(networks: Networks, asked: Request, callbacks: Callbacks) -> Sampled:
     spec, run = networks.spec, networks.executor.run
     with bar.shown():
         noises = noise.make(asked, spec.latent_shape(asked.height, asked.width), run)
-        known, carry = _begin(networks, asked, table, noises)
+        known, carry = _begin(networks, asked, table, noises, None if guidance is None else guidance.guider)
         channels, branches = _channels(networks, asked, noises), asked.answered
         encoding = Encoding(spec.encoders, cache(networks.encode_row), spec.family, asked.style, asked.clip_skip)
         regions = None if guidance is None else networks.executor.shard_inputs(asked.where(branches), 1)
@@ -75,12 +76,15 @@ def sample(networks: Networks, asked: Request, callbacks: Callbacks) -> Sampled:
 # ---------------------------------------------------------------------- where the run begins
 
 
-def _begin(networks: Networks, asked: Request, table: Table, noises: noise.Draws) -> tuple[KnownRegion, scan.Carry]:
+def _begin(
+    networks: Networks, asked: Request, table: Table, noises: noise.Draws, guider: Guider | None
+) -> tuple[KnownRegion, scan.Carry]:
     """What is held of the pictures, and the scan's state before its first row."""
     start = noises["start"] if asked.latents is None or asked.stage else jnp.asarray(asked.latents)
     known = networks.executor.shard_inputs(_held(networks, asked, noises, start), 0)
     goes_on = start if asked.latents is None else jnp.asarray(asked.latents)
-    carry = networks.executor.run(programs.begin, goes_on, known, asked.start_mix, table)
+    stateful = guider if guider is not None and keeps_state(guider, start.shape) else None
+    carry = networks.executor.run(programs.begin, stateful, goes_on, known, asked.start_mix, table)
     if not asked.plan.draws:
         return known, carry
     sampler = None

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
-from sdjax.diffusion.guidance import combine
+from sdjax.diffusion.guiders.cfg import combine
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0, 7.5, 15.0])

@@ -22,9 +22,9 @@ def test_samplers(sampler, changed):
     check("pix2pix", sampler, changed=changed, **SCALES)
 
 
-@pytest.mark.parametrize("text,pull", [(1.5, 7.0), (7.5, 1.0), (3.0, 3.0)])
-def test_scales(text, branch):
-    made = check("pix2pix", "euler", guidance_scale=text, image_guidance_scale=branch)
+@pytest.mark.parametrize("text,picture_scale", [(1.5, 7.0), (7.5, 1.0), (3.0, 3.0)])
+def test_scales(text, picture_scale):
+    made = check("pix2pix", "euler", guidance_scale=text, image_guidance_scale=picture_scale)
     assert relative(theirs("pix2pix", "euler", **SCALES), made) > MOVES
 
 
