@@ -129,7 +129,7 @@ def _step(configs: Any, params: Any, family: str, size: int, batch: int, dtype: 
     known = jax.eval_shape(KnownRegion.nothing, latents)
     carry = jax.eval_shape(partial(programs.begin, None), latents, known, array(2, batch), table)
     rest = (Conditions(text, added), Guidance(array(1, batch), array(1, batch)), known)
-    return programs.run_rows.lower(unet, compute, carry, table.rows(0, 1), params, *rest), (carry, rest)
+    return programs.run_rows.lower(unet, compute, None, carry, table.rows(0, 1), params, *rest), (carry, rest)
 
 
 def _row(text: str) -> tuple[str, int, int]:

@@ -72,7 +72,7 @@ def run_rows(config: UNetConfig, batch: int) -> str:
     context = jax.eval_shape(precompute_kv, params(config), states, array(2 * batch, dtype="int32"))
     added = Added(array(2 * batch, 16), array(2 * batch, 6)) if config.addition_embed_type else None
     guidance = Guidance(jnp.ones((len(table), batch)), jnp.zeros((len(table), batch)))
-    run = jax.jit(lambda *rest: programs.run_rows(config, BFLOAT16, *rest))
+    run = jax.jit(lambda *rest: programs.run_rows(config, BFLOAT16, None, *rest))
     return stablehlo(run, carry, table, params(config), Conditions(context, added), guidance, known)
 
 

@@ -79,7 +79,7 @@ def steps(job: Job, count: int = 1) -> Call:
     def step() -> Any:
         # Every call is the start of a run: the state is donated, so each has one of its own.
         carry = programs.begin(None, x, known, shares, table)
-        return programs.run_rows(unet, dtype, carry, rows, params, told, guidance, known).x.block_until_ready()
+        return programs.run_rows(unet, dtype, None, carry, rows, params, told, guidance, known).x.block_until_ready()
 
     return step
 
