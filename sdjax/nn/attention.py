@@ -23,6 +23,8 @@ from sdjax.core import short
 from sdjax.core.devices import on_cpu
 from sdjax.core.tree import modules_named
 from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm, gelu
+from sdjax.nn.linear import linear
+from sdjax.nn.parameter import path_of
 
 Sums = tuple[jax.Array, jax.Array, jax.Array]  # of a running softmax: the largest score, the weights, the values
 KeysValues = Mapping[str, tuple[jax.Array, jax.Array]]  # of every cross-attention, by module path, each `b l d`
@@ -103,19 +105,27 @@ def _attend_in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, upcast: bool) ->
 
 
 def attention_over_chunks(
-    q: jax.Array, states: jax.Array, count: jax.Array, kernels: tuple[jax.Array, jax.Array], *, upcast: bool = False
+    q: jax.Array,
+    states: jax.Array,
+    count: jax.Array,
+    layers: Mapping[str, Mapping[str, jax.Array]],
+    *,
+    path: str,
+    upcast: bool = False,
 ) -> jax.Array:
     """Attention to a text in pieces: q `b l k d`, states `b c m e`, count `b` -> `b l k d`, in q's dtype.
 
-    kernels: `e (k d)`, from states to keys and values. One piece after the other by a running softmax (Milakov &
-    Gimelshein 2018, arXiv:1805.02867, algorithm 3); pieces that no picture of the batch has are skipped.
+    layers: the parameters of `to_k` and `to_v`, from states to keys and values. path: of the attention they are in.
+
+    One piece after the other by a running softmax (Milakov & Gimelshein 2018, arXiv:1805.02867, algorithm 3); pieces
+    that no picture of the batch has are skipped.
     """
     wide = q.astype(jnp.float32) if upcast else q
     heads, scale = q.shape[2], q.shape[-1] ** -0.5
 
     def add(sums: Sums, piece: jax.Array, here: jax.Array) -> Sums:
         most, total, out = sums
-        k, v = (split_heads(jnp.dot(piece.astype(q.dtype), kernel.astype(q.dtype)), heads) for kernel in kernels)
+        k, v = (split_heads(part, heads) for part in _keys_values(layers, piece, q.dtype, path))
         scores = jnp.einsum("blkd,bmkd->bklm", wide * scale, k.astype(wide.dtype), preferred_element_type=jnp.float32)
         scores = jnp.where(here[:, None, None, None], scores, -jnp.inf)
         new = jnp.maximum(most, jax.lax.stop_gradient(scores.max(-1)))
@@ -169,7 +179,7 @@ class Attention(nn.Module):
     def _keys_values(self, source: jax.Array | KeysValues, features: int) -> tuple[jax.Array, ...]:
         """`b m k d` each: looked up where they are made already."""
         if isinstance(source, Mapping):
-            made = source[".".join(self.path)]
+            made = source[path_of(self)]
         else:
             made = tuple(Dense(features, self.dtype, self.qkv_bias, name=f"to_{part}")(source) for part in "kv")
         return tuple(split_heads(part, self.heads) for part in made)
@@ -179,13 +189,12 @@ class Attention(nn.Module):
         k, v = self._keys_values(text.first, q.shape[-1])
         if text.states.shape[1] == 1:
             return attention(q, k, v, upcast=self.upcast)
-        params = self.variables["params"]
-        kernels = (params["to_k"]["kernel"], params["to_v"]["kernel"])
+        layers = {name: self.variables["params"][name] for name in ("to_k", "to_v")}
         return jax.lax.cond(
             (text.count > 1).any(),
-            partial(attention_over_chunks, upcast=self.upcast),
+            partial(attention_over_chunks, path=path_of(self), upcast=self.upcast),
             lambda q, *_: attention(q, k, v, upcast=self.upcast),
-            *(q, text.states, text.count, kernels),
+            *(q, text.states, text.count, layers),
         )
 
 
@@ -199,13 +208,19 @@ def cross_keys_values(params: Mapping, context: jax.Array, dtype: DTypeLike) -> 
 
     A self-attention whose width happens to equal the context's is computed too, and read by nobody.
     """
-    made: dict[str, tuple[jax.Array, jax.Array]] = {}
-    for path, module in modules_named(params, ("attn1", "attn2")):
-        kernels = [module[name]["kernel"] for name in ("to_k", "to_v")]
-        if kernels[0].shape[0] == context.shape[-1]:
-            k, v = (jnp.dot(context.astype(dtype), kernel.astype(dtype)) for kernel in kernels)
-            made[path] = (k, v)
-    return made
+    return {
+        path: _keys_values(layers, context, dtype, path)
+        for path, layers in modules_named(params, ("attn1", "attn2"))
+        if layers["to_k"]["kernel"].shape[0] == context.shape[-1]
+    }
+
+
+def _keys_values(
+    layers: Mapping[str, Mapping[str, jax.Array]], source: jax.Array, dtype: DTypeLike, path: str
+) -> tuple[jax.Array, jax.Array]:
+    """By the layers `to_k` and `to_v` of the attention at `path`: source `b m e` -> `b m d` each."""
+    k, v = (linear(layers[name], source, dtype, f"{path}.{name}") for name in ("to_k", "to_v"))
+    return k, v
 
 
 class FeedForward(nn.Module):

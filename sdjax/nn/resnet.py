@@ -10,6 +10,7 @@ import jax
 from jax.typing import DTypeLike
 
 from sdjax.nn.layers import Conv, Dense, GroupNorm, nearest
+from sdjax.nn.parameter import path_of
 
 Time = jax.Array | Mapping[str, jax.Array]  # embedded, `b d`, or by module path what it adds there, `b features`
 
@@ -30,7 +31,7 @@ class ResnetBlock(nn.Module):
         h = jax.nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm1")(x))
         h = Conv(self.features, self.dtype, name="conv1")(h)
         if isinstance(time, Mapping):
-            h = h + time[".".join(self.path)][:, None, None, :]
+            h = h + time[path_of(self)][:, None, None, :]
         elif time is not None:
             shift = Dense(self.features, self.dtype, name="time_emb_proj")(jax.nn.silu(time))
             h = h + shift[:, None, None, :]

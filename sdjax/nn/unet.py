@@ -21,7 +21,8 @@ from sdjax.config import UNetConfig
 from sdjax.core.tree import modules_named
 from sdjax.nn.attention import Context, Transformer2D
 from sdjax.nn.conditioning import Added
-from sdjax.nn.layers import ACTIVATIONS, Conv, Dense, Embed, GroupNorm, TimestepMlp, timestep_embedding
+from sdjax.nn.layers import ACTIVATIONS, Conv, Embed, GroupNorm, TimestepMlp, timestep_embedding
+from sdjax.nn.linear import linear
 from sdjax.nn.resnet import Downsample, ResnetBlock, Time, Upsample
 
 
@@ -121,12 +122,10 @@ def time_shifts(
     told: what `TimeEmbedding` takes beside t, for as many pictures.
     """
     time = jax.nn.silu(TimeEmbedding(config, dtype).apply({"params": params}, t, *told))
-    found = modules_named(params, ("time_emb_proj",))
-    return {path.removesuffix(".time_emb_proj"): _dense(module, time, dtype) for path, module in found}
-
-
-def _dense(module: Mapping, x: jax.Array, dtype: DTypeLike) -> jax.Array:
-    return Dense(module["kernel"].shape[-1], dtype).apply({"params": module}, x)
+    return {
+        path.removesuffix(".time_emb_proj"): linear(layer, time, dtype, path)
+        for path, layer in modules_named(params, ("time_emb_proj",))
+    }
 
 
 def _resnet(config: UNetConfig, width: int, dtype: DTypeLike, name: str) -> ResnetBlock:
