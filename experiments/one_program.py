@@ -46,6 +46,7 @@ def main(values: Any) -> None:
     import sdjax
     from sdjax.diffusion import scan
     from sdjax.diffusion.guidance import classifier_free
+    from sdjax.nn.conditioning import Conditions
     from sdjax.nn.unet import UNet
     from sdjax.runtime import denoisers
 
@@ -60,7 +61,7 @@ def main(values: Any) -> None:
         compiled.append(1)  # runs when traced, so once a compilation
 
         def network(x: Any, t: Any) -> Any:
-            return unet.apply({"params": params}, x, jnp.broadcast_to(t, x.shape[:1]), context)
+            return unet.apply({"params": params}, x, jnp.broadcast_to(t, x.shape[:1]), Conditions(context))
 
         x_T = jax.random.normal(key, shape)
         return scan.run(table, classifier_free(network, scale), x_T, scan.keys_per_image(key, 1))

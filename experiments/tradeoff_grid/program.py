@@ -22,6 +22,7 @@ from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import classifier_free
 from sdjax.diffusion.plan import padded_length
 from sdjax.diffusion.table import Table
+from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
 from sdjax.runtime import denoisers, programs
 
@@ -98,7 +99,7 @@ class Program:
         unet = UNet(self.sd.unet, self.sd.dtype)
 
         def model(x: jax.Array, t: jax.Array) -> jax.Array:
-            return unet.apply({"params": params}, x, jnp.broadcast_to(t, x.shape[:1]), context)
+            return unet.apply({"params": params}, x, jnp.broadcast_to(t, x.shape[:1]), Conditions(context))
 
         return scan.run_rows(carry, rows, classifier_free(model, scales))
 

@@ -10,18 +10,13 @@ from sdjax.config import UNetConfig
 from sdjax.core.devices import on_cpu
 from sdjax.core.jit import program
 from sdjax.core.tree import Params
-from sdjax.nn.attention import Chunks, cross_keys_values
-from sdjax.nn.conditioning import Conditions
-from sdjax.nn.resnet import Time
+from sdjax.nn.attention import cross_keys_values
+from sdjax.nn.conditioning import Chunks, Conditions, Time
 from sdjax.nn.unet import UNet, time_shifts
 
 
 def _unet(config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t: Time, given: Conditions) -> jax.Array:
-    unet = UNet(config, dtype)
-    if given.channels is not None:
-        x = jnp.concatenate([x, given.channels], axis=-1)
-    told = {"added": given.added, "guidance": given.guidance, "class_labels": given.class_labels}
-    return unet.apply({"params": params}, x, t, given.context, **told)
+    return UNet(config, dtype).apply({"params": params}, x, t, given)
 
 
 @program(static=(0,))
@@ -41,8 +36,8 @@ def _time_shifts(
 
     timesteps: [r], or [r, b].
     """
-    told = (given.added, given.class_labels, given.guidance)
-    alike = timesteps.ndim == 1 and all(one is None for one in told)
+    told = given.beside_time()
+    alike = timesteps.ndim == 1 and not jax.tree.leaves(told)
     times = timesteps if timesteps.ndim == 2 else timesteps[:, None]
     count = 1 if alike else jax.tree.leaves(given)[0].shape[0]
     # On a CPU each alone, so that the last bits depend on no other row or picture; see `_one_by_one`.
@@ -52,7 +47,7 @@ def _time_shifts(
         shifts = time_shifts(config, dtype, params, *jax.tree.map(lambda a: a[None], now))
         return jax.tree.map(lambda a: a[0], shifts)
 
-    return over(lambda row: over(one, (row, *told)), jnp.tile(times, (1, count // times.shape[1])))
+    return over(lambda row: over(one, (row, told)), jnp.tile(times, (1, count // times.shape[1])))
 
 
 def _one_by_one(network: Any, inputs: Any, needed: jax.Array, parts: int) -> jax.Array:

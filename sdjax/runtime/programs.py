@@ -22,10 +22,9 @@ from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.table import Table
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.clip_vision import ClipVisionEncoder
-from sdjax.nn.conditioning import Conditions
+from sdjax.nn.conditioning import Conditions, Time
 from sdjax.nn.dpt.depth import DepthNetwork
 from sdjax.nn.layers import LayerNorm
-from sdjax.nn.resnet import Time
 from sdjax.nn.tiling import tiles
 from sdjax.runtime.denoisers import _one_by_one, _time_shifts, _unet
 from sdjax.runtime.denoisers import precompute_kv as precompute_kv

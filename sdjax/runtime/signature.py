@@ -20,8 +20,7 @@ from sdjax.diffusion.guidance import Guidance
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.scan import Carry
 from sdjax.diffusion.table import Table
-from sdjax.nn.attention import Chunks
-from sdjax.nn.conditioning import Added, Conditions
+from sdjax.nn.conditioning import Added, Chunks, Conditions
 from sdjax.runtime import programs
 
 # The functions that a picture goes through.

@@ -17,8 +17,7 @@ from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import Guidance
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.table import Table
-from sdjax.nn.attention import Chunks
-from sdjax.nn.conditioning import Conditions
+from sdjax.nn.conditioning import Chunks, Conditions
 from sdjax.runtime import denoisers, programs
 
 
