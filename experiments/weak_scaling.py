@@ -80,11 +80,11 @@ def lowered(sd: Any, pictures: int) -> Any:
         def __getattr__(self, name: str) -> Any:
             return getattr(inner, name)
 
-        def run_rows(self, config: Any, dtype: Any, carry: Any, rows: Any, params: Any, *told: Any) -> None:
+        def run_rows(self, denoiser: Any, carry: Any, rows: Any, params: Any, *told: Any) -> None:
             if hasattr(inner, "loop"):
-                found.append(inner.loop(config, dtype).lower(carry.carry, inner.rows(rows), params, *told))
+                found.append(inner.loop(denoiser).lower(carry.carry, inner.rows(rows), params, *told))
             else:
-                found.append(inner.run_rows.lower(config, dtype, carry, rows, params, *told))
+                found.append(inner.run_rows.lower(denoiser, carry, rows, params, *told))
             raise Stop
 
     try:

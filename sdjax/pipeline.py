@@ -41,6 +41,7 @@ from sdjax.request.prompting import warn_of_words
 from sdjax.request.settings import settings as settings_of
 from sdjax.request.size_conditioning import SizeConditioning
 from sdjax.runtime import programs
+from sdjax.runtime.denoisers import denoiser_of
 from sdjax.sampling import run
 from sdjax.sampling.lost import lost_in_decoding, lost_in_run
 from sdjax.sampling.preview import Preview, Viewer
@@ -259,7 +260,8 @@ class StableDiffusion:
         t = checks.on_device(t, "t")
         checks.check_times(t.shape, len(x_t))
         unet = self.compute_params["unet"] if params is None else self._unet_params(params)
-        return self.programs.predict(self.unet, self.dtype, unet, x_t, jnp.broadcast_to(t, x_t.shape[:1]), given)
+        denoiser = denoiser_of(self.unet, self.dtype)
+        return self.programs.predict(denoiser, unet, x_t, jnp.broadcast_to(t, x_t.shape[:1]), given)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3`, float32 in [-1, 1]. Raises ValueError.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdjax.config import ClipTextConfig, ClipVisionConfig, DepthConfig, UNetConfig, VaeConfig
+from sdjax.config import ClipTextConfig, ClipVisionConfig, DepthConfig, VaeConfig
 from sdjax.core.devices import on_cpu
 from sdjax.core.jit import program
 from sdjax.core.tree import Params
@@ -22,12 +22,12 @@ from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.table import Table
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.clip_vision import ClipVisionEncoder
-from sdjax.nn.conditioning import Conditions, Time
+from sdjax.nn.conditioning import Conditions
+from sdjax.nn.denoiser import Denoiser
 from sdjax.nn.dpt.depth import DepthNetwork
 from sdjax.nn.layers import LayerNorm
 from sdjax.nn.tiling import tiles
-from sdjax.runtime.denoisers import _one_by_one, _time_shifts, _unet
-from sdjax.runtime.denoisers import precompute_kv as precompute_kv
+from sdjax.runtime.denoisers import _one_by_one
 
 # Pixels decoded or encoded at once; more images than fit go through one group after the other.
 PIXELS_AT_ONCE = 1024 * 1024
@@ -78,12 +78,19 @@ def estimate_depth(config: DepthConfig, dtype: DTypeLike, params: Params, pixels
     return DepthNetwork(config, dtype).apply({"params": params}, pixels[None])[0]
 
 
-@program(static=(0, 1))
-def predict(
-    config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t: jax.Array, conditions: Conditions
-) -> jax.Array:
-    """One evaluation of the U-Net: x `b h w c`, t `b`, conditions for b pictures -> `b h w c`, float32."""
-    return _unet(config, dtype, params, x, t, conditions)
+@program(static=(0,))
+def precompute_kv(denoiser: Denoiser, params: Params, conditions: Conditions) -> Conditions:
+    """What of the conditions is the same at every step, made once; see `Denoiser.precompute`.
+
+    Given the text alone, as it is one program for all sizes of picture.
+    """
+    return denoiser.precompute(params, conditions)
+
+
+@program(static=(0,))
+def predict(denoiser: Denoiser, params: Params, x: jax.Array, t: jax.Array, conditions: Conditions) -> jax.Array:
+    """One evaluation of the network: x `b h w c`, t `b`, conditions for b pictures -> `b h w c`, float32."""
+    return denoiser(params, x, t, conditions)
 
 
 @program(static=(0, 1))
@@ -143,10 +150,9 @@ def result(carry: scan.Carry) -> jax.Array:
     return scan.result(carry)
 
 
-@program(static=(0, 1, 9), donate=(2,))
+@program(static=(0, 8), donate=(1,))
 def run_rows(
-    config: UNetConfig,
-    dtype: DTypeLike,
+    denoiser: Denoiser,
     carry: scan.Carry,
     rows: Table,
     params: Params,
@@ -164,17 +170,17 @@ def run_rows(
     """
     b = carry.x_T.shape[0]
     parts = jax.tree.leaves(conditions)[0].shape[0] // b
-    shifts = _time_shifts(config, dtype, params, rows.timestep, conditions)
+    shifts = denoiser.per_row(params, rows.timestep, conditions)
 
-    def network(inputs: tuple[jax.Array, Time, Conditions]) -> jax.Array:
-        return _unet(config, dtype, params, *inputs)
+    def network(inputs: tuple[jax.Array, Any, Conditions]) -> jax.Array:
+        return denoiser(params, *inputs)
 
-    def model(x: jax.Array, t: jax.Array, row: tuple[jax.Array, Guidance | None, dict[str, jax.Array]]) -> jax.Array:
+    def model(x: jax.Array, t: jax.Array, row: tuple[jax.Array, Guidance | None, Any]) -> jax.Array:
         needed, guided, shift = row
 
         def answer(x: jax.Array, t: jax.Array) -> jax.Array:
             x = x if gather is None else x[:b]  # all parts see the same
-            each = jax.tree.map(lambda a: jnp.broadcast_to(a, (x.shape[0], a.shape[-1])), shift)
+            each = jax.tree.map(lambda a: jnp.broadcast_to(a, (x.shape[0], *a.shape[1:])), shift)
             inputs = (x, each, conditions)
             raw = _one_by_one(network, inputs, needed, parts) if on_cpu() else network(inputs)
             return raw if gather is None else gather(raw)

@@ -10,15 +10,16 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdjax.config import UNetConfig, VaeConfig
+from sdjax.config import VaeConfig
 from sdjax.core.devices import AXIS, Devices
 from sdjax.core.keys import settled
 from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import Guidance
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.table import Table
-from sdjax.nn.conditioning import Chunks, Conditions
-from sdjax.runtime import denoisers, programs
+from sdjax.nn.conditioning import Conditions
+from sdjax.nn.denoiser import Denoiser
+from sdjax.runtime import programs
 
 
 @jax.tree_util.register_dataclass
@@ -88,8 +89,7 @@ class Spread:
 
     def run_rows(
         self,
-        config: UNetConfig,
-        dtype: Any,
+        denoiser: Denoiser,
         split: Split,
         rows: Table,
         params: Any,
@@ -99,14 +99,14 @@ class Spread:
         regions: jax.Array | None = None,
     ) -> Split:
         """See `programs.run_rows`."""
-        run = self.loop(config, dtype)
+        run = self.loop(denoiser)
         carry = run(split.carry, self.rows(rows), params, conditions, guidance, known, regions)
         return replace(split, carry=carry)
 
-    def loop(self, config: UNetConfig, dtype: Any) -> Any:
+    def loop(self, denoiser: Denoiser) -> Any:
         """The program of `run_rows`, of (carry, rows, params, conditions, guidance, held, regions) on the devices."""
         axes, gather = (0, 0, None, 0, 0, 0, 0), _from_both if self.halves else None
-        return _mapped(self.devices, programs.run_rows, axes, config, dtype, donate=0, gather=gather)
+        return _mapped(self.devices, programs.run_rows, axes, denoiser, donate=0, gather=gather)
 
     def rows(self, table: Table) -> Table:
         """A table to every device, or each picture's plan to the device that has it."""
@@ -115,15 +115,13 @@ class Spread:
             lambda a: self.shard_inputs(a, -1) if many and np.ndim(a) > 1 else self._everywhere(a), table
         )
 
-    def precompute_kv(self, dtype: Any, params: Any, states: jax.Array, count: jax.Array) -> Chunks:
-        """See `programs.precompute_kv`; of states that are placed."""
-        return _mapped(self.devices, denoisers.precompute_kv, (None, 0, 0), dtype)(params, states, count)
+    def precompute_kv(self, denoiser: Denoiser, params: Any, conditions: Conditions) -> Conditions:
+        """See `programs.precompute_kv`; of conditions that are placed."""
+        return _mapped(self.devices, programs.precompute_kv, (None, 0), denoiser)(params, conditions)
 
-    def predict(
-        self, config: UNetConfig, dtype: Any, params: Any, x: Any, t: Any, conditions: Conditions
-    ) -> np.ndarray:
+    def predict(self, denoiser: Denoiser, params: Any, x: Any, t: Any, conditions: Conditions) -> np.ndarray:
         """See `programs.predict`."""
-        answer = _mapped(self.devices, programs.predict, (None, 0, 0, 0), config, dtype)
+        answer = _mapped(self.devices, programs.predict, (None, 0, 0, 0), denoiser)
         return self._joined(answer(params, *self.shard_inputs((x, t, conditions), 0)), len(x))
 
     def decode(self, config: VaeConfig, dtype: Any, params: Any, latents: Any) -> np.ndarray:

@@ -6,6 +6,7 @@ this file calls them in order.
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -19,12 +20,13 @@ from sdjax.diffusion.table import Table
 from sdjax.images import depth
 from sdjax.model import finite
 from sdjax.model.text_encoder import EncodeRow, Encoding, Texts
-from sdjax.nn.conditioning import Added, Conditions, guidance_embedding
+from sdjax.nn.conditioning import Added, Chunks, Conditions, guidance_embedding
 from sdjax.request import prompting
 from sdjax.request.image_inputs import DEPTH, INPAINTING, PIX2PIX, UPSCALING, VARIATION
 from sdjax.request.prompting import Branch
 from sdjax.request.read_images import once
 from sdjax.request.request import Request
+from sdjax.runtime.denoisers import denoiser_of
 from sdjax.sampling import noise as draws
 from sdjax.sampling import trace
 from sdjax.sampling.bar import Bar
@@ -48,6 +50,7 @@ def sample(sd: "StableDiffusion", asked: Request, callbacks: Callbacks) -> Sampl
     kept, unfinished = trace.wanted(callbacks.show, len(rows)), any(plan.unfinished for plan in asked.plans)
     bar = Bar(len(rows), callbacks.progress)
     stride = 1 if callbacks.closely else needed if bar.hidden else SEGMENT_ROWS
+    denoiser = denoiser_of(sd.unet, sd.dtype)
     with bar.shown():
         noises = draws.make(asked, _latent_shape(sd, asked), sd.programs.noise)
         known, carry = _begin(sd, asked, table, noises)
@@ -61,7 +64,7 @@ def sample(sd: "StableDiffusion", asked: Request, callbacks: Callbacks) -> Sampl
                 last = min(first + stride, stop)
                 part = table.only(first, len(table) if last == needed else last)
                 carry = sd.programs.run_rows(
-                    sd.unet, sd.dtype, carry, part, sd.compute_params["unet"], told, guidance, known, regions
+                    denoiser, carry, part, sd.compute_params["unet"], told, guidance, known, regions
                 )
                 seen = Trace(asked, table, rows, carry, known, sd.programs.inspect_row)
                 done = seen.done(last)
@@ -192,7 +195,9 @@ def _conditions(
         "class_labels": None if labels is None else jnp.tile(labels, parts),
     }
     pieces, told = sd.programs.shard_inputs((prompting.in_pieces(states, MAX_CHUNKS), told), 0, parts)
-    return Conditions(sd.programs.precompute_kv(sd.dtype, sd.compute_params["unet"], *pieces), **told)
+    text = Conditions(Chunks({}, *pieces))
+    made = sd.programs.precompute_kv(denoiser_of(sd.unet, sd.dtype), sd.compute_params["unet"], text)
+    return replace(made, **told)
 
 
 def _image_embeds(sd: "StableDiffusion", asked: Request) -> list[tuple[np.ndarray, np.ndarray]]:
