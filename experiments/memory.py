@@ -13,6 +13,7 @@ times, the memory of 1024 x 1024, its large levels being cut into tiles.
 """
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from experiments import _cli
 from sdjax.config.presets import PRESETS
 from sdjax.core.files import write
 from sdjax.nn.shapes import expected_params
-from sdjax.runtime import denoisers
+from sdjax.runtime.denoisers import denoiser_of
 
 ROWS = ["sd15:512:1", "sd15:512:8", "sd15:768:1", "sd21:768:1", "sdxl:1024:1", "vae:1024:1", "vae:2048:1", "vae:4096:1"]
 DTYPES = ["float32", "bfloat16"]
@@ -114,7 +115,7 @@ def _step(configs: Any, params: Any, family: str, size: int, batch: int, dtype: 
     from sdjax.diffusion.guidance import Guidance
     from sdjax.diffusion.inpaint import KnownRegion
     from sdjax.diffusion.plan import plan
-    from sdjax.nn.conditioning import Added, Conditions
+    from sdjax.nn.conditioning import Added, Chunks, Conditions
     from sdjax.runtime import programs
 
     def array(*shape: int) -> Any:
@@ -122,14 +123,16 @@ def _step(configs: Any, params: Any, family: str, size: int, batch: int, dtype: 
 
     unet, compute, both = configs["unet"], jnp.dtype(dtype), 2 * batch
     latents = array(batch, size // 8, size // 8, unet.in_channels)
-    states, count = array(both, 1, 77, unet.cross_attention_dim), jax.ShapeDtypeStruct((both,), "int32")
-    text = jax.eval_shape(lambda *given: denoisers.precompute_kv(compute, *given), params, states, count)
+    states: Any = array(both, 1, 77, unet.cross_attention_dim)
+    count: Any = jax.ShapeDtypeStruct((both,), "int32")
+    denoiser, text = denoiser_of(unet, compute), Conditions(Chunks({}, states, count))
+    text = jax.eval_shape(partial(programs.precompute_kv, denoiser), params, text)
     added = Added(array(both, 1280), array(both, 6)) if unet.addition_embed_type == "text_time" else None
     table = plan("dpmpp_2m", 20, PRESETS[family].scheduler).table()
     known = jax.eval_shape(KnownRegion.nothing, latents)
     carry = jax.eval_shape(partial(programs.begin, None), latents, known, array(2, batch), table)
-    rest = (Conditions(text, added), Guidance(array(1, batch), array(1, batch)), known)
-    return programs.run_rows.lower(unet, compute, None, carry, table.rows(0, 1), params, *rest), (carry, rest)
+    rest = (replace(text, added=added), Guidance(array(1, batch), array(1, batch)), known)
+    return programs.run_rows.lower(denoiser, None, carry, table.rows(0, 1), params, *rest), (carry, rest)
 
 
 def _row(text: str) -> tuple[str, int, int]:

@@ -46,21 +46,22 @@ def main(values: Any) -> None:
     import sdjax
     from sdjax.diffusion import scan
     from sdjax.diffusion.guidance import classifier_free
-    from sdjax.nn.unet import UNet
-    from sdjax.runtime import denoisers
+    from sdjax.nn.conditioning import Chunks, Conditions
+    from sdjax.runtime import programs
+    from sdjax.runtime.denoisers import denoiser_of
 
     sd = sdjax.load(values.model, compilation_cache=False)
-    unet, params = UNet(sd.unet), sd.params["unet"]
+    denoiser, params, ones = denoiser_of(sd.unet, jnp.float32), sd.params["unet"], jnp.ones(2, jnp.int32)
     texts = [sd.encode_prompt(["", prompt])[:, None] for prompt in PROMPTS]
-    contexts = [denoisers.precompute_kv(jnp.float32, params, text, jnp.ones(2, jnp.int32)) for text in texts]
+    told = [programs.precompute_kv(denoiser, params, Conditions(Chunks({}, text, ones))) for text in texts]
     shape = (1, sd.unet.sample_size, sd.unet.sample_size, sd.unet.in_channels)
     compiled = []
 
-    def run(table: Any, params: Any, context: Any, scale: Any, key: Any) -> Any:
+    def run(table: Any, params: Any, conditions: Any, scale: Any, key: Any) -> Any:
         compiled.append(1)  # runs when traced, so once a compilation
 
         def network(x: Any, t: Any) -> Any:
-            return unet.apply({"params": params}, x, jnp.broadcast_to(t, x.shape[:1]), context)
+            return denoiser(params, x, jnp.broadcast_to(t, x.shape[:1]), conditions)
 
         x_T = jax.random.normal(key, shape)
         return scan.run(table, classifier_free(network, scale), x_T, scan.keys_per_image(key, 1))
@@ -69,7 +70,7 @@ def main(values: Any) -> None:
         one = jax.jit(run)
         begun = time.perf_counter()
         for i, plan, scale in settings:
-            arguments = (params, contexts[i % len(contexts)], jnp.float32(scale), jax.random.key(i))
+            arguments = (params, told[i % len(told)], jnp.float32(scale), jax.random.key(i))
             if each:
                 own = plan.table(plan.rows - 1)
                 out = jax.jit(lambda *rest, own=own: run(own, *rest))(*arguments)

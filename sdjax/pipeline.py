@@ -288,7 +288,7 @@ class StableDiffusion:
         checks.check_times(t.shape, len(x_t))
         unet = self.networks.params["unet"] if params is None else self._unet_params(params)
         t = jnp.broadcast_to(t, x_t.shape[:1])
-        return self.networks.executor.run(programs.predict, self.unet, self.dtype, unet, x_t, t, given)
+        return self.networks.executor.run(programs.predict, self.networks.denoiser, unet, x_t, t, given)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3`, float32 in [-1, 1]. Raises ValueError.

@@ -12,9 +12,10 @@ from sdjax.config import ClipTextConfig
 from sdjax.diffusion.progress import Run
 from sdjax.model.families import SD, SDXL
 from sdjax.model.text_encoder import ClipSkip
-from sdjax.nn.conditioning import Conditions
+from sdjax.nn.conditioning import Chunks, Conditions
 from sdjax.request.prompting import Branch, branches, in_pieces, negative_branch, pieces
-from sdjax.runtime import denoisers, programs
+from sdjax.runtime import programs
+from sdjax.runtime.denoisers import denoiser_of
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +132,16 @@ def test_pieces_of_a_text_are_attended_as_one(sd):
     texts = [rng.standard_normal((c, length, width), np.float32) for c in (3, 1)]
     states, count = in_pieces(texts, 16)
     x, t = jnp.asarray(rng.standard_normal((2, 8, 8, 4), np.float32)), jnp.array([700.0, 20.0])
-    together = programs.predict(
-        sd.unet, sd.dtype, unet, x, t, Conditions(denoisers.precompute_kv(sd.dtype, unet, states, count))
-    )
+    denoiser = denoiser_of(sd.unet, sd.dtype)
+    text = programs.precompute_kv(denoiser, unet, Conditions(Chunks({}, states, count)))
+    together = programs.predict(denoiser, unet, x, t, text)
     for i, text in enumerate(texts):
         alone = sd.predict(x[i : i + 1], t[i], jnp.asarray(text).reshape(1, -1, width))
         np.testing.assert_allclose(together[i], alone[0], rtol=1e-4, atol=1e-5)
 
     def total(states):
-        given = Conditions(denoisers.precompute_kv(sd.dtype, unet, states, count))
-        return programs.predict(sd.unet, sd.dtype, unet, x, t, given).sum()
+        given = programs.precompute_kv(denoiser, unet, Conditions(Chunks({}, states, count)))
+        return programs.predict(denoiser, unet, x, t, given).sum()
 
     slope = np.abs(np.asarray(jax.jit(jax.grad(total))(jnp.asarray(states)))).max((2, 3))
     assert (slope[0, :3] > 0).all() and slope[1, 0] > 0 and slope[0, 3:].max() == slope[1, 1:].max() == 0
@@ -165,7 +166,7 @@ def test_one_compilation_for_all_prompts(sd, style):
     sd.generate("a", noise_source="torch_cpu", **asked | {"sampler": "euler_ancestral"})
     steps = (
         programs.encode_text,
-        denoisers.precompute_kv,
+        programs.precompute_kv,
         programs.noise,
         programs.begin,
         programs.draw,

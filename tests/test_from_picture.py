@@ -7,7 +7,7 @@ from PIL import Image, ImageFilter
 import sdjax
 from sdjax import torch_noise
 from sdjax.diffusion.samplers import SAMPLERS
-from sdjax.runtime import denoisers, programs
+from sdjax.runtime import programs
 from tests.checkpoints import make_checkpoint
 
 RNG = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def compilations():
     """Programs compiled so far by everything that a picture goes through."""
     steps = (
         programs.encode_text,
-        denoisers.precompute_kv,
+        programs.precompute_kv,
         programs.noise,
         programs.begin,
         programs.draw,

@@ -10,7 +10,7 @@ import pytest
 from sdjax.config import UNetConfig
 from sdjax.nn import attention, layers, resnet
 from sdjax.nn.clip import end_of_text
-from sdjax.nn.conditioning import Added
+from sdjax.nn.conditioning import Added, Conditions
 from sdjax.nn.shapes import expected_params
 from sdjax.nn.unet import UNet, time_shifts
 from tests.checkpoints import random_params
@@ -128,7 +128,8 @@ def test_hoisted_keys_and_values_change_nothing():
     hoisted = attention.cross_keys_values(params["params"], context, jnp.float32)
     assert len(hoisted) == 4  # one transformer down, two up, one in the middle
     apply = jax.jit(UNet(config).apply)
-    np.testing.assert_allclose(apply(params, x, t, hoisted), apply(params, x, t, context), atol=1e-5)
+    got, want = (apply(params, x, t, Conditions(text)) for text in (hoisted, context))
+    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -145,17 +146,17 @@ def test_hoisted_times_change_nothing(told):
     config = UNetConfig.from_dict(SMALL | told)
     x, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 4)), jnp.array([3.0, 700.5])
     context = jax.random.normal(jax.random.key(1), (2, 5, 6))
-    given = {
+    more = {
         "added": Added(jnp.ones((2, 3)), jnp.array([[9.0, 1.0], [4.0, 0.0]]))
         if "addition_embed_type" in told
         else None,
         "class_labels": jnp.array([2, 5]) if "num_class_embeds" in told else None,
         "guidance": jax.random.normal(jax.random.key(3), (2, 5)) if "time_cond_proj_dim" in told else None,
     }
-    params = drawn(config)
-    shifts = time_shifts(config, jnp.float32, params["params"], t, *given.values())
+    params, given = drawn(config), Conditions(context, **more)
+    shifts = time_shifts(config, jnp.float32, params["params"], t, given)
     assert len(shifts) == 8  # one resnet on each level down, two in the middle, two on each level up
     assert {shift.shape for shift in shifts.values()} == {(2, 8), (2, 16)}
     apply = jax.jit(UNet(config).apply)
-    want = apply(params, x, t, context, **given)
-    np.testing.assert_allclose(apply(params, x, shifts, context), want, atol=1e-5)
+    want = apply(params, x, t, given)
+    np.testing.assert_allclose(apply(params, x, shifts, Conditions(context)), want, atol=1e-5)

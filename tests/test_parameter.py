@@ -35,7 +35,7 @@ def test_an_initialiser_is_left_alone_where_nothing_is_drawn(monkeypatch):
         raise AssertionError("drawn in vain")
 
     monkeypatch.setattr(
-        "sdjax.nn.layers.parameter", lambda module, name, init, shape: parameter(module, name, never, shape)
+        "sdjax.nn.parameter.parameter", lambda module, name, init, shape: parameter(module, name, never, shape)
     )
     assert set(shapes(Dense(4, jnp.float32), X)) == {"kernel", "bias"}
     Dense(4, jnp.float32).apply({"params": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}, X)

@@ -24,7 +24,7 @@ def compilations() -> int:
     """Programs compiled so far by everything that a picture goes through."""
     steps = (
         programs.encode_text,
-        denoisers.precompute_kv,
+        programs.precompute_kv,
         programs.noise,
         programs.begin,
         programs.draw,

@@ -1,5 +1,6 @@
 """What the inpainting and the depth U-Net learn from: holes, maps, conventions, and a scorer that is not fooled."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from experiments.shapes import depth, encode_pictures, inpainting, models, train_pictures, train_unet, world
 from experiments.shapes.score import score
 from sdjax.config import UNetConfig
+from sdjax.nn.conditioning import Conditions
 from sdjax.nn.shapes import expected_params
 from sdjax.nn.unet import UNet
 from tests.checkpoints import UNET, random_params
@@ -163,11 +165,11 @@ def test_inpainting_starts_as_the_shipped_model():
     """Whatever the mask and the masked picture hold, the widened U-Net says what the shipped one says."""
     rng = np.random.default_rng(0)
     x, beside = (jnp.asarray(rng.normal(size=(1, 16, 16, c)), jnp.float32) for c in (4, 5))
-    context, t = jnp.asarray(rng.normal(size=(1, 24, 128)), jnp.float32), jnp.array([500.0])
+    text, t = Conditions(jnp.asarray(rng.normal(size=(1, 24, 128)), jnp.float32)), jnp.array([500.0])
     wide = UNet(UNetConfig.from_dict(models.PICTURE_UNETS["inpainting"]))
-    want = jax.jit(UNet(models.UNET).apply)({"params": train_pictures.shipped_unet()}, x, t, context)
+    want = jax.jit(UNet(models.UNET).apply)({"params": train_pictures.shipped_unet()}, x, t, text)
     params = {"params": train_pictures.initial("inpainting", 0)}
-    got = jax.jit(wide.apply)(params, jnp.concatenate([x, beside], -1), t, context)
+    got = jax.jit(wide.apply)(params, x, t, replace(text, channels=beside))
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 

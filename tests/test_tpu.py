@@ -5,6 +5,7 @@ No TPU is needed to lower, so this shows that nothing on the path is for CPUs or
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -17,9 +18,10 @@ from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
 from sdjax.diffusion.guidance import Guidance
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.plan import plan
-from sdjax.nn.conditioning import Added, Conditions
+from sdjax.nn.conditioning import Added, Chunks, Conditions
 from sdjax.nn.shapes import expected_params
-from sdjax.runtime import denoisers, programs
+from sdjax.runtime import programs
+from sdjax.runtime.denoisers import denoiser_of
 from tests import checkpoints
 
 BFLOAT16 = jnp.dtype("bfloat16")
@@ -68,12 +70,12 @@ def run_rows(config: UNetConfig, batch: int) -> str:
     table, known = plan("dpmpp_2m", 4, checkpoints.SCHEDULER).table(), KnownRegion.nothing(jnp.asarray(latents))
     carry = jax.eval_shape(partial(programs.begin, None), x, known, np.ones((2, batch), np.float32), table)
     states = array(2 * batch, 1, TOKENS, checkpoints.WIDTH)
-    precompute_kv = jax.tree_util.Partial(denoisers.precompute_kv, BFLOAT16)
-    context = jax.eval_shape(precompute_kv, params(config), states, array(2 * batch, dtype="int32"))
+    denoiser, text = denoiser_of(config, BFLOAT16), Chunks({}, states, array(2 * batch, dtype="int32"))
+    text = jax.eval_shape(partial(programs.precompute_kv, denoiser), params(config), Conditions(text))
     added = Added(array(2 * batch, 16), array(2 * batch, 6)) if config.addition_embed_type else None
     guidance = Guidance(jnp.ones((len(table), batch)), jnp.zeros((len(table), batch)))
-    run = jax.jit(lambda *rest: programs.run_rows(config, BFLOAT16, None, *rest))
-    return stablehlo(run, carry, table, params(config), Conditions(context, added), guidance, known)
+    run = jax.jit(lambda *rest: programs.run_rows(denoiser, None, *rest))
+    return stablehlo(run, carry, table, params(config), replace(text, added=added), guidance, known)
 
 
 PROGRAMS = {

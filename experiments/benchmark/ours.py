@@ -1,6 +1,7 @@
 """sdjax's side: a call that computes a row once and waits for it."""
 
 import tempfile
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,9 +18,10 @@ from sdjax.diffusion.plan import plan
 from sdjax.model.networks import Networks
 from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import TextEncoder
-from sdjax.nn.conditioning import Added, Conditions
+from sdjax.nn.conditioning import Added, Chunks, Conditions
 from sdjax.nn.shapes import expected_params
-from sdjax.runtime import denoisers, programs
+from sdjax.runtime import programs
+from sdjax.runtime.denoisers import denoiser_of
 from sdjax.text import Tokenizer
 
 READ = {"unet": config.UNetConfig.from_dict, "vae": config.VaeConfig.from_dict}
@@ -68,9 +70,15 @@ def steps(job: Job, count: int = 1) -> Call:
     length = preset(job.family).configs["text_encoder"]["max_position_embeddings"]
     shape = (2 * job.batch, 1, length, unet.cross_attention_dim)
     states = np.random.default_rng(0).standard_normal(shape, np.float32)
-    context = denoisers.precompute_kv(dtype, params, states, jnp.ones(2 * job.batch, jnp.int32))
+    denoiser, text = (
+        denoiser_of(unet, dtype),
+        Conditions(Chunks({}, jnp.asarray(states), jnp.ones(2 * job.batch, jnp.int32))),
+    )
     added = pooled_and_ids(job)
-    told = Conditions(context, None if added is None else Added(*map(jnp.asarray, added)))
+    told = replace(
+        programs.precompute_kv(denoiser, params, text),
+        added=None if added is None else Added(*map(jnp.asarray, added)),
+    )
     table = plan(SAMPLER, max(count, job.steps), preset(job.family).scheduler).table()
     known, shares = KnownRegion.nothing(x), np.array([[0.0], [1.0]], np.float32).repeat(job.batch, 1)
     scales = jnp.full((count, job.batch), SCALE)
@@ -79,7 +87,7 @@ def steps(job: Job, count: int = 1) -> Call:
     def step() -> Any:
         # Every call is the start of a run: the state is donated, so each has one of its own.
         carry = programs.begin(None, x, known, shares, table)
-        return programs.run_rows(unet, dtype, None, carry, rows, params, told, guidance, known).x.block_until_ready()
+        return programs.run_rows(denoiser, None, carry, rows, params, told, guidance, known).x.block_until_ready()
 
     return step
 

@@ -29,6 +29,7 @@ from experiments.shapes.train_unet import alphas_cumprod, velocity_loss
 from sdjax.config import ClipTextConfig, UNetConfig
 from sdjax.model.builtin import ASSETS, SHAPES
 from sdjax.nn.clip import ClipTextEncoder
+from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
 from sdjax.text.tokens import Tokenizer
 from sdjax.train.loop import fit
@@ -70,8 +71,8 @@ def initial(task: str, seed: int) -> dict:
         return params
     config = UNetConfig.from_dict(models.PICTURE_UNETS[task])
     x = jnp.zeros((1, config.sample_size, config.sample_size, config.in_channels))
-    context = jnp.zeros((1, models.MAX_LENGTH, models.TEXT_WIDTH))
-    return fresh(UNet(config), seed, x, jnp.zeros((1,)), context)
+    conditions = Conditions(jnp.zeros((1, models.MAX_LENGTH, models.TEXT_WIDTH)))
+    return fresh(UNet(config), seed, x, jnp.zeros((1,)), conditions)
 
 
 def contexts(ids: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from experiments.shapes.batches import OBJECT, Encode, Pictures
 from sdjax.diffusion.noise import Settings, noise_schedule
 from sdjax.model.builtin import ASSETS, SHAPES
 from sdjax.nn.clip import ClipTextEncoder
+from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
 from sdjax.text.tokens import Tokenizer
 from sdjax.train.loop import fit, newest_step, restore
@@ -39,10 +40,10 @@ GAMMA = 5.0  # above this SNR + 1 the weight falls
 
 def init_params(seed: int) -> dict:
     """Fresh parameters of the U-Net."""
-    context = jnp.zeros((1, models.MAX_LENGTH, models.TEXT_WIDTH))
+    conditions = Conditions(jnp.zeros((1, models.MAX_LENGTH, models.TEXT_WIDTH)))
     size = models.PIXELS // 8
     x = jnp.zeros((1, size, size, 4))
-    return fresh(UNet(models.UNET), seed, x, jnp.zeros((1,)), context)
+    return fresh(UNet(models.UNET), seed, x, jnp.zeros((1,)), conditions)
 
 
 def velocity_loss(
@@ -60,9 +61,8 @@ def velocity_loss(
     alpha, sigma = jnp.sqrt(alpha_bar[t])[:, None, None, None], jnp.sqrt(1 - alpha_bar[t])[:, None, None, None]
     noise = jax.random.normal(noise_key, x_0.shape)
     x = alpha * x_0 + sigma * noise
-    if "channels" in batch:
-        x = jnp.concatenate([x, batch["channels"].astype(jnp.float32)], axis=-1)
-    v = unet.apply({"params": params}, x, t.astype(jnp.float32), batch["context"].astype(jnp.float32))
+    told = {name: batch[name].astype(jnp.float32) for name in ("context", "channels") if name in batch}
+    v = unet.apply({"params": params}, x, t.astype(jnp.float32), Conditions(**told))
     square = jnp.square(v - (alpha * noise - sigma * x_0)) * batch.get("weights", 1.0)
     return jnp.mean(jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t], gamma))
 

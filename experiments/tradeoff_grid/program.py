@@ -22,8 +22,9 @@ from sdjax.diffusion import scan
 from sdjax.diffusion.guidance import classifier_free
 from sdjax.diffusion.plan import padded_length
 from sdjax.diffusion.table import Table
-from sdjax.nn.unet import UNet
-from sdjax.runtime import denoisers
+from sdjax.nn.conditioning import Chunks, Conditions
+from sdjax.runtime import programs
+from sdjax.runtime.denoisers import denoiser_of
 
 SEGMENT_ROWS = 8  # rows of one call: how often the progress bar moves
 # Memory of one guided picture in the U-Net, in bytes for each latent pixel and channel of its first level, and what of
@@ -44,6 +45,7 @@ class Program:
         self.sd, self.seed, self.batch = sd, seed, batch
         self.length = padded_length(longest - 1) + SEGMENT_ROWS - 1  # a whole number of segments, the result included
         self.compilations = 0
+        self._denoiser = denoiser_of(sd.unet, sd.dtype)
         self._params = sd.networks.params["unet"]
         self._context = np.asarray(sd.encode_prompt(["", *prompts]))
         self._advance = jax.jit(self._segment, donate_argnums=0)
@@ -56,9 +58,9 @@ class Program:
         seconds = []
         for evaluations in (0, 2, 2):
             few = Table(**{**vars(rows), "evaluate": np.arange(SEGMENT_ROWS) < evaluations})
-            carry, context, scales = self._start(plan.table(self.length), np.zeros(1, int), 1.0)
+            carry, conditions, scales = self._start(plan.table(self.length), np.zeros(1, int), 1.0)
             begun = time.perf_counter()
-            jax.block_until_ready(self._advance(carry, few, self._params, context, scales))
+            jax.block_until_ready(self._advance(carry, few, self._params, conditions, scales))
             seconds.append(time.perf_counter() - begun)
         return seconds[-1] / 2
 
@@ -72,12 +74,12 @@ class Program:
           `tick` is told the evaluations done, segment by segment.
         """
         table = plan.table(self.length)
-        carry, context, scales = self._start(table, index, scale)
+        carry, conditions, scales = self._start(table, index, scale)
         seconds = 0.0
         for start in range(0, plan.rows, SEGMENT_ROWS):
             part = table.rows(start, start + SEGMENT_ROWS)
             begun = time.perf_counter()
-            carry = jax.block_until_ready(self._advance(carry, part, self._params, context, scales))
+            carry = jax.block_until_ready(self._advance(carry, part, self._params, conditions, scales))
             seconds += time.perf_counter() - begun
             tick(int(part.evaluate.sum()))
         return np.asarray(scan.result(carry))[: len(index)], seconds / self.batch
@@ -87,18 +89,18 @@ class Program:
         index = np.pad(index, (0, self.batch - len(index)), mode="edge")
         text = np.concatenate([np.repeat(self._context[:1], self.batch, axis=0), self._context[1 + index]])
         ones = jnp.ones(len(text), jnp.int32)
-        context = denoisers.precompute_kv(self.sd.dtype, self._params, jnp.asarray(text)[:, None], ones)
+        context = Chunks({}, jnp.asarray(text)[:, None], ones)
+        conditions = programs.precompute_kv(self._denoiser, self._params, Conditions(context))
         keys = jax.vmap(partial(jax.random.fold_in, key(self.seed)))(index.astype(np.uint32))
         with settled():
             carry = self._begin(keys, table)
-        return jax.block_until_ready(carry), jax.block_until_ready(context), jnp.full(self.batch, scale, jnp.float32)
+        return jax.block_until_ready(carry), jax.block_until_ready(conditions), jnp.full(self.batch, scale, jnp.float32)
 
-    def _segment(self, carry: scan.Carry, rows: Table, params: Any, context: Any, scales: jax.Array) -> scan.Carry:
+    def _segment(self, carry: scan.Carry, rows: Table, params: Any, conditions: Any, scales: jax.Array) -> scan.Carry:
         self.compilations += 1  # Python runs this once for each compilation
-        unet = UNet(self.sd.unet, self.sd.dtype)
 
         def model(x: jax.Array, t: jax.Array) -> jax.Array:
-            return unet.apply({"params": params}, x, jnp.broadcast_to(t, x.shape[:1]), context)
+            return self._denoiser(params, x, jnp.broadcast_to(t, x.shape[:1]), conditions)
 
         return scan.run_rows(carry, rows, classifier_free(model, scales))
 

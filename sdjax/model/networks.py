@@ -19,7 +19,9 @@ from jax.typing import DTypeLike
 from sdjax.images.read import ImageLike, read_image
 from sdjax.model import finite
 from sdjax.model.spec import ModelSpec
+from sdjax.nn.denoiser import Denoiser
 from sdjax.runtime import programs
+from sdjax.runtime.denoisers import denoiser_of
 from sdjax.runtime.executor import Compiled, Executor
 
 
@@ -68,6 +70,11 @@ class Networks:
             cast = [kept[id(leaf)] if id(leaf) in kept else next(new) for leaf in leaves]
             params[name] = jax.tree.unflatten(structure, cast)
         return replace(self, stored=stored, params=params)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """What predicts: static and hashable, for the programs that run it."""
+        return denoiser_of(self.spec.unet, self.dtype)
 
     def dtype_of(self, component: str) -> DTypeLike:
         """What one of the networks computes in: the VAE of some families needs more than the others."""

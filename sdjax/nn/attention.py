@@ -7,11 +7,10 @@ GPU in 16-bit precision cuDNN never forms it; everywhere else the queries go thr
 holds one block's scores at a time and, on a CPU, one head's, small enough to stay in cache.
 
 Text enters through cross-attention only, so its keys and values are the same at every sampling step:
-`cross_keys_values` computes them once, outside the loop, and the U-Net takes them in place of the context.
+`cross_keys_values` computes them once, outside the loop, and the U-Net takes them in place of the text.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import flax.linen as nn
@@ -19,37 +18,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdjax.core import short
 from sdjax.core.devices import on_cpu
 from sdjax.core.tree import modules_named
+from sdjax.nn.conditioning import Chunks, KeysValues, Signals
 from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm, gelu
+from sdjax.nn.linear import linear
+from sdjax.nn.parameter import path_of
 
 Sums = tuple[jax.Array, jax.Array, jax.Array]  # of a running softmax: the largest score, the weights, the values
-KeysValues = Mapping[str, tuple[jax.Array, jax.Array]]  # of every cross-attention, by module path, each `b l d`
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Chunks:
-    """A text of up to c pieces, each as long as the text encoder's rows (77 tokens), for b pictures.
-
-    The number of pieces is data: a prompt of one costs nothing for those it does not have, and a longer prompt runs
-    in the same program.
-
-    Attributes:
-      first: keys and values of every picture's first piece, the whole text of nearly every prompt.
-      states: `b c l e`, the text's hidden states. count: int32 `b`, how many of the c pieces there are.
-    """
-
-    first: KeysValues
-    states: jax.Array
-    count: jax.Array
-
-    __repr__ = short.fields
-
-
-# The text's hidden states [b, l, e], the keys and values already made from them, or a text in pieces.
-Context = jax.Array | KeysValues | Chunks
 
 # Scores held at once, in elements. A CPU takes one head of one image after the other and keeps its block in cache
 # (8 MiB of float32); elsewhere all heads go together and the limit is memory (256 MiB). Few enough need no loop.
@@ -103,19 +79,27 @@ def _attend_in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, upcast: bool) ->
 
 
 def attention_over_chunks(
-    q: jax.Array, states: jax.Array, count: jax.Array, kernels: tuple[jax.Array, jax.Array], *, upcast: bool = False
+    q: jax.Array,
+    states: jax.Array,
+    count: jax.Array,
+    layers: Mapping[str, Mapping[str, jax.Array]],
+    *,
+    path: str,
+    upcast: bool = False,
 ) -> jax.Array:
     """Attention to a text in pieces: q `b l k d`, states `b c m e`, count `b` -> `b l k d`, in q's dtype.
 
-    kernels: `e (k d)`, from states to keys and values. One piece after the other by a running softmax (Milakov &
-    Gimelshein 2018, arXiv:1805.02867, algorithm 3); pieces that no picture of the batch has are skipped.
+    layers: the parameters of `to_k` and `to_v`, from states to keys and values. path: of the attention they are in.
+
+    One piece after the other by a running softmax (Milakov & Gimelshein 2018, arXiv:1805.02867, algorithm 3); pieces
+    that no picture of the batch has are skipped. Raises ValueError as `linear` does.
     """
     wide = q.astype(jnp.float32) if upcast else q
     heads, scale = q.shape[2], q.shape[-1] ** -0.5
 
     def add(sums: Sums, piece: jax.Array, here: jax.Array) -> Sums:
         most, total, out = sums
-        k, v = (split_heads(jnp.dot(piece.astype(q.dtype), kernel.astype(q.dtype)), heads) for kernel in kernels)
+        k, v = (split_heads(part, heads) for part in _keys_values(layers, piece, q.dtype, path))
         scores = jnp.einsum("blkd,bmkd->bklm", wide * scale, k.astype(wide.dtype), preferred_element_type=jnp.float32)
         scores = jnp.where(here[:, None, None, None], scores, -jnp.inf)
         new = jnp.maximum(most, jax.lax.stop_gradient(scores.max(-1)))
@@ -148,7 +132,7 @@ def _cudnn_takes(q: jax.Array) -> bool:
 
 
 class Attention(nn.Module):
-    """Projections around `attention`: x `b l d` attends to `context` `b m e`, or to itself where that is None."""
+    """Projections around `attention`: x `b l d` attends to the signals' text, or to itself where there are none."""
 
     heads: int
     dtype: DTypeLike
@@ -156,20 +140,19 @@ class Attention(nn.Module):
     upcast: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: Context | None = None) -> jax.Array:
-        features = x.shape[-1]
+    def __call__(self, x: jax.Array, signals: Signals | None = None) -> jax.Array:
+        features, source = x.shape[-1], x if signals is None else signals.conditions.context
         q = split_heads(Dense(features, self.dtype, self.qkv_bias, name="to_q")(x), self.heads)
-        if isinstance(context, Chunks):
-            out = self._to_chunks(q, context)
+        if isinstance(source, Chunks):
+            out = self._to_chunks(q, source)
         else:
-            k, v = self._keys_values(x if context is None else context, features)
-            out = attention(q, k, v, upcast=self.upcast)
+            out = attention(q, *self._keys_values(source, features), upcast=self.upcast)
         return Dense(features, self.dtype, name="to_out.0")(out.reshape(x.shape))
 
     def _keys_values(self, source: jax.Array | KeysValues, features: int) -> tuple[jax.Array, ...]:
         """`b m k d` each: looked up where they are made already."""
         if isinstance(source, Mapping):
-            made = source[".".join(self.path)]
+            made = source[path_of(self)]
         else:
             made = tuple(Dense(features, self.dtype, self.qkv_bias, name=f"to_{part}")(source) for part in "kv")
         return tuple(split_heads(part, self.heads) for part in made)
@@ -179,13 +162,12 @@ class Attention(nn.Module):
         k, v = self._keys_values(text.first, q.shape[-1])
         if text.states.shape[1] == 1:
             return attention(q, k, v, upcast=self.upcast)
-        params = self.variables["params"]
-        kernels = (params["to_k"]["kernel"], params["to_v"]["kernel"])
+        layers = {name: self.variables["params"][name] for name in ("to_k", "to_v")}
         return jax.lax.cond(
             (text.count > 1).any(),
-            partial(attention_over_chunks, upcast=self.upcast),
+            partial(attention_over_chunks, path=path_of(self), upcast=self.upcast),
             lambda q, *_: attention(q, k, v, upcast=self.upcast),
-            *(q, text.states, text.count, kernels),
+            *(q, text.states, text.count, layers),
         )
 
 
@@ -197,15 +179,22 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
 def cross_keys_values(params: Mapping, context: jax.Array, dtype: DTypeLike) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Keys and values of every cross-attention in a U-Net's `params`, for a context `b m e`: {path: (k, v)}, `b m d`.
 
-    A self-attention whose width happens to equal the context's is computed too, and read by nobody.
+    A self-attention whose width happens to equal the context's is computed too, and read by nobody. Raises ValueError
+    as `linear` does.
     """
-    made: dict[str, tuple[jax.Array, jax.Array]] = {}
-    for path, module in modules_named(params, ("attn1", "attn2")):
-        kernels = [module[name]["kernel"] for name in ("to_k", "to_v")]
-        if kernels[0].shape[0] == context.shape[-1]:
-            k, v = (jnp.dot(context.astype(dtype), kernel.astype(dtype)) for kernel in kernels)
-            made[path] = (k, v)
-    return made
+    return {
+        path: _keys_values(layers, context, dtype, path)
+        for path, layers in modules_named(params, ("attn1", "attn2"))
+        if layers["to_k"]["kernel"].shape[0] == context.shape[-1]
+    }
+
+
+def _keys_values(
+    layers: Mapping[str, Mapping[str, jax.Array]], source: jax.Array, dtype: DTypeLike, path: str
+) -> tuple[jax.Array, jax.Array]:
+    """By the layers `to_k` and `to_v` of the attention at `path`: source `b m e` -> `b m d` each."""
+    k, v = (linear(layers[name], source, dtype, f"{path}.{name}") for name in ("to_k", "to_v"))
+    return k, v
 
 
 class FeedForward(nn.Module):
@@ -221,7 +210,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention, feed-forward, each after a LayerNorm and around a residual.
+    """Self-attention, cross-attention, feed-forward, each after a LayerNorm and around a residual: `b l d -> b l d`.
 
     `only_cross` lets the first attention look at the text too, as the x4 upscaler's levels do.
     """
@@ -232,12 +221,12 @@ class TransformerBlock(nn.Module):
     only_cross: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+    def __call__(self, x: jax.Array, signals: Signals) -> jax.Array:
         normed = LayerNorm(1e-5, self.dtype, name="norm1")(x)
         attn1 = Attention(self.heads, self.dtype, upcast=self.upcast, name="attn1")
-        x = x + attn1(normed, context if self.only_cross else None)
+        x = x + attn1(normed, signals if self.only_cross else None)
         normed = LayerNorm(1e-5, self.dtype, name="norm2")(x)
-        x = x + Attention(self.heads, self.dtype, upcast=self.upcast, name="attn2")(normed, context)
+        x = x + Attention(self.heads, self.dtype, upcast=self.upcast, name="attn2")(normed, signals)
         return x + FeedForward(self.dtype, name="ff")(LayerNorm(1e-5, self.dtype, name="norm3")(x))
 
 
@@ -257,7 +246,7 @@ class Transformer2D(nn.Module):
     only_cross: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+    def __call__(self, x: jax.Array, signals: Signals) -> jax.Array:
         b, h, w, c = x.shape
         tokens = self._projection("proj_in", c)(GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x))
         tokens = tokens.reshape(b, h * w, c)
@@ -265,7 +254,7 @@ class Transformer2D(nn.Module):
             block = TransformerBlock(
                 self.heads, self.dtype, self.upcast, self.only_cross, name=f"transformer_blocks.{i}"
             )
-            tokens = block(tokens, context)
+            tokens = block(tokens, signals)
         return x + self._projection("proj_out", c)(tokens.reshape(b, h, w, c))
 
     def _projection(self, name: str, features: int) -> nn.Module:

@@ -1,13 +1,49 @@
-"""All that a U-Net is told beside x and t."""
+"""What a U-Net is told beside x and t, and the one object in which its blocks are handed all of it.
 
+    Conditions    what the caller knows: text, pooled text and sizes, guidance scale, channels beside x, class
+    Signals       those whole, and the time as the network has it inside
+
+Both go down whole: a block hands on what it was handed, and only who reads a field knows of it. So a further condition
+is a field of `Conditions` and the line that reads it; no signature in between names it.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 
 from sdjax.core import short
-from sdjax.nn.attention import Context
 from sdjax.nn.layers import timestep_embedding
+
+KeysValues = Mapping[str, tuple[jax.Array, jax.Array]]  # of every cross-attention, by module path, each `b l d`
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Chunks:
+    """A text of up to c pieces, each as long as the text encoder's rows (77 tokens), for b pictures.
+
+    The number of pieces is data: a prompt of one costs nothing for those it does not have, and a longer prompt runs
+    in the same program.
+
+    Attributes:
+      first: keys and values of every picture's first piece, the whole text of nearly every prompt; none before
+        `Denoiser.precompute` has made them, and so long the network cannot run on it.
+      states: `b c l e`, the text's hidden states. count: int32 `b`, how many of the c pieces there are.
+    """
+
+    first: KeysValues
+    states: jax.Array
+    count: jax.Array
+
+    __repr__ = short.fields
+
+
+# The text's hidden states `b l e`, the keys and values already made from them, or a text in pieces.
+Context = jax.Array | KeysValues | Chunks
+# The time embedded, `b d`; or, made from it before the run, what it adds in every resnet, by module path, `b c`.
+Time = jax.Array | Mapping[str, jax.Array]
 
 
 class Added(NamedTuple):
@@ -32,6 +68,18 @@ class Conditions:
     class_labels: jax.Array | None = None  # int32 `b`: the upscaler's noise level
 
     __repr__ = short.fields
+
+    def beside_time(self) -> "Conditions":
+        """Those alone that are added to the embedded time, which may be made before the run; without any text."""
+        return Conditions({}, added=self.added, guidance=self.guidance, class_labels=self.class_labels)
+
+
+@dataclass(frozen=True)
+class Signals:
+    """All that the blocks inside a U-Net are told beside the picture, for b pictures."""
+
+    time: Time
+    conditions: Conditions
 
 
 def guidance_embedding(scale: jax.Array, features: int) -> jax.Array:

@@ -8,7 +8,7 @@ Epsilons are required arguments: flax's default (1e-6) is wrong for the U-Net's 
 CLIP (1e-5), and right for the VAE, so a default would hide a bug half of the time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,8 @@ from jax.typing import DTypeLike
 
 from sdjax.core.devices import on_cpu
 from sdjax.nn.convolution import Padding, convolve, convolve_doubled
-from sdjax.nn.parameter import parameter
+from sdjax.nn.linear import linear
+from sdjax.nn.parameter import Init, check_known, own_parameters, path_of
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -43,6 +44,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+def kernel_and_bias(shape: Sequence[int], use_bias: bool = True) -> dict[str, tuple[Init, Sequence[int]]]:
+    """What `own_parameters` is asked for by a layer with a kernel of that shape, whose last axis goes out."""
+    kernel: tuple[Init, Sequence[int]] = (nn.initializers.lecun_normal(), shape)
+    return {"kernel": kernel} | ({"bias": (nn.initializers.zeros, shape[-1:])} if use_bias else {})
+
+
 class Dense(nn.Module):
     """y = x W + b over the last axis; W is `[in, out]`, the transpose of torch's."""
 
@@ -52,11 +59,8 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = parameter(self, "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
-        y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
-        if self.use_bias:
-            y = y + parameter(self, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        return y
+        params = own_parameters(self, **kernel_and_bias((x.shape[-1], self.features), self.use_bias))
+        return linear(params, x, self.dtype, path_of(self))
 
 
 class Embed(nn.Module):
@@ -69,8 +73,9 @@ class Embed(nn.Module):
     @nn.compact
     def __call__(self, ids: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
-        table = parameter(self, "embedding", init, (self.count, self.features))
-        return jnp.take(table.astype(self.dtype), ids, axis=0)
+        params = own_parameters(self, embedding=(init, (self.count, self.features)))
+        check_known(params, ("embedding",), path_of(self))
+        return jnp.take(params["embedding"].astype(self.dtype), ids, axis=0)
 
 
 class Conv(nn.Module):
@@ -91,19 +96,18 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = parameter(self, "kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
-        bias = (
-            parameter(self, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype) if self.use_bias else 0
-        )
-        x = x.astype(self.dtype)
+        params = own_parameters(self, **kernel_and_bias(shape, self.use_bias))
+        return linear(params, x, self.dtype, path_of(self), self._product)
+
+    def _product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         if self.size == 1:
-            return jnp.dot(x, kernel[0, 0]) + bias
+            return jnp.dot(x, kernel[0, 0])
         if self.doubled and on_cpu():
-            return convolve_doubled(x, kernel) + bias
+            return convolve_doubled(x, kernel)
         if self.doubled:
             x = nearest(x, (2 * x.shape[1], 2 * x.shape[2]))
         pad = self.size // 2
-        return convolve(x, kernel, self.stride, self.padding or ((pad, pad), (pad, pad))) + bias
+        return convolve(x, kernel, self.stride, self.padding or ((pad, pad), (pad, pad)))
 
 
 def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -136,8 +140,7 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, moments: Moments | None = None) -> jax.Array:
         channels = x.shape[-1]
-        scale = parameter(self, "scale", nn.initializers.ones, (channels,)).astype(jnp.float32)
-        bias = parameter(self, "bias", nn.initializers.zeros, (channels,)).astype(jnp.float32)
+        scale, bias = _scale_and_bias(self, channels)
         x = x.astype(jnp.float32)
         if moments is None:
             grouped = x.reshape(x.shape[0], -1, self.groups, channels // self.groups)
@@ -163,12 +166,19 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = parameter(self, "scale", nn.initializers.ones, (x.shape[-1],)).astype(jnp.float32)
-        bias = parameter(self, "bias", nn.initializers.zeros, (x.shape[-1],)).astype(jnp.float32)
+        scale, bias = _scale_and_bias(self, x.shape[-1])
         x = x.astype(jnp.float32)
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
         return (centred * jax.lax.rsqrt(variance + self.eps) * scale + bias).astype(self.dtype)
+
+
+def _scale_and_bias(norm: nn.Module, channels: int) -> tuple[jax.Array, jax.Array]:
+    """A norm's parameters, float32 `channels` each. Raises ValueError where it was given others."""
+    wanted = {"scale": (nn.initializers.ones, (channels,)), "bias": (nn.initializers.zeros, (channels,))}
+    params = own_parameters(norm, **wanted)
+    check_known(params, tuple(wanted), path_of(norm))
+    return params["scale"].astype(jnp.float32), params["bias"].astype(jnp.float32)
 
 
 def timestep_embedding(

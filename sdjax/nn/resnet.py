@@ -9,15 +9,15 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from sdjax.nn.conditioning import Signals, Time
 from sdjax.nn.layers import Conv, Dense, GroupNorm, nearest
-
-Time = jax.Array | Mapping[str, jax.Array]  # embedded, `b d`, or by module path what it adds there, `b features`
+from sdjax.nn.parameter import path_of
 
 
 class ResnetBlock(nn.Module):
     """Norm, SiLU, convolution, twice, around a shortcut (He et al. 2016, with the time added as in Ho et al. 2020).
 
-    `x` is `b h w c`; `time` the timestep, or None in the VAE. Returns `b h w features`.
+    x is `b h w c`; of the signals, which the VAE has none of, it reads the time. Returns `b h w features`.
     """
 
     features: int
@@ -26,19 +26,22 @@ class ResnetBlock(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array, time: Time | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, signals: Signals | None = None) -> jax.Array:
         h = jax.nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm1")(x))
         h = Conv(self.features, self.dtype, name="conv1")(h)
-        if isinstance(time, Mapping):
-            h = h + time[".".join(self.path)][:, None, None, :]
-        elif time is not None:
-            shift = Dense(self.features, self.dtype, name="time_emb_proj")(jax.nn.silu(time))
-            h = h + shift[:, None, None, :]
+        if signals is not None:
+            h = h + self._shift(signals.time)[:, None, None, :]
         h = jax.nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm2")(h))
         h = Conv(self.features, self.dtype, name="conv2")(h)
         if x.shape[-1] != self.features:
             x = Conv(self.features, self.dtype, size=1, name="conv_shortcut")(x)
         return x + h
+
+    def _shift(self, time: Time) -> jax.Array:
+        """What the time adds, `b features`: looked up where it is made already."""
+        if isinstance(time, Mapping):
+            return time[path_of(self)]
+        return Dense(self.features, self.dtype, name="time_emb_proj")(jax.nn.silu(time))
 
 
 class Downsample(nn.Module):

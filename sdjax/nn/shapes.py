@@ -11,7 +11,7 @@ from sdjax.core.keys import settled
 from sdjax.core.tree import Params
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.clip_vision import ClipVisionEncoder
-from sdjax.nn.conditioning import Added
+from sdjax.nn.conditioning import Added, Conditions
 from sdjax.nn.dpt.depth import DepthNetwork
 from sdjax.nn.parameter import shapes
 from sdjax.nn.unet import UNet
@@ -35,16 +35,16 @@ def _expected_unet(config: UNetConfig) -> Params:
 
     width, size = config.projection_class_embeddings_input_dim or 0, 2 ** (config.levels - 1)
     # The pooled text's width and the number of time ids enter the shapes by their sum alone.
-    given = {
-        "added": Added(array(1, width), array(1, 0)) if config.addition_embed_type == "text_time" else None,
-        "class_labels": _labels(config),
-        "guidance": array(1, config.time_cond_proj_dim) if config.time_cond_proj_dim else None,
-    }
-    x, context = array(1, size, size, config.in_channels), array(1, 1, config.cross_attention_dim)
-    return shapes(UNet(config), x, array(1), context, **given)
+    conditions = Conditions(
+        array(1, 1, config.cross_attention_dim),
+        added=Added(array(1, width), array(1, 0)) if config.addition_embed_type == "text_time" else None,
+        guidance=array(1, config.time_cond_proj_dim) if config.time_cond_proj_dim else None,
+        class_labels=_labels(config),
+    )
+    return shapes(UNet(config), array(1, size, size, config.in_channels), array(1), conditions)
 
 
-def _labels(config: UNetConfig) -> jax.ShapeDtypeStruct | None:
+def _labels(config: UNetConfig) -> Any:
     if config.class_embed_type == "projection":
         return jax.ShapeDtypeStruct((1, config.projection_class_embeddings_input_dim or 0), jnp.float32)
     classes = config.class_embed_type is not None or config.num_class_embeds is not None

@@ -4,13 +4,13 @@ The picture goes down through levels of resnets (and transformers, where the lev
 halved, through a middle, and up again; every output on the way down is concatenated to an input on the way up. The
 time enters each resnet, the text each transformer.
 
-What else conditions it comes as data: `class_labels` (x4 upscaler, unCLIP), `added` (SDXL's pooled text and
-micro-conditioning ids), `guidance` (the embedded scale of distilled U-Nets); more input channels (mask, depth,
-masked picture) are simply concatenated to `x` by the caller.
+What conditions it comes as data, whole, in one object (`conditioning`): the text; what is added to the time
+(`class_labels` of the x4 upscaler and unCLIP, `added`, SDXL's pooled text and micro-conditioning ids, `guidance`, the
+embedded scale of distilled U-Nets); and `channels` (mask, depth, masked picture), which stand beside x from the first
+convolution on.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,76 +19,73 @@ from jax.typing import DTypeLike
 
 from sdjax.config import UNetConfig
 from sdjax.core.tree import modules_named
-from sdjax.nn.attention import Context, Transformer2D
-from sdjax.nn.conditioning import Added
-from sdjax.nn.layers import ACTIVATIONS, Conv, Dense, Embed, GroupNorm, TimestepMlp, timestep_embedding
-from sdjax.nn.resnet import Downsample, ResnetBlock, Time, Upsample
+from sdjax.nn.attention import Transformer2D
+from sdjax.nn.conditioning import Conditions, Signals, Time
+from sdjax.nn.layers import ACTIVATIONS, Conv, Embed, GroupNorm, TimestepMlp, timestep_embedding
+from sdjax.nn.linear import linear
+from sdjax.nn.resnet import Downsample, ResnetBlock, Upsample
 
 
 class UNet(nn.Module):
-    """Noise (or velocity) prediction: x `b h w c`, t `b`, context `b l d` -> `b h w out_channels`, float32.
+    """Noise (or velocity) prediction: x `b h w c`, t `b` and conditions -> `b h w out_channels`, float32.
 
     `t` is in training steps and may be fractional; it may also be what `time_shifts` made from it beforehand. So may
-    `context` be the keys and values of `attention.cross_keys_values`, or a text in pieces.
+    the conditions' text be the keys and values of `attention.cross_keys_values`, or in pieces.
+
+    Raises ValueError where a condition is missing that this U-Net was trained with.
     """
 
     config: UNetConfig
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        t: Time,
-        context: Context,
-        *,
-        added: Added | None = None,
-        class_labels: jax.Array | None = None,
-        guidance: jax.Array | None = None,
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, t: Time, conditions: Conditions) -> jax.Array:
         config = self.config
-        time = t if isinstance(t, Mapping) else self._embed_time(t, added, class_labels, guidance)
+        signals = Signals(t if isinstance(t, Mapping) else self._embed_time(t, conditions), conditions)
+        if conditions.channels is not None:
+            x = jnp.concatenate([x, conditions.channels], axis=-1)
         x = Conv(config.block_out_channels[0], self.dtype, name="conv_in")(x)
         skips = [x]
         for i in range(config.levels):
-            x, outputs = DownBlock(config, i, self.dtype, name=f"down_blocks.{i}")(x, time, context)
+            x, outputs = DownBlock(config, i, self.dtype, name=f"down_blocks.{i}")(x, signals)
             skips += outputs
-        x = MidBlock(config, self.dtype, name="mid_block")(x, time, context)
+        x = MidBlock(config, self.dtype, name="mid_block")(x, signals)
         for i in range(config.levels):
             count = config.layers_per_block[-1 - i] + 1
             skips, used = skips[:-count], skips[-count:]
             size = (skips[-1].shape[1], skips[-1].shape[2]) if skips else None
-            x = UpBlock(config, i, self.dtype, name=f"up_blocks.{i}")(x, used, time, context, size)
+            x = UpBlock(config, i, self.dtype, name=f"up_blocks.{i}")(x, used, signals, size)
         x = GroupNorm(config.norm_num_groups, config.norm_eps, self.dtype, name="conv_norm_out")(x)
         x = Conv(config.out_channels, self.dtype, name="conv_out")(ACTIVATIONS[config.act_fn](x))
         return x.astype(jnp.float32)
 
-    def _embed_time(self, t: jax.Array, *told: jax.Array | Added | None) -> jax.Array:
+    def _embed_time(self, t: jax.Array, conditions: Conditions) -> jax.Array:
         embed = TimeEmbedding(self.config, self.dtype, name=None)
         nn.share_scope(self, embed)
-        return embed(t, *told)
+        return embed(t, conditions)
 
 
 class TimeEmbedding(nn.Module):
-    """The sum of all embeddings that enter every resnet: t `b` -> `b d`.
+    """The sum of all embeddings that enter every resnet: t `b` and the conditions beside it -> `b d`.
 
     The checkpoint holds its layers beside the U-Net's blocks: hence the scope that `UNet` shares with it.
+
+    Raises ValueError where a condition is missing that this U-Net was trained with.
     """
 
     config: UNetConfig
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(
-        self, t: jax.Array, added: Added | None, class_labels: jax.Array | None, guidance: jax.Array | None
-    ) -> jax.Array:
+    def __call__(self, t: jax.Array, conditions: Conditions) -> jax.Array:
         config, width = self.config, 4 * self.config.block_out_channels[0]
+        added, guidance = conditions.added, conditions.guidance
         sinusoids = self._sinusoids(t, config.block_out_channels[0])
         if config.time_cond_proj_dim is None:
             guidance = None
         time = TimestepMlp(width, self.dtype, name="time_embedding")(sinusoids, guidance)
         if config.class_embed_type is not None or config.num_class_embeds is not None:
-            time = time + self._embed_class(class_labels, width)
+            time = time + self._embed_class(conditions.class_labels, width)
         if config.addition_time_embed_dim is not None and config.addition_embed_type == "text_time":
             if added is None:
                 raise ValueError("this U-Net is conditioned on pooled text and sizes (SDXL): give added=Added(...)")
@@ -114,19 +111,17 @@ class TimeEmbedding(nn.Module):
 
 
 def time_shifts(
-    config: UNetConfig, dtype: DTypeLike, params: Mapping, t: jax.Array, *told: Any
+    config: UNetConfig, dtype: DTypeLike, params: Mapping, t: jax.Array, conditions: Conditions
 ) -> dict[str, jax.Array]:
     """What the time adds in every resnet, {its path: `b c`}, for timesteps `b`: all of it is known before a run.
 
-    told: what `TimeEmbedding` takes beside t, for as many pictures.
+    conditions: for as many pictures; those of `Conditions.beside_time` are read. Raises ValueError as `linear` does.
     """
-    time = jax.nn.silu(TimeEmbedding(config, dtype).apply({"params": params}, t, *told))
-    found = modules_named(params, ("time_emb_proj",))
-    return {path.removesuffix(".time_emb_proj"): _dense(module, time, dtype) for path, module in found}
-
-
-def _dense(module: Mapping, x: jax.Array, dtype: DTypeLike) -> jax.Array:
-    return Dense(module["kernel"].shape[-1], dtype).apply({"params": module}, x)
+    time = jax.nn.silu(TimeEmbedding(config, dtype).apply({"params": params}, t, conditions))
+    return {
+        path.removesuffix(".time_emb_proj"): linear(layer, time, dtype, path)
+        for path, layer in modules_named(params, ("time_emb_proj",))
+    }
 
 
 def _resnet(config: UNetConfig, width: int, dtype: DTypeLike, name: str) -> ResnetBlock:
@@ -156,14 +151,14 @@ class DownBlock(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array, time: Time, context: Context) -> tuple[jax.Array, list[jax.Array]]:
+    def __call__(self, x: jax.Array, signals: Signals) -> tuple[jax.Array, list[jax.Array]]:
         config, level = self.config, self.level
         width, outputs = config.block_out_channels[level], []
         for j in range(config.layers_per_block[level]):
-            x = _resnet(config, width, self.dtype, f"resnets.{j}")(x, time)
+            x = _resnet(config, width, self.dtype, f"resnets.{j}")(x, signals)
             if config.down_block_types[level] == "CrossAttnDownBlock2D":
                 layers, only_cross = config.transformer_layers[level][j], config.only_cross_attention[level]
-                x = _transformer(config, level, layers, self.dtype, f"attentions.{j}", only_cross)(x, context)
+                x = _transformer(config, level, layers, self.dtype, f"attentions.{j}", only_cross)(x, signals)
             outputs.append(x)
         if level < config.levels - 1:
             x = Downsample(width, self.dtype, name="downsamplers.0")(x)
@@ -178,18 +173,18 @@ class MidBlock(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array, time: Time, context: Context) -> jax.Array:
+    def __call__(self, x: jax.Array, signals: Signals) -> jax.Array:
         config = self.config
         if config.mid_block_type is None:
             return x
         width = config.block_out_channels[-1]
-        x = _resnet(config, width, self.dtype, "resnets.0")(x, time)
+        x = _resnet(config, width, self.dtype, "resnets.0")(x, signals)
         if config.mid_block_type == "UNetMidBlock2D":
             return x
         # The middle always has self-attention, also where the levels are cross-only.
         layers = config.transformer_layers[-1][0]
-        x = _transformer(config, -1, layers, self.dtype, "attentions.0", only_cross=False)(x, context)
-        return _resnet(config, width, self.dtype, "resnets.1")(x, time)
+        x = _transformer(config, -1, layers, self.dtype, "attentions.0", only_cross=False)(x, signals)
+        return _resnet(config, width, self.dtype, "resnets.1")(x, signals)
 
 
 class UpBlock(nn.Module):
@@ -204,16 +199,16 @@ class UpBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, skips: list[jax.Array], time: Time, context: Context, size: tuple[int, int] | None
+        self, x: jax.Array, skips: list[jax.Array], signals: Signals, size: tuple[int, int] | None
     ) -> jax.Array:
         config, level = self.config, self.config.levels - 1 - self.index
         width = config.block_out_channels[level]
         for j, skip in enumerate(reversed(skips)):
             joined = jnp.concatenate([x, skip], axis=-1)
-            x = _resnet(config, width, self.dtype, f"resnets.{j}")(joined, time)
+            x = _resnet(config, width, self.dtype, f"resnets.{j}")(joined, signals)
             if config.up_block_types[self.index] == "CrossAttnUpBlock2D":
                 layers, only_cross = config.up_transformer_layers[self.index][j], config.only_cross_attention[level]
-                x = _transformer(config, level, layers, self.dtype, f"attentions.{j}", only_cross)(x, context)
+                x = _transformer(config, level, layers, self.dtype, f"attentions.{j}", only_cross)(x, signals)
         if size is not None:
             x = Upsample(width, self.dtype, name="upsamplers.0")(x, size)
         return x

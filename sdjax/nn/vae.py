@@ -109,15 +109,15 @@ class Autoencoder(nn.Module):
 
 
 class Layers(nn.Module):
-    """Runs layers of the encoder or the decoder, all or some that follow one another, over `b h w c`."""
+    """Runs the layers of the encoder or the decoder, or `some` of them that follow one another, over `b h w c`."""
 
     layers: tuple[Layer, ...]
     config: VaeConfig
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
+    def __call__(self, x: jax.Array, some: tuple[Layer, ...] | None = None) -> jax.Array:
+        for layer in self.layers if some is None else some:
             x = self._run(layer, x)
         return x
 

@@ -1,58 +1,64 @@
-"""How the U-Net is run within the sampling scan: what is known beforehand, and on a CPU one picture after the other."""
+"""The networks that the sampling loop can run, as `Denoiser`s; and on a CPU, how it runs them picture by picture."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdjax.config import UNetConfig
+from sdjax.config import Config, UNetConfig
 from sdjax.core.devices import on_cpu
-from sdjax.core.jit import KEPT, PARAMS, program
 from sdjax.core.tree import Params
-from sdjax.nn.attention import Chunks, cross_keys_values
-from sdjax.nn.conditioning import Conditions
-from sdjax.nn.resnet import Time
+from sdjax.nn.attention import cross_keys_values
+from sdjax.nn.conditioning import Chunks, Conditions, Time
+from sdjax.nn.denoiser import Denoiser
 from sdjax.nn.unet import UNet, time_shifts
 
 
-def _unet(config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t: Time, given: Conditions) -> jax.Array:
-    unet = UNet(config, dtype)
-    if given.channels is not None:
-        x = jnp.concatenate([x, given.channels], axis=-1)
-    told = {"added": given.added, "guidance": given.guidance, "class_labels": given.class_labels}
-    return unet.apply({"params": params}, x, t, given.context, **told)
+@dataclass(frozen=True)
+class UNetDenoiser:
+    """The U-Net. Known before the loop are the text's keys and values and what the time adds in every resnet."""
+
+    config: UNetConfig
+    dtype: DTypeLike
+
+    def precompute(self, params: Params, conditions: Conditions) -> Conditions:
+        """Of a text in pieces, the cross-attentions' keys and values of each first piece; another stays as it is."""
+        text = conditions.context
+        if not isinstance(text, Chunks):
+            return conditions
+        first = jax.lax.map(lambda one: cross_keys_values(params, one, self.dtype), text.states[:, 0])
+        return replace(conditions, context=replace(text, first=first))
+
+    def per_row(self, params: Params, timesteps: jax.Array, conditions: Conditions) -> dict[str, jax.Array]:
+        """What each row's time adds in every resnet, by its path: `r p c`, p is 1 where only the time is told."""
+        told = conditions.beside_time()
+        alike = timesteps.ndim == 1 and not jax.tree.leaves(told)
+        times = timesteps if timesteps.ndim == 2 else timesteps[:, None]
+        count = 1 if alike else jax.tree.leaves(conditions)[0].shape[0]
+        # On a CPU each alone, so that the last bits depend on no other row or picture; see `_one_by_one`.
+        over = jax.lax.map if on_cpu() else lambda run, xs: jax.vmap(run)(xs)
+
+        def one(now: Any) -> dict[str, jax.Array]:
+            shifts = time_shifts(self.config, self.dtype, params, *jax.tree.map(lambda a: a[None], now))
+            return jax.tree.map(lambda a: a[0], shifts)
+
+        return over(lambda row: over(one, (row, told)), jnp.tile(times, (1, count // times.shape[1])))
+
+    def __call__(self, params: Params, x: jax.Array, row: Time, conditions: Conditions) -> jax.Array:
+        """x `b h w c` without the conditions' channels -> `b h w c`, float32."""
+        return UNet(self.config, self.dtype).apply({"params": params}, x, row, conditions)
 
 
-@program(static=1, batch=(PARAMS, KEPT, KEPT), out=KEPT)
-def precompute_kv(dtype: DTypeLike, params: Params, states: jax.Array, count: jax.Array) -> Chunks:
-    """What of the text is the same at every step: the cross-attentions' keys and values of each first piece.
-
-    states: `b c l e`, the text in up to c pieces; count: int32 `b`, how many there are.
-    """
-    first = jax.lax.map(lambda one: cross_keys_values(params, one, dtype), states[:, 0])
-    return Chunks(first, states, count)
+# Another network: its denoiser, by the type of its config.
+DENOISERS: dict[type[Config], Callable[[Any, DTypeLike], Denoiser]] = {UNetConfig: UNetDenoiser}
 
 
-def _time_shifts(
-    config: UNetConfig, dtype: DTypeLike, params: Params, timesteps: jax.Array, given: Conditions
-) -> dict[str, jax.Array]:
-    """What each row's time adds in every resnet, [r, p, c]: p is 1 where it is the same for all pictures.
-
-    timesteps: [r], or [r, b].
-    """
-    told = (given.added, given.class_labels, given.guidance)
-    alike = timesteps.ndim == 1 and all(one is None for one in told)
-    times = timesteps if timesteps.ndim == 2 else timesteps[:, None]
-    count = 1 if alike else jax.tree.leaves(given)[0].shape[0]
-    # On a CPU each alone, so that the last bits depend on no other row or picture; see `_one_by_one`.
-    over = jax.lax.map if on_cpu() else lambda run, xs: jax.vmap(run)(xs)
-
-    def one(now: Any) -> dict[str, jax.Array]:
-        shifts = time_shifts(config, dtype, params, *jax.tree.map(lambda a: a[None], now))
-        return jax.tree.map(lambda a: a[0], shifts)
-
-    return over(lambda row: over(one, (row, *told)), jnp.tile(times, (1, count // times.shape[1])))
+def denoiser_of(config: Config, dtype: DTypeLike) -> Denoiser:
+    """The denoiser that a network with this config is, computing in `dtype`. Raises KeyError where it is none."""
+    return DENOISERS[type(config)](config, dtype)
 
 
 def _one_by_one(network: Any, inputs: Any, needed: jax.Array, parts: int) -> jax.Array:

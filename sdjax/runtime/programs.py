@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from sdjax.config import ClipTextConfig, ClipVisionConfig, DepthConfig, UNetConfig, VaeConfig
+from sdjax.config import ClipTextConfig, ClipVisionConfig, DepthConfig, VaeConfig
 from sdjax.core.devices import on_cpu
 from sdjax.core.jit import KEPT, PARAMS, SAME, program
 from sdjax.core.tree import Params
@@ -27,12 +27,11 @@ from sdjax.diffusion.table import Table, batch_axes
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.clip_vision import ClipVisionEncoder
 from sdjax.nn.conditioning import Conditions
+from sdjax.nn.denoiser import Denoiser
 from sdjax.nn.dpt.depth import DepthNetwork
 from sdjax.nn.layers import LayerNorm
-from sdjax.nn.resnet import Time
 from sdjax.nn.tiling import tiles
-from sdjax.runtime.denoisers import _one_by_one, _time_shifts, _unet
-from sdjax.runtime.denoisers import precompute_kv as precompute_kv
+from sdjax.runtime.denoisers import _one_by_one
 from sdjax.weights.tensors import cast_to_device
 
 # Pixels decoded or encoded at once; more images than fit go through one group after the other.
@@ -87,12 +86,19 @@ def estimate_depth(config: DepthConfig, dtype: DTypeLike, params: Params, pixels
     return DepthNetwork(config, dtype).apply({"params": params}, pixels[None])[0]
 
 
-@program(static=2, batch=(PARAMS, 0, 0, 0))
-def predict(
-    config: UNetConfig, dtype: DTypeLike, params: Params, x: jax.Array, t: jax.Array, conditions: Conditions
-) -> jax.Array:
-    """One evaluation of the U-Net: x `b h w c`, t `b`, conditions for b pictures -> `b h w c`, float32."""
-    return _unet(config, dtype, params, x, t, conditions)
+@program(static=1, batch=(PARAMS, KEPT), out=KEPT)
+def precompute_kv(denoiser: Denoiser, params: Params, conditions: Conditions) -> Conditions:
+    """What of the conditions is the same at every step, made once; see `Denoiser.precompute`.
+
+    Given the text alone, as it is one program for all sizes of picture.
+    """
+    return denoiser.precompute(params, conditions)
+
+
+@program(static=1, batch=(PARAMS, 0, 0, 0))
+def predict(denoiser: Denoiser, params: Params, x: jax.Array, t: jax.Array, conditions: Conditions) -> jax.Array:
+    """One evaluation of the network: x `b h w c`, t `b`, conditions for b pictures -> `b h w c`, float32."""
+    return denoiser(params, x, t, conditions)
 
 
 @program(static=2)
@@ -145,10 +151,9 @@ def result(carry: scan.Carry) -> jax.Array:
     return scan.result(carry)
 
 
-@program(static=3, donate=(0,), batch=(KEPT, batch_axes, PARAMS, KEPT, KEPT, KEPT, KEPT), out=KEPT, gathers=2)
+@program(static=2, donate=(0,), batch=(KEPT, batch_axes, PARAMS, KEPT, KEPT, KEPT, KEPT), out=KEPT, gathers=1)
 def run_rows(
-    config: UNetConfig,
-    dtype: DTypeLike,
+    denoiser: Denoiser,
     gather: Callable[[jax.Array], jax.Array] | None,
     carry: scan.Carry,
     rows: Table,
@@ -166,17 +171,17 @@ def run_rows(
     """
     b = carry.x_T.shape[0]
     parts = jax.tree.leaves(conditions)[0].shape[0] // b
-    shifts = _time_shifts(config, dtype, params, rows.timestep, conditions)
+    shifts = denoiser.per_row(params, rows.timestep, conditions)
 
-    def network(inputs: tuple[jax.Array, Time, Conditions]) -> jax.Array:
-        return _unet(config, dtype, params, *inputs)
+    def network(inputs: tuple[jax.Array, Any, Conditions]) -> jax.Array:
+        return denoiser(params, *inputs)
 
     guider = Unguided() if guidance is None else guidance.guider
 
-    def answers(x: jax.Array, t: jax.Array, row: tuple[jax.Array, Guidance | None, dict[str, jax.Array]]) -> jax.Array:
+    def answers(x: jax.Array, t: jax.Array, row: tuple[jax.Array, Guidance | None, Any]) -> jax.Array:
         needed, guided, shift = row
         x = x if gather is None else x[:b]  # all parts see the same
-        each = jax.tree.map(lambda a: jnp.broadcast_to(a, (x.shape[0], a.shape[-1])), shift)
+        each = jax.tree.map(lambda a: jnp.broadcast_to(a, (x.shape[0], *a.shape[1:])), shift)
         run: Any = network
         inputs: Any = (x, each, conditions)
         # Where each part has a device of its own there is nothing to leave out.
@@ -185,7 +190,7 @@ def run_rows(
         raw = _one_by_one(run, inputs, needed, parts) if on_cpu() else run(inputs)
         return raw if gather is None else gather(raw)
 
-    def strength(row: tuple[jax.Array, Guidance | None, dict[str, jax.Array]]) -> Guidance | None:
+    def strength(row: tuple[jax.Array, Guidance | None, Any]) -> Guidance | None:
         return None if row[1] is None else row[1].within(regions)
 
     model = Guided(answers, guider, strength)

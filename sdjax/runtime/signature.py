@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import jax
@@ -22,8 +22,7 @@ from sdjax.diffusion.guidance import Guidance
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.scan import Carry
 from sdjax.diffusion.table import Table
-from sdjax.nn.attention import Chunks
-from sdjax.nn.conditioning import Added, Conditions
+from sdjax.nn.conditioning import Added, Chunks, Conditions
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def _shape(leaf: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {"class": type(value).__name__} | asdict(value)
+        return {"class": type(value).__name__} | {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, tuple | list):

@@ -26,10 +26,7 @@ from sdjax.diffusion.guidance import Guidance
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Kept:
-    """What a program left on the devices: leaves of `tree` are [devices, ...], for b pictures and those filled up.
-
-    b is 0 where no argument of the program tells it; what such a program leaves is nowhere cut.
-    """
+    """What a program left on the devices: leaves of `tree` are [devices, ...], for b pictures and those filled up."""
 
     tree: Any
     b: int = field(metadata={"static": True})
@@ -53,10 +50,13 @@ class Spread:
         static, data = args[: program.static], args[program.static :]
         specs = program.batch[: len(data)]
         counts = [_pictures(spec, arg) for spec, arg in zip(specs, data, strict=True)]
-        b = next((count for count in counts if count is not None), 0)
+        b = next((count for count in counts if count is not None), None)
         placed = [self._placed(spec, arg) for spec, arg in zip(specs, data, strict=True)]
         made = self.mapped(program, static, len(data))(*placed)
-        return Kept(made, b) if program.out == KEPT else jax.tree.map(lambda leaf: self._joined(leaf, b), made)
+        if program.out == KEPT:  # where no argument tells how many pictures it is of, nobody will cut it
+            return made if b is None else Kept(made, b)
+        assert b is not None
+        return jax.tree.map(lambda leaf: self._joined(leaf, b), made)
 
     def lower(self, program: Program, *args: Any) -> Any:
         """The program that `run` would run, lowered and not compiled."""

@@ -5,6 +5,7 @@ in order.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from sdjax.diffusion.table import Table
 from sdjax.images import depth
 from sdjax.model.networks import Networks
 from sdjax.model.text_encoder import Encoding, Texts
-from sdjax.nn.conditioning import Added, Conditions, guidance_embedding
+from sdjax.nn.conditioning import Added, Chunks, Conditions, guidance_embedding
 from sdjax.request import prompting
 from sdjax.request.image_inputs import DEPTH, INPAINTING, PIX2PIX, UPSCALING, VARIATION
 from sdjax.request.prompting import Branch
@@ -60,7 +61,7 @@ def sample(networks: Networks, asked: Request, callbacks: Callbacks) -> Sampled:
             for first in range(start, stop, stride):
                 last = min(first + stride, stop)
                 part = table.only(first, len(table) if last == needed else last)
-                carry = run(programs.run_rows, spec.unet, networks.dtype, None, carry, part, *unet)
+                carry = run(programs.run_rows, networks.denoiser, None, carry, part, *unet)
                 seen = Trace(asked, table, rows, partial(run, programs.inspect_row, carry, table), known)
                 done = seen.done(last)
                 if not bar.hidden:
@@ -167,8 +168,9 @@ def _conditions(
         "class_labels": None if level is None else jnp.tile(np.full(count, level, np.int32), parts),
     }
     pieces, told = networks.executor.shard_inputs((prompting.in_pieces(states, MAX_CHUNKS), told), 0, parts)
-    context = networks.executor.run(programs.precompute_kv, networks.dtype, networks.params["unet"], *pieces)
-    return Conditions(context, **told)
+    text = Conditions(Chunks({}, *pieces))
+    made = networks.executor.run(programs.precompute_kv, networks.denoiser, networks.params["unet"], text)
+    return replace(made, **told)
 
 
 def _image_embeds(networks: Networks, asked: Request) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
 from sdjax.nn.clip import ClipTextEncoder
+from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
 from sdjax.nn.vae import Autoencoder
 from sdjax.text import Tokenizer
@@ -46,7 +47,7 @@ def expected_components(folder: Path) -> dict[str, dict]:
     x = jnp.zeros((1, 16, 16, unet.in_channels))
     return {
         "text_encoder": expected(text, jnp.zeros((1, TOKENS), jnp.int32)),
-        "unet": expected(UNet(unet), x, jnp.zeros(1), jnp.zeros((1, TOKENS, WIDTH))),
+        "unet": expected(UNet(unet), x, jnp.zeros(1), Conditions(jnp.zeros((1, TOKENS, WIDTH)))),
         "vae": expected(Autoencoder(VaeConfig.from_dict(configs["vae"])), jnp.zeros((1, 32, 32, 3))),
     }
 

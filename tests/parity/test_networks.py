@@ -1,5 +1,7 @@
 """Each network against torch on small random configs: the same weights, the same input, float32, <= 1e-5 relative."""
 
+from dataclasses import replace
+
 import diffusers
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import transformers
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
 from sdjax.nn.attention import cross_keys_values
 from sdjax.nn.clip import ClipTextEncoder
-from sdjax.nn.conditioning import Added
+from sdjax.nn.conditioning import Added, Conditions
 from sdjax.nn.unet import UNet
 from sdjax.nn.vae import Autoencoder
 
@@ -146,14 +148,15 @@ def test_unet(name):
     t = np.array([981.0, 20.4], np.float32)
     context = rng.standard_normal((2, 7, 24)).astype(np.float32)
     ours_extra, theirs_extra = conditions(name, rng)
-    params = load(ours, to_params(theirs), x, t, context, **ours_extra)
-    out = ours.apply(params, x, t, context, **ours_extra)
+    told = Conditions(jnp.asarray(context), **ours_extra)
+    params = load(ours, to_params(theirs), x, t, told)
+    out = ours.apply(params, x, t, told)
     want = theirs(
         torch.from_numpy(x.transpose(0, 3, 1, 2)), torch.from_numpy(t), torch.from_numpy(context), **theirs_extra
     ).sample
     assert relative(out, want) <= TOLERANCE
     hoisted = cross_keys_values(params["params"], jnp.asarray(context), jnp.float32)
-    again = ours.apply(params, x, t, hoisted, **ours_extra)
+    again = ours.apply(params, x, t, replace(told, context=hoisted))
     assert relative(again, want) <= TOLERANCE
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import sdjax
-from sdjax.runtime import denoisers, programs
+from sdjax.runtime import programs
 from tests.checkpoints import respecified
 from tests.parity import families
 from tests.parity.families import FACTOR, channels_first, channels_last, one_by_one, relative, run
@@ -307,7 +307,7 @@ def test_one_compilation_whatever_is_asked(opened):
     sd = opened("sdxl")[1]
     asked = dict(height=HEIGHT, width=WIDTH, sampler="euler", noise=NOISE[:1])
     ours(sd, prompt="a", **asked)
-    steps = (programs.encode_text, denoisers.precompute_kv, programs.begin, programs.draw, programs.run_rows)
+    steps = (programs.encode_text, programs.precompute_kv, programs.begin, programs.draw, programs.run_rows)
     before = [step._cache_size() for step in steps]
     for changed in (
         dict(negative_prompt="blue", prompt_2="ring", original_size=(7, 9), crop=(1, 2)),

@@ -16,8 +16,9 @@ from jax.typing import DTypeLike
 
 from sdjax.config import DepthConfig
 from sdjax.nn.convolution import convolve
-from sdjax.nn.layers import GroupNorm
-from sdjax.nn.parameter import parameter
+from sdjax.nn.layers import GroupNorm, kernel_and_bias
+from sdjax.nn.linear import linear
+from sdjax.nn.parameter import own_parameters, path_of
 
 KERNEL_EPS, NORM_EPS = 1e-8, 1e-5
 
@@ -80,11 +81,15 @@ class StandardConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = parameter(self, "kernel", nn.initializers.lecun_normal(), shape).astype(jnp.float32)
+        params = own_parameters(self, **kernel_and_bias(shape, use_bias=False))
+        kernel = params["kernel"].astype(jnp.float32)
         centred = kernel - kernel.mean((0, 1, 2))
         kernel = centred * jax.lax.rsqrt(jnp.square(centred).mean((0, 1, 2)) + KERNEL_EPS)
+        return linear(params | {"kernel": kernel}, x, self.dtype, path_of(self), self._product)
+
+    def _product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         padding = (_same(x.shape[1], self.size, self.stride), _same(x.shape[2], self.size, self.stride))
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, padding)
+        return convolve(x, kernel, self.stride, padding)
 
 
 def quarter(features: int) -> int:

@@ -24,13 +24,15 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from sdjax.config import VaeConfig
+from sdjax.core.tree import Params
 from sdjax.nn.layers import GroupNorm, Moments
 from sdjax.nn.tiling.grid import Axis, Grid, Sums
-from sdjax.nn.vae import Autoencoder, Layer, Layers, Posterior, decoder_layers, encoder_layers
+from sdjax.nn.vae import Autoencoder, Layer, Posterior, decoder_layers, encoder_layers
 
 # A part of a picture and moments of the first norms -> the layers' result, and what arrived at each norm.
 Network = Callable[[jax.Array, Sequence[Moments]], tuple[jax.Array, list[jax.Array]]]
 
+HALVES = {"encoder": encoder_layers, "decoder": decoder_layers}
 NORMS = {"resnet": 2, "head": 1}  # none in the other kinds of layer
 REACH = {"resnet": 2}  # one pixel for each 3 x 3 convolution; 1 in the other kinds
 
@@ -86,22 +88,25 @@ class Section:
 
 
 def decode(
-    config: VaeConfig, dtype: DTypeLike, params: Any, latents: jax.Array, limits: Limits = Limits()
+    config: VaeConfig, dtype: DTypeLike, params: Params, latents: jax.Array, limits: Limits = Limits()
 ) -> jax.Array:
     """`Autoencoder.decode`: latents `b h w c` (unscaled) -> pixels `b H W 3`, float32, not clipped."""
-    x = Autoencoder(config, dtype).apply({"params": params}, latents, method="entry")
-    return _run(decoder_layers(config), config, dtype, params["decoder"], x, limits).astype(jnp.float32)
+    model = Autoencoder(config, dtype)
+    x = model.apply({"params": params}, latents, method="entry")
+    return _run(model, "decoder", params, x, limits).astype(jnp.float32)
 
 
-def encode(config: VaeConfig, dtype: DTypeLike, params: Any, pixels: jax.Array, limits: Limits = Limits()) -> Posterior:
+def encode(
+    config: VaeConfig, dtype: DTypeLike, params: Params, pixels: jax.Array, limits: Limits = Limits()
+) -> Posterior:
     """`Autoencoder.encode`: pixels `b H W 3` in [-1, 1] -> Posterior `b h w c`.
 
     Raises ValueError where H or W is no multiple of what the autoencoder shrinks by.
     """
     if any(size % config.factor for size in pixels.shape[1:3]):
         raise ValueError(f"pixels: height and width must be multiples of {config.factor}, not {pixels.shape[1:3]}")
-    moments = _run(encoder_layers(config), config, dtype, params["encoder"], pixels, limits)
-    return Autoencoder(config, dtype).apply({"params": params}, moments, method="posterior")
+    model = Autoencoder(config, dtype)
+    return model.apply({"params": params}, _run(model, "encoder", params, pixels, limits), method="posterior")
 
 
 def sections(layers: Sequence[Layer], shape: tuple[int, int, int], limits: Limits) -> list[Section]:
@@ -122,20 +127,22 @@ def sections(layers: Sequence[Layer], shape: tuple[int, int, int], limits: Limit
     return made
 
 
-def _run(
-    layers: Sequence[Layer], config: VaeConfig, dtype: DTypeLike, params: Any, x: jax.Array, limits: Limits
-) -> jax.Array:
+def _run(model: Autoencoder, half: str, params: Params, x: jax.Array, limits: Limits) -> jax.Array:
+    """All layers of one half of the model."""
+    groups, layers = model.config.norm_num_groups, HALVES[half](model.config)
     for section in sections(layers, (x.shape[1], x.shape[2], x.shape[3]), limits):
-        module = Layers(section.layers, config, dtype)
-        if section.tiled:
-            x = _by_tiles(section, partial(_through, module, params), x, config.norm_num_groups, dtype, limits.tile)
-        else:
-            x = module.apply({"params": params}, x)
+        network = partial(_through, model, half, section.layers, params)
+        x = _by_tiles(section, network, x, groups, model.dtype, limits.tile) if section.tiled else network(x, ())[0]
     return x
 
 
-def _through(module: Layers, params: Any, x: jax.Array, known: Sequence[Moments]) -> tuple[jax.Array, list[jax.Array]]:
-    """A `Network`. What is computed after the first norm that is not known means nothing, and XLA leaves it out."""
+def _through(
+    model: Autoencoder, half: str, layers: tuple[Layer, ...], params: Params, x: jax.Array, known: Sequence[Moments]
+) -> tuple[jax.Array, list[jax.Array]]:
+    """Some layers of one half as a `Network`.
+
+    What is computed after the first norm that is not known means nothing, and XLA leaves it out.
+    """
     arrived: list[jax.Array] = []
 
     def step_in(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -145,7 +152,9 @@ def _through(module: Layers, params: Any, x: jax.Array, known: Sequence[Moments]
         return call(args[0], known[len(arrived) - 1] if len(arrived) <= len(known) else None)
 
     with nn.intercept_methods(step_in):
-        return module.apply({"params": params}, x), arrived
+        # Of the whole model and not of `Layers` alone: its parameters then have their whole paths in messages.
+        y = model.apply({"params": params}, x, method=lambda whole, x: getattr(whole, half)(x, layers))
+    return y, arrived
 
 
 def _by_tiles(section: Section, network: Network, x: jax.Array, groups: int, dtype: DTypeLike, tile: int) -> jax.Array:
