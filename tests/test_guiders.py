@@ -260,6 +260,9 @@ def test_alone_outside_of_intervals():
 def test_a_finished_neighbour_keeps_nobody_waiting():
     many = stack_plans([plan("euler", 5, SD), plan("euler", 3, SD)])
     assert along(many, ["interval:0:0.5", "constant"]).alone.all(1).tolist() == [False] * 3 + [True] * 6
+    p = plan(two_draws, 3, SD)
+    told = along(p, ["interval:0:1", "constant"]).alone[: p.rows - 1]
+    assert told[:, 1].tolist() == (~p.evaluate).tolist() and not p.evaluate.all()
 
 
 def guided_run(told, table, one_by_one):
