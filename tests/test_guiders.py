@@ -4,7 +4,7 @@ import importlib
 import inspect
 import json
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import jax
@@ -14,7 +14,7 @@ import pytest
 
 import sdjax
 from sdjax.diffusion import guiders, scan
-from sdjax.diffusion.guidance import Guidance, Guided, classifier_free, prompt_alone
+from sdjax.diffusion.guidance import Guidance, Guided, classifier_free, prompt_or_all
 from sdjax.diffusion.guidance_schedule import GuidanceSchedule
 from sdjax.diffusion.guiders import GUIDERS
 from sdjax.diffusion.guiders.cfg import ClassifierFree
@@ -260,6 +260,9 @@ def test_alone_outside_of_intervals():
 def test_a_finished_neighbour_keeps_nobody_waiting():
     many = stack_plans([plan("euler", 5, SD), plan("euler", 3, SD)])
     assert along(many, ["interval:0:0.5", "constant"]).alone.all(1).tolist() == [False] * 3 + [True] * 6
+    p = plan(two_draws, 3, SD)
+    told = along(p, ["interval:0:1", "constant"]).alone[: p.rows - 1]
+    assert told[:, 1].tolist() == (~p.evaluate).tolist() and not p.evaluate.all()
 
 
 def guided_run(told, table, one_by_one):
@@ -274,7 +277,7 @@ def guided_run(told, table, one_by_one):
     def model(x, t, row):
         prompts = jnp.repeat(jnp.arange(2.0), 2)
         inputs = (x, jnp.broadcast_to(t, x.shape[:1]), prompts)
-        run = network if row.alone is None else prompt_alone(network, told.guider)
+        run = network if row.alone is None else prompt_or_all(network, told.guider)
         inputs = inputs if row.alone is None else (inputs, jnp.tile(row.alone, 2))
         return _one_by_one(run, inputs, jnp.array(True), 2) if one_by_one else run(inputs)
 
@@ -468,6 +471,21 @@ def test_generate_takes_a_solver_that_asks(sd):
     model = classifier_free(lambda x, t: sd.predict(x, t, context), 3.0)
     want = jax.jit(lambda x: scan.sample(sd.plan(euler_cfg_pp, 4), model, x))(given)
     assert np.abs(made - want).max() <= 1e-4 * np.abs(want).max()
+
+
+def test_a_guider_with_a_state_runs_in_the_compiled_programs(sd, monkeypatch):
+    """Without momentum it is classifier-free guidance; in calls of one row each, a state goes from call to call."""
+    asked = dict(prompt="a red circle", steps=4, sampler="euler", seed=3, guidance_scale=3.0, decode=False)
+    plain, along = sd.generate(**asked).latents, Guidance.along
+    made = {}
+    for beta, shown in ((0.0, None), (-0.5, None), (-0.5, True)):
+        monkeypatch.setattr(
+            Guidance, "along", lambda *a, beta=beta, **k: replace(along(*a, **k), guider=Momentum(beta))
+        )
+        made[beta, shown] = sd.generate(**asked, show_steps=shown).latents
+    np.testing.assert_allclose(made[0.0, None], plain, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(made[-0.5, True], made[-0.5, None], rtol=1e-4, atol=1e-4)
+    assert np.abs(made[-0.5, None] - plain).max() > 1e-2
 
 
 def test_an_interval_is_nothing_to_its_neighbour(sd):

@@ -168,7 +168,7 @@ def classifier_free(
     return Guided(model, guider, lambda *_: strength)
 
 
-def prompt_alone(network: Callable[[Any], jax.Array], guider: Guider) -> Callable[[tuple[Any, jax.Array]], jax.Array]:
+def prompt_or_all(network: Callable[[Any], jax.Array], guider: Guider) -> Callable[[tuple[Any, jax.Array]], jax.Array]:
     """A network that evaluates the prompt's branch only where that is enough, on (inputs, alone).
 
     network: inputs, a tree of arrays [(m b), ...] for the guider's m branches -> raw [(m b), ...]. alone: bool [(m b)].

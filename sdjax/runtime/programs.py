@@ -19,7 +19,7 @@ from sdjax.core.devices import on_cpu
 from sdjax.core.jit import KEPT, PARAMS, SAME, program
 from sdjax.core.tree import Params
 from sdjax.diffusion import scan
-from sdjax.diffusion.guidance import Guidance, Guided, prompt_alone
+from sdjax.diffusion.guidance import Guidance, Guided, prompt_or_all
 from sdjax.diffusion.guiders.guider import Guider
 from sdjax.diffusion.guiders.unguided import Unguided
 from sdjax.diffusion.inpaint import KnownRegion
@@ -185,8 +185,8 @@ def run_rows(
         run: Any = network
         inputs: Any = (x, each, conditions)
         # Where each part has a device of its own there is nothing to leave out.
-        if guided is not None and guided.alone is not None and gather is None:
-            run, inputs = prompt_alone(network, guider), (inputs, jnp.tile(guided.alone, parts))
+        if guided is not None and guided.alone is not None and guider.prompt_alone and gather is None:
+            run, inputs = prompt_or_all(network, guider), (inputs, jnp.tile(guided.alone, parts))
         raw = _one_by_one(run, inputs, needed, parts) if on_cpu() else run(inputs)
         return raw if gather is None else gather(raw)
 
