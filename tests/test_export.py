@@ -115,7 +115,7 @@ def test_a_new_process_makes_the_same_pictures_and_traces_nothing(model, sd, fol
 def test_a_call_that_was_not_exported_is_compiled_and_said_once(model, sd, folder):
     other = opened(model, folder)
     with pytest.warns(
-        UserWarning, match=r"no program 'advance' .* exported for 16 x 16 in batches of 1, guidance True"
+        UserWarning, match=r"no program 'run_rows' .* exported for 16 x 16 in batches of 1, guidance True"
     ) as said:
         made = other.generate(PROMPT, guidance_scale=1.0, **ASKED)
     assert {one.filename for one in said} == {__file__}
