@@ -5,13 +5,13 @@ A prompt a line; or, in one named *.jsonl, an object a line, {"prompt": ..} and 
 "\\x0b", may stand in a prompt. A byte order mark, which Windows' editor writes, is none of the text.
 """
 
-import difflib
 import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from experiments import _files
+from sdjax.core.errors import closest
 
 Line = Mapping[str, Any]  # what is asked of one picture: its prompt, and arguments of its own
 
@@ -100,7 +100,7 @@ def _object(line: str) -> Line:
         raise ValueError(f"write an object with a prompt, as {EXAMPLE}")
     for name in found:
         if name not in ("prompt", *OWN):
-            near = difflib.get_close_matches(name, OWN, n=1)
+            near = closest(name, OWN)
             hint = f"; nearest: {near[0]!r}" if near else ""
             raise ValueError(f"{name[:40]!r} is no argument of its own that a line can have: {', '.join(OWN)}{hint}")
     return {name: CHECKS[name](value, name) for name, value in found.items()}

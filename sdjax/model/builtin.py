@@ -7,7 +7,6 @@
 The latter two have U-Nets of their own and share the rest with the first.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from jax.typing import DTypeLike
 
+from sdjax.core.errors import closest
 from sdjax.weights import Checkpoint, CheckpointError, Layout, open_checkpoint, read_component, read_json
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"  # an installation may be a farm of links, which is our own
@@ -27,7 +27,7 @@ def meant(source: str | Path) -> bool:
     name = str(source)
     if Path(source).exists() and name not in SHIPPED:
         return False
-    near = difflib.get_close_matches(name, SHIPPED, n=1, cutoff=0.8)
+    near = closest(name, SHIPPED, cutoff=0.8)
     if near and name not in SHIPPED and not {"/", "."} & {*name}:
         raise CheckpointError(f"{name} is no folder here and no model of this package; nearest: {near[0]!r}")
     return name in SHIPPED

@@ -3,7 +3,6 @@
 Each takes what the caller gave and returns it in one form, or raises ValueError with the remedy.
 """
 
-import difflib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 
 from sdjax import torch_noise
+from sdjax.core.errors import unknown
 from sdjax.core.jit import staged
 from sdjax.core.limits import MOST_COUNT, MOST_PICTURES, MOST_PIXELS, MOST_SIDE
 from sdjax.core.short import short
@@ -139,9 +139,7 @@ def check_size(value: int | None, default: int, multiple: int, name: str) -> int
 def check_source(value: Any) -> str:
     """Whose noise a seed means. Raises ValueError with the nearest."""
     if value not in torch_noise.SOURCES:
-        near = difflib.get_close_matches(str(value), torch_noise.SOURCES, n=1, cutoff=0.0)[0]
-        known = ", ".join(torch_noise.SOURCES)
-        raise ValueError(f"noise_source {short(value)} is unknown; nearest: {near!r}; known: {known}")
+        raise ValueError(unknown(f"noise_source {short(value)} is unknown", value, torch_noise.SOURCES))
     return value
 
 
