@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments import _files
 from sdjax.core.errors import closest
+from sdjax.core.numbers import is_number
 
 Line = Mapping[str, Any]  # what is asked of one picture: its prompt, and arguments of its own
 
@@ -144,14 +145,14 @@ def _optional(value: Any, name: str) -> str | None:
 
 
 def _whole(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_number(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number >= 1, not {_short(value)}")
     return value
 
 
 def _number(value: Any, name: str) -> float | None:
     """A finite one, or None for the model's own."""
-    known = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    known = value is None or is_number(value)
     try:
         usable = known and (value is None or math.isfinite(float(value)))
     except OverflowError:

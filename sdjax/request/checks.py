@@ -15,6 +15,7 @@ from sdjax import torch_noise
 from sdjax.core.errors import unknown
 from sdjax.core.jit import staged
 from sdjax.core.limits import MOST_COUNT, MOST_PICTURES, MOST_PIXELS, MOST_SIDE
+from sdjax.core.numbers import is_number
 from sdjax.core.short import short
 from sdjax.diffusion.bounds import as_float
 
@@ -87,7 +88,7 @@ def as_given(value: Any, column: list[Any]) -> Any:
 
 def check_count(value: Any, least: int, name: str, most: int = MOST_COUNT) -> int:
     """A whole number from least to most. Raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if not is_number(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number >= {least}, not {short(value)}")
     if value > most:
         raise ValueError(f"{name} must be at most {most:,}, not {short(value)}")
@@ -122,7 +123,7 @@ def check_size(value: int | None, default: int, multiple: int, name: str) -> int
     """Pixels along one side. Raises ValueError with the nearest sizes that do."""
     if value is None:
         return default
-    number = isinstance(value, int | float | np.integer) and not isinstance(value, bool)
+    number = is_number(value, int | float | np.integer)
     if number and value > MOST_SIDE:
         raise ValueError(f"{name} must be at most {MOST_SIDE:,} pixels, not {short(value)}")
     if not number:

@@ -18,6 +18,7 @@ import numpy as np
 
 from sdjax.core.errors import unknown
 from sdjax.core.limits import MOST_SIDE
+from sdjax.core.numbers import is_number
 from sdjax.core.short import short
 
 BASE_IDS, REFINER_IDS = 6, 5
@@ -120,6 +121,6 @@ def _scores(value: Any, count: int, name: str) -> list[float]:
     if len(rows) != count:
         raise ValueError(f"{name} has {len(rows)} entries for {count} pictures; give one, or one per picture")
     for row in rows:
-        if isinstance(row, bool) or not isinstance(row, int | float) or not 0 <= row <= 10:
+        if not is_number(row) or not 0 <= row <= 10:
             raise ValueError(f"{name} must be a number from 0 to 10, not {short(row)}")
     return [float(row) for row in rows]
