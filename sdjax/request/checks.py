@@ -17,7 +17,7 @@ from sdjax.core.jit import staged
 from sdjax.core.limits import MOST_COUNT, MOST_PICTURES, MOST_PIXELS, MOST_SIDE
 from sdjax.core.numbers import is_number
 from sdjax.core.short import short
-from sdjax.diffusion.bounds import as_float
+from sdjax.diffusion.limits import as_float
 
 # What makes a plan: the arguments that may be one value, or a list with one per picture.
 PLANNING = ("sampler", "steps", "schedule", "preset", "eta", "sampler_options")
