@@ -2,11 +2,11 @@
 
 import errno
 import os
-import stat
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from sdjax.core.files import FOLDER, irregular, made
 
 # What a file system says that has no hard links (FAT, some that are mounted over the network).
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -16,11 +16,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def read(path: str | Path, label: str, largest: int) -> bytes:
     """The bytes of a regular file. Raises FileNotFoundError and OSError, ValueError for what is none or too large."""
     try:
-        kind = os.stat(path).st_mode
-        if stat.S_ISDIR(kind):
-            raise ValueError(f"{label} is a folder; name one file in it")
-        if not stat.S_ISREG(kind):  # a pipe may be silent for ever, and /dev/zero never ends
-            raise ValueError(f"{label} is no file but a pipe, a socket or a device; write it to a file first")
+        if what := irregular(path):
+            remedy = "name one file in it" if what == FOLDER else "write it to a file first"
+            raise ValueError(f"{label} is {what}; {remedy}")
         with open(path, "rb") as file:
             data = file.read(largest + 1)
     except OSError as error:
@@ -43,15 +41,8 @@ def publish(data: bytes | memoryview, path: Path) -> bool:
 
 
 def _published(data: bytes | memoryview, path: Path) -> bool:
-    unfinished = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        with open(unfinished, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with made(path.parent, lambda unfinished: unfinished.write_bytes(data)) as unfinished:
         return _link(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _link(unfinished: Path, path: Path) -> bool:

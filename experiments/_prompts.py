@@ -5,13 +5,14 @@ A prompt a line; or, in one named *.jsonl, an object a line, {"prompt": ..} and 
 "\\x0b", may stand in a prompt. A byte order mark, which Windows' editor writes, is none of the text.
 """
 
-import difflib
 import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from experiments import _files
+from sdjax.core.errors import closest
+from sdjax.core.numbers import is_number
 
 Line = Mapping[str, Any]  # what is asked of one picture: its prompt, and arguments of its own
 
@@ -100,7 +101,7 @@ def _object(line: str) -> Line:
         raise ValueError(f"write an object with a prompt, as {EXAMPLE}")
     for name in found:
         if name not in ("prompt", *OWN):
-            near = difflib.get_close_matches(name, OWN, n=1)
+            near = closest(name, OWN)
             hint = f"; nearest: {near[0]!r}" if near else ""
             raise ValueError(f"{name[:40]!r} is no argument of its own that a line can have: {', '.join(OWN)}{hint}")
     return {name: CHECKS[name](value, name) for name, value in found.items()}
@@ -144,14 +145,14 @@ def _optional(value: Any, name: str) -> str | None:
 
 
 def _whole(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_number(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number >= 1, not {_short(value)}")
     return value
 
 
 def _number(value: Any, name: str) -> float | None:
     """A finite one, or None for the model's own."""
-    known = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    known = value is None or is_number(value)
     try:
         usable = known and (value is None or math.isfinite(float(value)))
     except OverflowError:

@@ -46,7 +46,7 @@ def main(values: Any) -> None:
             cells = [f"{one[name] / 2**30:.2f}" if name in one else "" for name in ("weights", *PROGRAMS, "peak")]
             print(f"| {family} | {size} | {batch} | {dtype} | {' | '.join(cells)} |", flush=True)
     if values.out:
-        write(json.dumps(measured, indent=1).encode(), Path(values.out))
+        write(json.dumps(measured, indent=1).encode(), Path(values.out), "what was measured")
 
 
 def measure(family: str, size: int, batch: int, dtype: str) -> dict[str, int]:

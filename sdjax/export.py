@@ -11,8 +11,6 @@ and one program of each kind serves all prompts, seeds, samplers, scales and ste
 import hashlib
 import itertools
 import json
-import shutil
-import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +21,7 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
+from sdjax.core.files import replaced
 from sdjax.core.jit import Program
 from sdjax.core.keys import settled
 from sdjax.core.short import short
@@ -66,16 +65,12 @@ def export(
     _check(sd, out, sizes, batches, guidance)
     found = calls(sd, sizes, batches, guidance)
     make_folder(out.parent)
-    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
+    with replaced(out) as unfinished:
         make_folder(unfinished / COMPILED)
         entries = {call.digest: _write(unfinished, call, *found[call]) for call in found}
         said = f"{_listed(sizes)} in batches of {_listed(batches)}, guidance {_listed(guidance)}"
         manifest = _manifest(sd, said, entries, _sums(unfinished / COMPILED))
         write_bytes(unfinished / MANIFEST, json.dumps(manifest, indent=1).encode())
-        _put_in_place(unfinished, out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return out
 
 
@@ -191,15 +186,6 @@ def _manifest(sd: "StableDiffusion", sizes: str, entries: dict[str, Any], compil
         "programs": entries,
         "compiled": compiled,
     }
-
-
-def _put_in_place(finished: Path, out: Path) -> None:
-    """Renames the finished folder to `out`; what was there is gone once the new one is there."""
-    old = finished.with_suffix(".old")
-    if out.exists():
-        out.rename(old)
-    finished.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _check(sd: Any, out: Path, sizes: Sequence[Any], batches: Sequence[Any], guidance: Sequence[Any]) -> None:

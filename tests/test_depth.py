@@ -10,7 +10,7 @@ from PIL import Image
 
 from sdjax.config import ConfigError, DepthConfig
 from sdjax.core.tree import flatten
-from sdjax.images.depth import as_picture, depth_channel, read_depth
+from sdjax.images.depth import depth_channel, read_depth
 from sdjax.nn.dpt.bit import quarter
 from sdjax.nn.dpt.depth import DepthNetwork
 from sdjax.nn.shapes import expected_params
@@ -192,9 +192,3 @@ def test_flat_maps_say_nothing(value, size):
 
 def test_one_pixel_of_a_map():
     assert not np.asarray(depth_channel(RAMP.astype(np.float32), (1, 1))).any()
-
-
-def test_as_a_picture():
-    made = as_picture(np.array([[0.5, 1.0], [1.5, 2.5]], np.float32))
-    np.testing.assert_array_equal(np.asarray(made), [[0, 64], [128, 255]])
-    assert not np.asarray(as_picture(np.full((3, 4), 5.0, np.float32))).any()

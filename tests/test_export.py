@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import sdjax
-from sdjax.export import _put_in_place
 from sdjax.runtime.executor import Compiled
 from sdjax.runtime.exported import compiled_into
 from tests.checkpoints import make_checkpoint
@@ -264,12 +263,3 @@ def test_something_else_is_never_replaced(sd, tmp_path):
     (tmp_path / "manifest.json").write_text("{}")  # of another program
     with pytest.raises(ValueError, match="holds other files"):
         sdjax.export(sd, tmp_path)
-
-
-def test_an_earlier_export_is_replaced_whole(tmp_path):
-    for name in ("old", "new"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"{name}.bin").write_text(name)
-    _put_in_place(tmp_path / "new", tmp_path / "old")
-    assert [path.name for path in tmp_path.iterdir()] == ["old"]
-    assert [path.name for path in (tmp_path / "old").iterdir()] == ["new.bin"]

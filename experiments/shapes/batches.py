@@ -97,7 +97,7 @@ def write_arrays(path: Path, values: dict[str, Any]) -> None:
     """Writes an .npz file whole or not at all. Raises OSError."""
     buffer = io.BytesIO()
     np.savez(buffer, **values)
-    write(buffer.getbuffer(), path)
+    write(buffer.getbuffer(), path, "the arrays")
 
 
 def arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -12,7 +12,6 @@ Every file is written under another name and then renamed, so that it is there w
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,13 +28,10 @@ SETTINGS = "settings.json"
 
 def write(path: Path, data: bytes) -> None:
     """`data` in `path`, whole or not at all; its folder is made. Raises OSError with the path and the reason."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        os.replace(part, path)
+        files.whole(path, lambda part: part.write_bytes(data))
     except OSError as error:
-        part.unlink(missing_ok=True)
         reason = f"{path} cannot be written ({error.strerror}); what is there stays, and the same command goes on"
         raise OSError(reason) from None
 
@@ -52,7 +48,7 @@ def open_folder(root: Path, settings: Mapping[str, Any]) -> None:
       ValueError: it holds other things, or the results of other settings; the difference is named.
       OSError: it cannot be written.
     """
-    files.check_writable(root)
+    files.check_writable(root, "the results")
     path = root / SETTINGS
     here = {"format": FORMAT, **settings}
     if not path.exists():

@@ -1,7 +1,7 @@
 """What a message says of names: those from strangers' files made fit to be shown, and the nearest that are known."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
 
@@ -21,9 +21,23 @@ def listing(items: Sequence[str], most: int = 8) -> str:
     return "".join(f"\n    {item}" for item in [*map(shown, items[:most]), *more])
 
 
+def unknown(said: str, name: object, known: Collection[str], told: str = "") -> str:
+    """A message of a name that there is not: '`said`; nearest: ...; known: ...', where `told` may stand for the last.
+
+    said: what is wrong, as "schedule 'karas' is unknown". known: the names that there are, one at least.
+    """
+    (near,) = closest(str(name), known, cutoff=0.0)
+    return f"{said}; nearest: {near!r}; {told or 'known: ' + ', '.join(known)}"
+
+
+def closest(name: str, known: Collection[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The names most like `name`, the most alike first; `cutoff`: how alike, from 0 (in nothing) to 1 (the same)."""
+    return difflib.get_close_matches(name, known, n=most, cutoff=cutoff)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """' (nearest: ...)' for an error message, or nothing where no name is near."""
     # As long a name, and not too many of them: a file may have a hundred thousand, each compared letter by letter.
     alike = (other for other in known if abs(len(other) - len(name)) <= 0.5 * len(name) <= 200)
-    near = difflib.get_close_matches(name, list(islice(alike, 2000)), n=3, cutoff=0.7)
+    near = closest(name, list(islice(alike, 2000)), most=3, cutoff=0.7)
     return f" (nearest: {', '.join(map(shown, near))})" if near else ""

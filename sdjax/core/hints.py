@@ -3,16 +3,16 @@
     sd.generate("a cat", num_inference_steps=30)
     TypeError: generate() has no argument num_inference_steps: write steps=
 
-A habit costs a second look, not a search. Names that nobody is known to use get the nearest of ours. This file imports
-nothing of sdjax, so that every file may import it.
+A habit costs a second look, not a search. Names that nobody is known to use get the nearest of ours.
 """
 
-import difflib
 import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import ParamSpec, TypeVar
+
+from sdjax.core.errors import closest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -248,5 +248,5 @@ def hint(word: str, hints: Mapping[str, str], known: Iterable[str]) -> str:
         return f"did you mean {snake}?"
     ends = [told for prefix, told in PREFIXES.items() if word.startswith(prefix)]
     ends += [told for suffix, told in SUFFIXES.items() if word.endswith(suffix)]
-    near = difflib.get_close_matches(word, names, n=3)
+    near = closest(word, names, most=3)
     return (ends or [f"did you mean {' or '.join(near)}?" if near else "help() lists those that there are"])[0]

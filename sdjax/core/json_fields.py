@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sdjax.core.numbers import is_number
 from sdjax.core.short import short
 
 LARGEST = 1 << 20  # of widths and counts; the largest in use are vocabularies, of 49408
@@ -51,7 +52,7 @@ class Fields:
     def number(self, key: str, default: float, least: float = -math.inf, most: float = math.inf) -> float:
         """A number from `least` to `most`, both of which may be infinite."""
         value = self._get(key, default)
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+        fits = is_number(value) and least <= value <= most
         if not fits or (least > -math.inf and not math.isfinite(value)):
             span = f" from {least:g} to {most:g}" if least > -math.inf else ""
             raise self.error(key, f"a number{span}", value)

@@ -23,10 +23,9 @@ DDIM, PLMS, UniPC and LCM have timesteps of their own (sd_samplers_timesteps.py,
 here.
 """
 
-import difflib
-
 import numpy as np
 
+from sdjax.core.errors import unknown
 from sdjax.core.short import short
 from sdjax.diffusion import sigmas
 from sdjax.diffusion.noise import NoiseSchedule, Settings, noise_schedule
@@ -64,8 +63,7 @@ def check_preset(preset: str) -> str:
     """Return `preset` if it is one of `PRESETS`; otherwise raise ValueError with the nearest."""
     if preset in PRESETS:
         return preset
-    near = difflib.get_close_matches(str(preset), PRESETS, n=1, cutoff=0.0)
-    raise ValueError(f"preset {short(preset)} is unknown; nearest: {near[0]!r}; known: {', '.join(PRESETS)}")
+    raise ValueError(unknown(f"preset {short(preset)} is unknown", preset, PRESETS))
 
 
 def peer_name(preset: str, sampler: str, schedule: str | None) -> str:
@@ -83,10 +81,8 @@ def peer_name(preset: str, sampler: str, schedule: str | None) -> str:
         return AUTOMATIC.get(sampler, "normal") if preset == "a1111" else "normal"
     known = NAMES[preset]
     if schedule not in known:
-        near = difflib.get_close_matches(str(schedule), known, n=1, cutoff=0.0)
-        raise ValueError(
-            f"preset {preset!r} has no schedule {schedule!r}; nearest: {near[0]!r}; it has {', '.join(known)}"
-        )
+        said, told = f"preset {preset!r} has no schedule {schedule!r}", f"it has {', '.join(known)}"
+        raise ValueError(unknown(said, schedule, known, told))
     return known[schedule]
 
 

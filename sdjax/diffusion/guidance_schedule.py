@@ -1,12 +1,12 @@
 """How much of the guidance acts at each noise level of a run: the share m of equation 3 in `guidance`."""
 
-import difflib
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from sdjax.core import short
+from sdjax.core.errors import unknown
 from sdjax.diffusion.plan import Plan
 
 KINDS = ("constant", "interval", "noise_interval", "linear", "cosine")
@@ -35,9 +35,8 @@ class GuidanceSchedule:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            near = difflib.get_close_matches(str(self.kind), KINDS, n=1, cutoff=0.0)
-            told = short.short(self.kind)
-            raise ValueError(f"guidance_schedule {told} is unknown; nearest: {near[0]!r}; known: {_USAGE}")
+            said = f"guidance_schedule {short.short(self.kind)} is unknown"
+            raise ValueError(unknown(said, self.kind, KINDS, f"known: {_USAGE}"))
         if not (math.isfinite(self.first) and self.first >= 0 and math.isfinite(self.last) and self.last >= 0):
             raise ValueError(f"guidance_schedule {self}: both numbers must be finite and >= 0")
         if self.is_interval and self.first > self.last:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from sdjax.core import short
-from sdjax.diffusion.bounds import (
+from sdjax.diffusion.limits import (
     LEAST_NOISE,
     MOST_NOISE,
     MOST_TIMESTEPS,

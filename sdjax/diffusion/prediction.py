@@ -10,8 +10,7 @@ output:
 arXiv:2206.00364, eq. 7. Solvers see D only, so no solver knows a prediction type.
 """
 
-import difflib
-
+from sdjax.core.errors import unknown
 from sdjax.diffusion.noise import Level
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -21,8 +20,7 @@ def check_prediction(kind: str) -> str:
     """Return `kind` if it is one of `PREDICTIONS`; otherwise raise ValueError with the nearest name."""
     if kind in PREDICTIONS:
         return kind
-    near = difflib.get_close_matches(str(kind), PREDICTIONS, n=1, cutoff=0.0)
-    raise ValueError(f"prediction_type {kind!r} is unknown; nearest: {near[0]!r}; known: {', '.join(PREDICTIONS)}")
+    raise ValueError(unknown(f"prediction_type {kind!r} is unknown", kind, PREDICTIONS))
 
 
 def coefficients(kind: str, level: Level) -> tuple[float, float]:

@@ -1,11 +1,11 @@
 """The samplers by name: which solver, on which convention of levels, reading which config keys."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sdjax.core.errors import closest
 from sdjax.core.short import short
 from sdjax.diffusion import names, solvers
 from sdjax.diffusion.noise import Settings
@@ -217,6 +217,6 @@ def _unknown(which: Any) -> str:
         return f"sampler {word!r} is another program's name; write {', '.join(f'{k}={v!r}' for k, v in meant.items())}"
     if not named:
         return f"sampler must be a name, a Sampler or a function (tape, schedule) -> latents, not {short(which)}"
-    near = difflib.get_close_matches(word, SAMPLERS, n=3, cutoff=0.5)
+    near = closest(word, SAMPLERS, most=3, cutoff=0.5)
     told = f"nearest: {', '.join(near)}; sdjax.samplers() lists all" if near else f"known: {', '.join(SAMPLERS)}"
     return f"sampler {short(word)} is unknown; {told}"

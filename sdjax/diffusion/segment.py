@@ -38,10 +38,12 @@ from typing import Any
 
 import numpy as np
 
+from sdjax.core.numbers import is_number
 from sdjax.core.short import short
 from sdjax.diffusion.schedule import Schedule
 
 SHOWN = 8  # timesteps that a message shows
+_NUMBER = int | float | np.number
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Segment:
             if self.start is not None:
                 raise ValueError("strength and denoising_start both say where a run begins; give one of them")
         for name, share in (("denoising_start", self.start), ("denoising_end", self.end)):
-            if share is not None and not (_is_number(share) and 0 < share < 1):
+            if share is not None and not (is_number(share, _NUMBER) and 0 < share < 1):
                 raise ValueError(
                     f"{name} must be a number between 0 and 1, the share of the run that lies before it, not "
                     f"{short(share)}; None leaves that end of the run whole"
@@ -131,7 +133,7 @@ class Segment:
 
 def check_strength(value: Any) -> float:
     """A share of the steps, 0 to 1. Raises ValueError."""
-    if not _is_number(value) or not 0 <= value <= 1:
+    if not is_number(value, _NUMBER) or not 0 <= value <= 1:
         raise ValueError(
             f"strength must be a number from 0 (the picture stays) to 1 (nothing of it does), not {short(value)}"
         )
@@ -141,10 +143,6 @@ def check_strength(value: Any) -> float:
 def _cutoff(share: float | None, total: int, nowhere: float) -> float:
     """Equation 1; halves are rounded to even, as by Python in diffusers."""
     return nowhere if share is None else round(total - float(share) * total)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _listed(told: Sequence[float] | np.ndarray) -> str:

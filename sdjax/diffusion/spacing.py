@@ -12,10 +12,10 @@ log(ve) is linear. A1111 and ComfyUI have conventions of their own: `a1111_comfy
 """
 
 import dataclasses
-import difflib
 
 import numpy as np
 
+from sdjax.core.errors import unknown
 from sdjax.core.short import short
 from sdjax.diffusion.a1111_comfy import peer_schedule
 from sdjax.diffusion.names import schedule_here
@@ -49,8 +49,7 @@ def check_schedule(name: str) -> str:
         raise ValueError(
             f"schedule {name!r} is None here, the checkpoint's own; with preset='a1111' it is A1111's choice"
         )
-    near = difflib.get_close_matches(str(name), SCHEDULES, n=1, cutoff=0.0)
-    raise ValueError(f"schedule {short(name)} is unknown; nearest: {near[0]!r}; known: {', '.join(SCHEDULES)}")
+    raise ValueError(unknown(f"schedule {short(name)} is unknown", name, SCHEDULES))
 
 
 def schedule_name(settings: Settings) -> str:

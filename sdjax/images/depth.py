@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from sdjax.images import read
 from sdjax.nn.resize import bicubic
@@ -50,9 +49,3 @@ def _from_array(array: np.ndarray, name: str) -> np.ndarray:
     if np.iscomplexobj(array) or not (np.abs(array.astype(np.float64)) <= np.finfo(np.float32).max / 4).all():
         raise ValueError(f"{name} holds values that are no finite numbers, or too large for float32")
     return array.astype(np.float32)
-
-
-def as_picture(depth: np.ndarray) -> Image.Image:
-    """A map `H W` as a grey picture, near is light: to look at."""
-    span = float(np.ptp(depth)) or 1.0
-    return Image.fromarray(np.rint(255 * (depth - depth.min()) / span).astype(np.uint8))

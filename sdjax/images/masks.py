@@ -19,8 +19,9 @@ from PIL import Image, ImageFilter
 
 from sdjax.core.limits import MOST_BLUR
 from sdjax.core.notice import notice
+from sdjax.core.numbers import is_number
 from sdjax.core.short import short
-from sdjax.diffusion.bounds import as_float
+from sdjax.diffusion.limits import as_float
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; right and bottom are past the last ones
 
@@ -138,7 +139,7 @@ def grow(
 
 def _check_grown(image: Image.Image, sides: dict[str, int], ramp: int) -> None:
     for name, value in {**sides, "ramp": ramp}.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        if not is_number(value, int | np.integer) or value < 0:
             raise ValueError(f"{name} must be a whole number of pixels >= 0, not {value!r}")
     if not any(sides.values()):
         raise ValueError("nothing to grow: give left, top, right or bottom, in pixels")

@@ -15,7 +15,6 @@ checked before a pixel is decoded, and so is that of a TIFF's tiles. What is don
 
 import os
 import re
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
+from sdjax.core.files import FOLDER, irregular
 from sdjax.images.pixels import from_uint8
 
 ImageLike = Image.Image | str | os.PathLike[str] | np.ndarray  # arrays: uint8 [H, W, 3], [H, W, 4] or [H, W]
@@ -152,16 +152,15 @@ def _check_file(path: str, label: str) -> None:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|data:", path):
         raise ValueError(f"{label} is an address, and nothing is fetched from one; download it and give the file")
     try:
-        found = os.stat(path)
+        what, size = irregular(path), os.path.getsize(path)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{label}: there is no such picture") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ValueError(f"{label} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if stat.S_ISDIR(found.st_mode):
-        raise ValueError(f"{label} is a folder; name one picture in it")
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{label} is no file but a pipe, a socket or a device; write the picture to a file first")
-    if not found.st_size:
+    if what:
+        remedy = "name one picture in it" if what == FOLDER else "write the picture to a file first"
+        raise ValueError(f"{label} is {what}; {remedy}")
+    if not size:
         raise ValueError(f"{label} is an empty file; was it written to its end?")
 
 

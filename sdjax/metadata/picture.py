@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from sdjax.core.files import _unfinished, _unwritable
+from sdjax.core.files import made, unwritable
 from sdjax.core.notice import notice
 from sdjax.images.pixels import encoded
 from sdjax.metadata import bounds, foreign, infotext
@@ -97,12 +97,12 @@ def save_all(images: Sequence[Image.Image], folder: str | os.PathLike[str], pref
         first = max(numbers, default=-1) + 1
         return [_save(image, folder, prefix, first + i) for i, image in enumerate(images)]
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        raise unwritable(folder, error) from None
 
 
 def _save(image: Image.Image, folder: Path, prefix: str, number: int) -> Path:
     """Writes one image under another name, flushes it to the disk, only then gives it a free number."""
-    with _unfinished(encoded(image), folder) as unfinished:
+    with made(folder, lambda path: path.write_bytes(encoded(image))) as unfinished:
         path = _claim(folder, prefix, number)
         try:
             os.replace(unfinished, path)

@@ -7,7 +7,6 @@
 The latter two have U-Nets of their own and share the rest with the first.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from jax.typing import DTypeLike
 
+from sdjax.core.errors import closest
 from sdjax.weights import Checkpoint, CheckpointError, Layout, open_checkpoint, read_component, read_json
 from sdjax.weights.tensors import on_device
 
@@ -29,7 +29,7 @@ def meant(source: str | Path) -> bool:
     name = str(source)
     if Path(source).exists() and name not in SHIPPED:
         return False
-    near = difflib.get_close_matches(name, SHIPPED, n=1, cutoff=0.8)
+    near = closest(name, SHIPPED, cutoff=0.8)
     if near and name not in SHIPPED and not {"/", "."} & {*name}:
         raise CheckpointError(f"{name} is no folder here and no model of this package; nearest: {near[0]!r}")
     return name in SHIPPED

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sdjax.config import ClipTextConfig, ClipVisionConfig, ConfigError, DepthConfig, UNetConfig, VaeConfig
+from sdjax.config.components import TOKENIZERS
 from sdjax.core.errors import shown
 from sdjax.core.json_fields import Fields
-from sdjax.diffusion.bounds import MOST_TIMESTEPS
+from sdjax.diffusion.limits import MOST_TIMESTEPS
 from sdjax.diffusion.noise import Settings
 from sdjax.images.processor import WHERE, Processor
 from sdjax.model.families import SD, family_of
@@ -22,7 +23,6 @@ from sdjax.weights import Checkpoint, CheckpointError
 from sdjax.weights.files import parse_json
 
 LOW_RES = "low_res_scheduler/scheduler_config.json"
-TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 
 
 def open_spec(opened: Checkpoint, source: str | Path) -> ModelSpec:

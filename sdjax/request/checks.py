@@ -3,7 +3,6 @@
 Each takes what the caller gave and returns it in one form, or raises ValueError with the remedy.
 """
 
-import difflib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,12 @@ import jax
 import numpy as np
 
 from sdjax import torch_noise
+from sdjax.core.errors import unknown
 from sdjax.core.jit import staged
 from sdjax.core.limits import MOST_COUNT, MOST_PICTURES, MOST_PIXELS, MOST_SIDE
+from sdjax.core.numbers import is_number
 from sdjax.core.short import short
-from sdjax.diffusion.bounds import as_float
+from sdjax.diffusion.limits import as_float
 
 # What makes a plan: the arguments that may be one value, or a list with one per picture.
 PLANNING = ("sampler", "steps", "schedule", "preset", "eta", "sampler_options")
@@ -87,7 +88,7 @@ def as_given(value: Any, column: list[Any]) -> Any:
 
 def check_count(value: Any, least: int, name: str, most: int = MOST_COUNT) -> int:
     """A whole number from least to most. Raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if not is_number(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number >= {least}, not {short(value)}")
     if value > most:
         raise ValueError(f"{name} must be at most {most:,}, not {short(value)}")
@@ -122,7 +123,7 @@ def check_size(value: int | None, default: int, multiple: int, name: str) -> int
     """Pixels along one side. Raises ValueError with the nearest sizes that do."""
     if value is None:
         return default
-    number = isinstance(value, int | float | np.integer) and not isinstance(value, bool)
+    number = is_number(value, int | float | np.integer)
     if number and value > MOST_SIDE:
         raise ValueError(f"{name} must be at most {MOST_SIDE:,} pixels, not {short(value)}")
     if not number:
@@ -139,9 +140,7 @@ def check_size(value: int | None, default: int, multiple: int, name: str) -> int
 def check_source(value: Any) -> str:
     """Whose noise a seed means. Raises ValueError with the nearest."""
     if value not in torch_noise.SOURCES:
-        near = difflib.get_close_matches(str(value), torch_noise.SOURCES, n=1, cutoff=0.0)[0]
-        known = ", ".join(torch_noise.SOURCES)
-        raise ValueError(f"noise_source {short(value)} is unknown; nearest: {near!r}; known: {known}")
+        raise ValueError(unknown(f"noise_source {short(value)} is unknown", value, torch_noise.SOURCES))
     return value
 
 

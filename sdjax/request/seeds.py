@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from sdjax.core.keys import IMPLEMENTATION
+from sdjax.core.numbers import is_number
 from sdjax.core.short import short
 from sdjax.request.checks import is_list, spread
 
@@ -49,7 +50,7 @@ def check(value: Any, count: int) -> list[int]:
     """One seed for all pictures, or one each; 0 to 2^64 - 1. Raises ValueError."""
     seeds = spread(value, count, "seed")
     for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MOST:
+        if not is_number(seed, int | np.integer) or not 0 <= seed <= MOST:
             chance = "; for one by chance, random.randrange(2**32)" if seed is None or seed == -1 else ""
             raise ValueError(f"seed must be a whole number from 0 to {MOST} or a jax key, not {short(seed)}{chance}")
     return [int(seed) for seed in seeds]

@@ -10,14 +10,15 @@ have it (pipeline_stable_diffusion_xl.py and ..._xl_img2img.py) for one picture.
 kinds of numbers out in turns, to texts that do not lie in turns; here every picture has what it has alone.
 """
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from sdjax.core.errors import unknown
 from sdjax.core.limits import MOST_SIDE
+from sdjax.core.numbers import is_number
 from sdjax.core.short import short
 
 BASE_IDS, REFINER_IDS = 6, 5
@@ -70,8 +71,7 @@ class SizeConditioning:
         known = [field.name for field in fields(cls)]
         for name in given:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-                raise ValueError(f"{name!r} is unknown; nearest: {near!r}; known: {', '.join(known)}")
+                raise ValueError(unknown(f"{name!r} is unknown", name, known))
 
     def time_ids(self, height: int, width: int, count: int, ids: int) -> tuple[np.ndarray, np.ndarray]:
         """(negative, positive), float32 `b i` each, for `count` pictures of `height` x `width` pixels."""
@@ -121,6 +121,6 @@ def _scores(value: Any, count: int, name: str) -> list[float]:
     if len(rows) != count:
         raise ValueError(f"{name} has {len(rows)} entries for {count} pictures; give one, or one per picture")
     for row in rows:
-        if isinstance(row, bool) or not isinstance(row, int | float) or not 0 <= row <= 10:
+        if not is_number(row) or not 0 <= row <= 10:
             raise ValueError(f"{name} must be a number from 0 to 10, not {short(row)}")
     return [float(row) for row in rows]

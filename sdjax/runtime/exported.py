@@ -28,7 +28,7 @@ from jax import export
 from jax.typing import DTypeLike
 
 from sdjax.config import Config
-from sdjax.core.files import write
+from sdjax.core.files import irregular, write
 from sdjax.core.jit import Program, options
 from sdjax.core.notice import notice
 from sdjax.core.version import VERSION
@@ -134,7 +134,7 @@ def compiled_into(exported: Exported, caches: Path) -> Path:
     for name, sha256 in exported.compiled.items():
         content = _checked(exported.folder / COMPILED, name, sha256)
         if not (own / name).exists() or (own / name).read_bytes() != content:
-            write(content, own / name)
+            write(content, own / name, "the compiled programs")
     return own
 
 
@@ -219,6 +219,6 @@ def _compiled(folder: Path, listed: dict[str, Any]) -> dict[str, str]:
 
 def _content(path: Path) -> bytes:
     """Raises OSError, also for what is no file: a pipe would be waited for."""
-    if path.exists() and not path.is_file():
+    if irregular(path):
         raise OSError(errno.EINVAL, "no file")
     return path.read_bytes()

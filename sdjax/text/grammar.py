@@ -13,13 +13,13 @@ signs are words, and the empty prompt is always known. It is data and no pattern
 to judge.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sdjax.core.errors import closest
 from sdjax.core.json_fields import Fields
 from sdjax.core.short import short
 
@@ -102,7 +102,7 @@ class Grammar:
         return f"was not trained on {' nor on '.join(said)}: the picture may show anything. {self}" if said else None
 
     def _near(self, word: str) -> str:
-        found = difflib.get_close_matches(word[:40], self.vocabulary, n=1, cutoff=0.7)
+        found = closest(word[:40], self.vocabulary, cutoff=0.7)
         return short(word) + (f" (nearest: {found[0]!r})" if found else "")
 
     def __str__(self) -> str:

@@ -13,13 +13,13 @@ Sources: AUTOMATIC1111/stable-diffusion-webui modules/sd_hijack_clip.py and modu
 backend/text_processing/classic_engine.py); Comfy-Org/ComfyUI comfy/sd1_clip.py.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from sdjax.core.errors import closest
 from sdjax.core.short import short
 from sdjax.text import cleaning, editing, emphasis
 from sdjax.text.tokens import Tokenizer
@@ -114,7 +114,7 @@ def parts(text: str, style: str) -> list[tuple[str, float]]:
 def check_style(style: str) -> None:
     """Raises ValueError for an unknown style, naming the nearest."""
     if style not in STYLES:
-        near = difflib.get_close_matches(str(style), STYLES, n=1, cutoff=0.0)[0]
+        near = closest(str(style), STYLES, cutoff=0.0)[0]
         raise ValueError(f"unknown prompt style {short(style)}; the nearest is {near!r}; known: {', '.join(STYLES)}")
 
 

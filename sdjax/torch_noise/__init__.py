@@ -11,10 +11,10 @@ generator per picture, with seeds counted up from the first. ComfyUI starts a ba
 draw from a second generator with the same seed, on the card.
 """
 
-import difflib
-
 import numpy as np
 
+from sdjax.core.errors import closest
+from sdjax.core.numbers import is_number
 from sdjax.torch_noise.mersenne import Mersenne
 from sdjax.torch_noise.philox import Philox
 
@@ -34,9 +34,9 @@ def generator(source: str, seed: int) -> Mersenne | Philox:
       ValueError: another source, or a seed out of range.
     """
     if source not in _GENERATORS:
-        near = difflib.get_close_matches(str(source), _GENERATORS, n=1, cutoff=0.3) or list(_GENERATORS)
+        near = closest(str(source), _GENERATORS, cutoff=0.3) or list(_GENERATORS)
         raise ValueError(f"{source!r} is no generator of torch's; nearest: {near[0]}; known: {', '.join(_GENERATORS)}")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
+    if not is_number(seed, int | np.integer) or not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must be a whole number from 0 to 2^64 - 1, not {seed!r}")
     return _GENERATORS[source](int(seed))
 

@@ -265,4 +265,4 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write((json.dumps(settings, indent=2) + "\n").encode(), path)
+    write((json.dumps(settings, indent=2) + "\n").encode(), path, "the run")

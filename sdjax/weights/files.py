@@ -27,6 +27,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from sdjax.core.errors import CheckpointError, listing, nearest, shown
+from sdjax.core.files import FOLDER, irregular
 from sdjax.core.notice import notice
 from sdjax.weights.impostor import START, impostor, is_pickle, pointer_or_page
 from sdjax.weights.links import within
@@ -99,11 +100,10 @@ def no_file(path: Path) -> str:
     """What is at `path`, which is no file, in words."""
     if os.path.islink(path) and not os.path.exists(path):
         return f"{path} is a link to {shown(os.readlink(path))}, which is not there; the download may be incomplete"
-    if os.path.isdir(path):
-        return f"{path} is a folder, where a file should be"
-    if os.path.lexists(path):
-        return f"{path} is no file but a pipe, a socket or a device"
-    return f"{shown(str(path))} is missing; the download may be incomplete"
+    if not os.path.lexists(path):
+        return f"{shown(str(path))} is missing; the download may be incomplete"
+    what = irregular(path)
+    return f"{path} is {what}{', where a file should be' if what == FOLDER else ''}"
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

@@ -15,16 +15,17 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from sdjax.config.components import COMPONENTS, TOKENIZERS
 from sdjax.core.errors import CheckpointError, shown
 from sdjax.weights.checkpoint import Checkpoint
 from sdjax.weights.files import choose_weights, no_file, refuse_pickle, shards_of
-from sdjax.weights.index import NETWORKS, PAIRS, VOCABULARIES
+from sdjax.weights.index import VOCABULARIES
 from sdjax.weights.links import home_of, within
 from sdjax.weights.load import open_folder
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-_SMALL = ("scheduler", "low_res_scheduler", "feature_extractor", *PAIRS.values(), *NETWORKS)
+_SMALL = ("scheduler", "low_res_scheduler", "feature_extractor", *TOKENIZERS.values(), *COMPONENTS)
 
 
 def resolve(name_or_path: str | os.PathLike[str], *, variant: str | None = None, revision: str = "main") -> Path:
@@ -72,8 +73,10 @@ def _networks(names: Iterable[str]) -> list[str]:
     A depth estimator is fetched where there is one, an image encoder where no text encoder is.
     """
     held = {name.partition("/")[0] for name in names}
-    text = [part for part in PAIRS if part in held] or ["image_encoder" if "image_encoder" in held else "text_encoder"]
-    return [part for part in NETWORKS if part in (*text, "unet", "vae") or (part in held and part == "depth_estimator")]
+    text = [part for part in TOKENIZERS if part in held]
+    text = text or ["image_encoder" if "image_encoder" in held else "text_encoder"]
+    wanted = {*text, "unet", "vae"} | held & {"depth_estimator"}
+    return [part for part in COMPONENTS if part in wanted]
 
 
 def _fetch(repository: str, variant: str | None, revision: str) -> Path:
@@ -141,7 +144,7 @@ def _whole(folder: Path, variant: str | None, why: str) -> Path:
 
 def _check_tokenizers(opened: Checkpoint) -> None:
     """Raises CheckpointError where a tokenizer that the index names has no vocabulary."""
-    for part in PAIRS.values():
+    for part in TOKENIZERS.values():
         held = opened.tokenizer(part).keys()
         if (opened.index.get(part) or [None])[-1] and not any(files <= held for files in VOCABULARIES):
             raise CheckpointError(f"{part} holds neither vocab.json and merges.txt nor tokenizer.json")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdjax.config.components import COMPONENTS, TOKENIZERS, VARIATION
 from sdjax.core.errors import CheckpointError, listing, nearest, shown
 from sdjax.weights.files import parse_json, read_bytes, read_text
 from sdjax.weights.links import home_of, within
@@ -22,26 +23,12 @@ PIPELINES = (
     "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline",
     "StableDiffusionXLInstructPix2PixPipeline", "StableDiffusionImageVariationPipeline",
 )  # fmt: skip
-NETWORKS = ("text_encoder", "text_encoder_2", "unet", "vae", "image_encoder", "depth_estimator")
 # What only these pipelines use; in any other it is left alone. The feature extractor goes with it.
-OWN = {
-    "StableDiffusionImageVariationPipeline": "image_encoder",
-    "StableDiffusionDepth2ImgPipeline": "depth_estimator",
-}
-VARIATION = "StableDiffusionImageVariationPipeline"
-# Of the two pairs of text encoder and tokenizer either may be absent: SDXL's refiner has the second alone.
-PAIRS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
-_TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
-_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
-COMPONENTS = {
-    "text_encoder": _TEXT_ENCODERS,
-    "text_encoder_2": _TEXT_ENCODERS,
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "image_encoder": ("CLIPVisionModelWithProjection",),
-    "depth_estimator": ("DPTForDepthEstimation",),
-    "tokenizer": _TOKENIZERS,
-    "tokenizer_2": _TOKENIZERS,
+OWN = {one.only: name for name, one in COMPONENTS.items() if one.only}
+# The classes that are known of each part.
+CLASSES: Mapping[str, tuple[str, ...]] = {
+    **{name: one.classes for name, one in COMPONENTS.items()},
+    **{one.tokenizer: one.tokenizer_classes for one in COMPONENTS.values() if one.tokenizer},
     "scheduler": (
         "DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler",
         "DPMSolverSDEScheduler", "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler",
@@ -53,8 +40,7 @@ COMPONENTS = {
 # Not needed for a picture, but by those of `OWN`. The upscaler's second scheduler is a config without weights, and is
 # kept as a file.
 IGNORED = (
-    "safety_checker", "feature_extractor", "image_encoder", "depth_estimator", "low_res_scheduler", "watermark",
-    "watermarker",
+    "safety_checker", "feature_extractor", *OWN.values(), "low_res_scheduler", "watermark", "watermarker",
 )  # fmt: skip
 # A tokenizer's vocabulary is in one of these sets of files.
 VOCABULARIES = ({"vocab.json", "merges.txt"}, {"tokenizer.json"})
@@ -64,8 +50,7 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 # What a picture needs of the other folders; whatever else lies there is neither read nor copied.
 _SIDE = {
-    "tokenizer": TOKENIZER_FILES,
-    "tokenizer_2": TOKENIZER_FILES,
+    **dict.fromkeys(TOKENIZERS.values(), TOKENIZER_FILES),
     "scheduler": ("scheduler_config.json",),
     "low_res_scheduler": ("scheduler_config.json",),
     "feature_extractor": ("preprocessor_config.json",),
@@ -104,14 +89,14 @@ def read_index(folder: str | os.PathLike[str]) -> ModelIndex:
     pairs = {name: value for name, value in found.items() if isinstance(value, list) and len(value) == 2}
     present = {name: kind for name, (_, kind) in pairs.items() if kind is not None}
     for name in present:
-        if name not in COMPONENTS and name not in IGNORED:
-            raise CheckpointError(f"{path}: component {shown(repr(name))} is not known{nearest(name, COMPONENTS)}")
+        if name not in CLASSES and name not in IGNORED:
+            raise CheckpointError(f"{path}: component {shown(repr(name))} is not known{nearest(name, CLASSES)}")
     own = OWN.get(pipeline)
-    used = [name for name in COMPONENTS if name not in OWN.values() or name == own]
+    used = [name for name in CLASSES if name not in OWN.values() or name == own]
     components = {name: present[name] for name in used if name in present}
     for name in _required(components, pipeline):
-        if components.get(name) not in COMPONENTS[name]:
-            supported = ", ".join(COMPONENTS[name])
+        if components.get(name) not in CLASSES[name]:
+            supported = ", ".join(CLASSES[name])
             raise CheckpointError(
                 f"{path}: {name} is {shown(repr(present.get(name, 'missing')))}; supported: {supported}"
             )
@@ -125,7 +110,7 @@ def _required(components: Mapping[str, str], pipeline: str) -> list[str]:
     networks = ["unet", "vae", "scheduler", *(name for name in OWN.values() if name in components)]
     if pipeline == VARIATION:
         return list(dict.fromkeys([*networks, "image_encoder"]))
-    text = [part for pair in PAIRS.items() if set(pair) & set(components) for part in pair]
+    text = [part for pair in TOKENIZERS.items() if set(pair) & set(components) for part in pair]
     return list(dict.fromkeys([*networks, *(text or ("text_encoder", "tokenizer"))]))
 
 

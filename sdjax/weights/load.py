@@ -11,10 +11,11 @@ import numpy as np
 from jax.typing import DTypeLike
 from safetensors import safe_open
 
+from sdjax.config.components import COMPONENTS
 from sdjax.weights import names
 from sdjax.weights.checkpoint import Checkpoint
 from sdjax.weights.files import Entry, Header, component_headers, read_json, read_text
-from sdjax.weights.index import NETWORKS, read_index, side_files
+from sdjax.weights.index import read_index, side_files
 from sdjax.weights.links import home_of, within
 from sdjax.weights.names import NARROW, WIDE, Layout, Stored
 from sdjax.weights.spelling import without_prefix
@@ -30,7 +31,7 @@ def open_folder(folder: str | os.PathLike[str], variant: str | None = None) -> C
     `variant` says which weights where there are several, as "fp16" for `*.fp16.safetensors`. Raises CheckpointError.
     """
     index = read_index(folder)
-    folder, used = index.folder, [name for name in NETWORKS if name in index.components]
+    folder, used = index.folder, [name for name in COMPONENTS if name in index.components]
     home = home_of(folder)
     configs = {name: read_json(within(folder / name / "config.json", home)) for name in used}
     read_json(within(folder / "scheduler" / "scheduler_config.json", home))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdjax.config import UNetConfig, VaeConfig
+from sdjax.config.components import TOKENIZERS
 from sdjax.core import errors
 from sdjax.weights import ldm, names, openclip
 from sdjax.weights.files import Entry, Header
@@ -27,7 +28,6 @@ from sdjax.weights.prediction import V_PRED, ZTSNR
 from sdjax.weights.spelling import collect, is_averaged
 
 Json = Mapping[str, Any]
-TEXT = ("text_encoder", "text_encoder_2")
 TWICE = "tensors that are there once more"
 
 _LEFTOVERS = (
@@ -51,17 +51,17 @@ class Original:
 
     def prefix(self, component: str) -> str:
         """With what the names of a component's tensors begin."""
-        if component not in TEXT:
+        if component not in TOKENIZERS:
             return {"unet": UNET_PREFIX, "vae": VAE_PREFIX}[component]
         if self.configs["unet"].get("addition_embed_type") != "text_time":
             return "cond_stage_model."
-        number = [name for name in TEXT if name in self.configs].index(component)
+        number = [name for name in TOKENIZERS if name in self.configs].index(component)
         return f"conditioner.embedders.{number}."
 
     def places(self, component: str) -> names.Places:
         """Where each parameter of a component may lie, the usual place first."""
         config, prefix = self.configs[component], self.prefix(component)
-        if component in TEXT:
+        if component in TOKENIZERS:
             act = config.get("hidden_act", "quick_gelu")
             return lambda path, shape: openclip.places(path, shape, prefix, act)
         unet = component == "unet"
@@ -83,7 +83,7 @@ class Original:
         for component, new in owners.values():
             components[component][new] = tensors[new]
         leftovers |= dict.fromkeys(twice, TWICE)
-        for component in TEXT:
+        for component in TOKENIZERS:
             for name in self._unused(component, components.get(component, {})):
                 leftovers[components[component].pop(name).name] = "text encoder tensors that it does not use"
         strangers = [name for name in rest if name not in owners and openclip.spelled(name)]
@@ -116,7 +116,7 @@ class Original:
         """Which text encoder these tensors, of one prefix, belong to: the one as wide, else the one so called."""
         widths = Counter(entry.shape[-1] for entry in entries if entry.shape)
         width = widths.most_common(1)[0][0] if widths else None
-        own = [component for component in TEXT if component in self.configs]
+        own = [component for component in TOKENIZERS if component in self.configs]
         wide = [component for component in own if self.configs[component]["hidden_size"] == width]
         return next(iter([*wide, *(component for component in own if self.prefix(component) == above)]), None)
 

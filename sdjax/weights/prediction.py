@@ -12,7 +12,6 @@ Asked in this order, as the peers do:
 5. the family's own.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from sdjax.config.presets import Preset
+from sdjax.core.errors import unknown
 from sdjax.weights.files import Header
 from sdjax.weights.ldm import UNET_PREFIX
 from sdjax.weights.names import READABLE
@@ -46,10 +46,7 @@ class Prediction:
 def check_type(prediction_type: str | None) -> None:
     """Raises ValueError for a prediction type that no scheduler knows."""
     if prediction_type is not None and prediction_type not in TYPES:
-        near = difflib.get_close_matches(str(prediction_type), TYPES, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"prediction_type {prediction_type!r} is unknown; nearest: {near!r}; known: {', '.join(TYPES)}"
-        )
+        raise ValueError(unknown(f"prediction_type {prediction_type!r} is unknown", prediction_type, TYPES))
 
 
 def decide(header: Header, families: Mapping[str, Preset], given: str | None) -> Prediction:

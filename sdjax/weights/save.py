@@ -4,15 +4,13 @@ A component that was loaded is written as its `Layout` says: the same tensors un
 dtypes, in the same files with the same metadata. Parameters computed in float32 that came from a float16 file
 go back to float16 where that loses nothing; where it would (they were trained), they are written as they are.
 
-Nothing is ever half-written: a file or a folder is made under another name, then renamed (`write`).
+Nothing is ever half-written: a file or a folder is made under another name, then renamed (`core.files`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -22,6 +20,7 @@ import numpy as np
 
 from sdjax.core import tree
 from sdjax.core.errors import CheckpointError, listing
+from sdjax.core.files import replaced
 from sdjax.weights import names
 from sdjax.weights.names import DTYPES, Layout, Stored
 from sdjax.weights.tensors import pages_of
@@ -102,36 +101,15 @@ def save_folder(
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise CheckpointError(f"{name!r} leads out of the folder to write")
     make_folder(out.parent)
-    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        for name, (params, layout) in components.items():
-            save_component(unfinished / name, params, layout)
-        for name, content in files.items():
-            make_folder((unfinished / name).parent)
-            write_bytes(unfinished / name, content)
-        _put_in_place(unfinished, out)
+        with replaced(out, keep=True) as unfinished:
+            for name, (params, layout) in components.items():
+                save_component(unfinished / name, params, layout)
+            for name, content in files.items():
+                make_folder((unfinished / name).parent)
+                write_bytes(unfinished / name, content)
     except OSError as error:
         raise CheckpointError(f"{out} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _put_in_place(finished: Path, out: Path) -> None:
-    """Rename the finished folder to `out`, keeping what an older checkpoint held beside its components."""
-    if not out.is_dir():
-        finished.rename(out)
-        return
-    old = finished.with_suffix(".old")
-    out.rename(old)
-    try:
-        finished.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    for entry in old.iterdir():
-        if not (out / entry.name).exists():
-            entry.rename(out / entry.name)
-    shutil.rmtree(old)
 
 
 def _check(flat: Mapping[tree.Path, Any], layout: Layout, folder: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jax.typing import DTypeLike
 
+from sdjax.config.components import TOKENIZERS
 from sdjax.config.presets import PRESETS, Preset
 from sdjax.core.errors import CheckpointError, listing
 from sdjax.text.vocabulary import clip_tokenizer_files
@@ -22,11 +23,10 @@ from sdjax.weights import identify
 from sdjax.weights.checkpoint import Checkpoint, Json
 from sdjax.weights.families import Shape, candidates, shape_of_file
 from sdjax.weights.files import Header, read_single_header
-from sdjax.weights.index import PAIRS
 from sdjax.weights.ldm import UNET_PREFIX
 from sdjax.weights.load import read_otherwise
 from sdjax.weights.names import Layout
-from sdjax.weights.original import TEXT, TWICE, Original, Sorted
+from sdjax.weights.original import TWICE, Original, Sorted
 from sdjax.weights.prediction import Prediction, check_type, decide
 from sdjax.weights.save import default_layout
 from sdjax.weights.spelling import without_wrappers
@@ -36,7 +36,7 @@ _DISTILLED = f"{UNET_PREFIX}time_embed.cond_proj.weight"  # latent consistency m
 _MOST_LEFT = 20  # kinds that a note names
 # What a pipeline could have beside its networks, for which diffusers looks in model_index.json.
 _ABSENT = {
-    "XL": ("feature_extractor", "image_encoder", *PAIRS, *PAIRS.values()),
+    "XL": ("feature_extractor", "image_encoder", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
     "Depth": ("depth_estimator", "feature_extractor"),
     "Upscale": ("low_res_scheduler", "watermarker", "safety_checker", "feature_extractor"),
     "": ("safety_checker", "feature_extractor", "image_encoder"),
@@ -97,7 +97,7 @@ class _Reader:
                 f"{path} has the U-Net of {self.title}, but {len(strangers)} tensors of a text encoder that is another "
                 f"family's: two were mixed:{listing(sorted(strangers))}"
             )
-        missing = [name for name, held in self.tensors.components.items() if name in TEXT and not held]
+        missing = [name for name, held in self.tensors.components.items() if name in TOKENIZERS and not held]
         if missing:
             prefix = Original(self.configs).prefix(missing[0])
             raise CheckpointError(
@@ -156,7 +156,7 @@ def _index(preset: Preset) -> dict[str, Any]:
         index["requires_safety_checker"] = False
     for name, config in preset.configs.items():
         index[name] = (
-            ["transformers", config["architectures"][0]] if name in TEXT else ["diffusers", config["_class_name"]]
+            ["transformers", config["architectures"][0]] if name in TOKENIZERS else ["diffusers", config["_class_name"]]
         )
     index |= {folder: ["transformers", "CLIPTokenizer"] for folder in preset.pad_tokens}
     return index | {"scheduler": ["diffusers", preset.scheduler["_class_name"]], **preset.index}

@@ -1,6 +1,6 @@
-"""Files that are never half-written, and safetensors files written tensor by tensor.
+"""Safetensors files, written tensor by tensor, whole or not at all (`core.files`).
 
-A file is made under another name, flushed to the disk, then renamed. Of a checkpoint's tensors only one at a time is
+Of a checkpoint's tensors only one at a time is
 copied into the file's order of axes, where safetensors' own writer for NumPy would hold them all twice. What comes out
 is what that writer gives, byte for byte: a header in compact JSON padded to eight bytes, then the tensors by dtype,
 the widest first, and by name (https://github.com/huggingface/safetensors#format).
@@ -8,8 +8,6 @@ the widest first, and by name (https://github.com/huggingface/safetensors#format
 
 import json
 import math
-import os
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax.core.errors import CheckpointError
+from sdjax.core.files import whole
 from sdjax.core.tree import Shape
 
 # In safetensors' own order, which is that of the tensors in a file, backwards. Not all are for parameters.
@@ -73,20 +72,11 @@ def write_tensors(tensors: Mapping[str, Draft], metadata: Mapping[str, str], pat
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make the file under another name, flush it to the disk, and only then give it its own.
-
-    Raises CheckpointError.
-    """
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    """Let `write` make the file, whole or not at all. Raises CheckpointError."""
     try:
-        write(unfinished)
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        whole(path, write)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error}; nothing was left half-written") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,6 +1,6 @@
 """DPM-Solver and DPM-Solver++ as multistep methods: exact integrals of the linear part in log SNR."""
 
-from sdjax.diffusion.bounds import check_number
+from sdjax.diffusion.limits import check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers import exponential as ei
 from sdjax.diffusion.spacing import Schedule

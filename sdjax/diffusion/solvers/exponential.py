@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from sdjax.core.short import short
-from sdjax.diffusion.bounds import check_whole
+from sdjax.diffusion.limits import check_whole
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.table import Linear, Tape
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from sdjax.core.short import short
-from sdjax.diffusion.bounds import check_number
+from sdjax.diffusion.limits import check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers import exponential as ei
 from sdjax.diffusion.spacing import Schedule

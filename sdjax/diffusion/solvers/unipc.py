@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Sequence
 
-from sdjax.diffusion.bounds import MOST_STEPS, check_whole
+from sdjax.diffusion.limits import MOST_STEPS, check_whole
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers import exponential as ei
 from sdjax.diffusion.spacing import Schedule

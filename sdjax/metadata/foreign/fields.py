@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from sdjax.core.numbers import is_number
 from sdjax.metadata.foreign.names import Choice
 
 MOST_BITS = 128  # of a whole number; a seed has 64
@@ -103,7 +104,7 @@ def as_number(value: Any, name: str) -> int | float:
     if isinstance(value, str) and len(value) <= 40:
         with contextlib.suppress(ValueError):
             value = int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         raise _wrong(name, value, "a number")
     if isinstance(value, float):
         if not math.isfinite(value):

@@ -7,6 +7,7 @@ to 20,000, above which they hold nothing else; training goes from 0.03 to 15, an
 import math
 from typing import Any
 
+from sdjax.core.numbers import is_number
 from sdjax.core.short import short
 
 LEAST_NOISE, MOST_NOISE = 1e-6, 2e4
@@ -26,7 +27,7 @@ def check_number(name: str, value: Any, low: float = -LARGEST, high: float = LAR
 def as_float(value: Any) -> float:
     """A number, or an array of one, as a float; NaN where it is none, or more than a float holds."""
     value = value.item() if getattr(value, "ndim", None) == 0 else value
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         return math.nan
     try:
         return float(value)
