@@ -26,11 +26,15 @@ OURS = ("sdjax", "experiments")
 AGAIN = 0.02  # seconds until a Ctrl-C that was dropped is sent again
 
 
-def run(main: Callable[[], None]) -> NoReturn:
-    """Parses the flags, runs `main()` and exits as this module's docstring says."""
+def run(main: Callable[[], None], define_flags: Callable[[], None] = lambda: None) -> NoReturn:
+    """Parses the flags, runs `main()` and exits as this module's docstring says.
+
+    define_flags: called first, where defining them takes a time in which Ctrl-C may strike.
+    """
     path = Path(sys.argv[0])
     name = path.parent.name if path.stem == "__main__" else path.stem  # of a package, its folder's
     try:
+        define_flags()
         app.run(lambda _: guarded(main, name), flags_parser=lambda argv: parse(argv, name))
     except KeyboardInterrupt:  # before main
         fail(name, "stopped", 130)

@@ -1,4 +1,4 @@
-"""What `generate` can be given besides text: the flags for it, and how they become arguments.
+"""Pictures that `generate` can be given: the flags for them, and how they become arguments.
 
 --image=photo.png --strength=0.6                             begin from a picture
 --image=photo.png --mask=mask.png --mask_blur=4              make its white part anew
@@ -12,22 +12,15 @@ from typing import Any
 from absl import flags
 
 SIDES = ("left", "top", "right", "bottom")
-# Flags that go to `generate` as they are.
-ARGUMENTS = ("strength", "mask_blur", "mask_crop", "image_guidance_scale", "noise_level")
 
 
 def define_flags() -> None:
-    """The flags of this module's docstring."""
+    """The flags of this module's docstring that are files, and --grow."""
     flags.DEFINE_multi_string("image", None, "A picture to begin from; several times: one for each result.")
-    flags.DEFINE_float("strength", None, "How much is made anew, 0 to 1; default 0.8, with a mask 1.")
     flags.DEFINE_multi_string("mask", None, "A picture, white where --image is to be made anew; the rest stays.")
-    flags.DEFINE_float("mask_blur", 0.0, "Radius in pixels by which the mask is made soft.", lower_bound=0.0)
-    flags.DEFINE_integer("mask_crop", None, "Work on the masked region and so many pixels around.", lower_bound=0)
     flags.DEFINE_list("grow", None, "Outpainting: pixels to add, as left:64,right:64; also top, bottom.")
     flags.DEFINE_integer("ramp", 0, "With --grow: pixels over which the new part runs into the old.", lower_bound=0)
     flags.DEFINE_multi_string("depth", None, "Of a depth model: a map of what is near (light).")
-    flags.DEFINE_float("image_guidance_scale", None, "Of InstructPix2Pix: pull of the picture; default 1.5.")
-    flags.DEFINE_integer("noise_level", None, "Of an upscaler: noise on the small picture; default 20.", lower_bound=0)
     flags.DEFINE_multi_string("region_prompt", [], "What to show in a region; as often as --region_mask.")
     flags.DEFINE_multi_string("region_mask", [], "A picture, white where that region is.")
 
@@ -37,12 +30,11 @@ def arguments(values: Any) -> dict[str, Any]:
     from sdjax.images import depth
     from sdjax.images import read as images
 
-    made: dict[str, Any] = {name: getattr(values, name) for name in ARGUMENTS}
-    made |= {name: _listed(getattr(values, name)) for name in ("image", "mask", "depth")}
     read: dict[str, Any] = {"image": images.read_image, "mask": images.read_mask, "depth": depth.read_depth}
-    for name, door in read.items():
-        if made[name] is not None:
-            made[name] = [door(one, f"--{name}") for one in made[name]]
+    made: dict[str, Any] = {
+        name: [door(one, f"--{name}") for one in getattr(values, name)] if getattr(values, name) else None
+        for name, door in read.items()
+    }
     if values.grow is not None:
         made |= _grown(made, _sides(values.grow), values.ramp)
     elif values.ramp:
@@ -74,7 +66,3 @@ def _sides(given: list[str]) -> dict[str, int]:
             raise ValueError(f"--grow={','.join(given)}: write pixels by side, {', '.join(SIDES)}, as left:64,right:64")
         made[side] = int(pixels)
     return made
-
-
-def _listed(value: list[str] | None) -> list[str] | None:
-    return list(value) if value else None

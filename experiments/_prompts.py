@@ -104,7 +104,7 @@ def _object(line: str) -> Line:
             near = closest(name, OWN)
             hint = f"; nearest: {near[0]!r}" if near else ""
             raise ValueError(f"{name[:40]!r} is no argument of its own that a line can have: {', '.join(OWN)}{hint}")
-    return {name: CHECKS[name](value, name) for name, value in found.items()}
+    return {name: _check(value, name) for name, value in found.items()}
 
 
 class _Twice(ValueError):
@@ -166,11 +166,12 @@ def _short(value: Any) -> str:
     return json.dumps(value)[:40]
 
 
-CHECKS: dict[str, Any] = {
-    "prompt": _text,
-    "negative_prompt": _optional,
-    "sampler": _text,
-    "steps": _whole,
-    "schedule": _optional,
-    "guidance_scale": _number,
-}
+def _check(value: Any, name: str) -> Any:
+    """A value of an argument, by the types that are declared of it. Raises ValueError."""
+    from sdjax.request.arguments.arguments import DECLARED
+    from sdjax.request.arguments.topic import NONE
+
+    types = DECLARED[name].types
+    if str in types:
+        return (_optional if NONE in types else _text)(value, name)
+    return (_whole if types == (int,) else _number)(value, name)

@@ -12,7 +12,7 @@ process was killed. A picture is never written over one that is there.
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+import sdjax
 from experiments import _files
 from experiments._claims import Claims
 from experiments._prompts import Line
@@ -27,7 +28,7 @@ from sdjax.core.files import write
 from sdjax.diffusion.samplers import SAMPLERS
 from sdjax.diffusion.spacing import SCHEDULES
 from sdjax.images.pixels import encoded
-from sdjax.metadata import picture
+from sdjax.request.arguments.arguments import DECLARED
 
 END = b"\0\0\0\0IEND\xaeB`\x82"  # of every PNG
 LARGEST = 1 << 30  # bytes of begun.json; the settings and a file of prompts take less
@@ -110,14 +111,14 @@ class Record:
         """What a picture says of itself. Raises ValueError where that is nothing, or not what is asked of it."""
         path, remedy = self.path(number), "delete it, and the same command makes it anew"
         try:
-            settings = picture.read_settings(path)
+            settings = sdjax.read_settings(path)
         except (OSError, ValueError) as error:
             raise ValueError(f"{error}; {remedy}") from None
         if not _ends(path):
             raise ValueError(f"{path} is cut off; {remedy}")
         asked = {**self.settings, **self.lines[number], "first_image": number}
-        for name in COMPARED:
-            if name in asked and not COMPARED[name](asked[name], settings.get(name)):
+        for name in (one for one in DECLARED if one in asked):
+            if not _same(name, asked[name], settings.get(name)):
                 raise ValueError(
                     f"{path} is another picture: its {name} is {_short(settings.get(name))} where "
                     f"{_short(asked[name])} is asked for; {remedy}"
@@ -215,21 +216,16 @@ def _same_number(asked: Any, found: Any) -> bool:
     return asked is None or (isinstance(found, int | float) and math.isclose(asked, found, rel_tol=1e-6))
 
 
-def _same_name(known: Collection[str]) -> Callable[[Any, Any], bool]:
+def _same_name(known: Collection[str], asked: Any, found: Any) -> bool:
     """Of names that settings hold as they were given; others may be words of another program for the same."""
-    return lambda asked, found: asked not in known or asked == found
+    return asked not in known or asked == found
 
 
-# What a picture must have in common with what is asked of it, as far as that is said.
-COMPARED: dict[str, Callable[[Any, Any], bool]] = {
-    "prompt": _same_text,
-    "first_image": _same_number,
-    "seed": _same_number,
-    "negative_prompt": _same_text,
-    "steps": _same_number,
-    "sampler": _same_name(SAMPLERS),
-    "schedule": _same_name(SCHEDULES),
-    "guidance_scale": _same_number,
-    "height": _same_number,
-    "width": _same_number,
-}
+KNOWN = {"sampler": SAMPLERS, "schedule": SCHEDULES}
+
+
+def _same(name: str, asked: Any, found: Any) -> bool:
+    """Whether a picture's setting is what is asked of it, as far as that is said."""
+    if name in KNOWN:
+        return _same_name(KNOWN[name], asked, found)
+    return (_same_text if str in DECLARED[name].types else _same_number)(asked, found)

@@ -28,7 +28,6 @@ Run time: that of the pictures; the first batch compiles. Expected: a line a bat
 "20 pictures made in 8.1 s, 2.9 a second after the first batch; 20 of 20 are in pictures".
 """
 
-import inspect
 import json
 import os
 import time
@@ -42,30 +41,23 @@ from experiments import _claims, _cli, _prompts
 from experiments._prompts import OWN
 
 # Flags that say which pictures are made; the others say how.
-SETTINGS = (
-    "model", "variant", "dtype", "negative_prompt", "steps", "sampler", "schedule", "guidance_scale", "seed",
-    "height", "width",
-)  # fmt: skip
 OPENING = ("model", "variant", "dtype")
+ARGUMENTS = (*OWN, "seed", "height", "width")
+SETTINGS = (*OPENING, *ARGUMENTS)
 AT_ONCE = 256  # lines that are planned together
 WAIT = 0.3  # seconds between two looks at what others are making
 
 
 def define_flags() -> None:
     """Called for the program only: who imports this file may name flags of their own as they like."""
+    from experiments import _arguments  # with JAX behind it, which takes seconds
+
     flags.DEFINE_string("prompts_file", None, "A prompt a line, or *.jsonl.", required=True)
     flags.DEFINE_string("out", None, "Folder for the pictures, new or begun; one for all processes.", required=True)
     flags.DEFINE_string("model", None, "A folder, a file, a Hub id; default: the shapes model.")
     flags.DEFINE_string("variant", None, "Which weights where there are several files, as fp16.")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "What the networks compute in.")
-    flags.DEFINE_string("negative_prompt", None, "What to steer away from.")
-    flags.DEFINE_integer("steps", 20, "Steps of the sampler.", lower_bound=1)
-    flags.DEFINE_string("sampler", "dpmpp_2m", "By name: ddim, pndm, euler, dpmpp_2m ...")
-    flags.DEFINE_string("schedule", None, "By name: leading, trailing, karras ...; default: the model's own.")
-    flags.DEFINE_float("guidance_scale", None, "Pull of the prompt, 1 for none; default: the model's own.")
-    flags.DEFINE_integer("seed", 0, "Picture i is the i-th of this seed.", lower_bound=0)
-    flags.DEFINE_integer("height", None, "Pixels; default: the model's own.", lower_bound=1)
-    flags.DEFINE_integer("width", None, "Pixels; default: the model's own.", lower_bound=1)
+    _arguments.define_flags(ARGUMENTS)
     flags.DEFINE_integer("batch", 4, "Pictures on each device at once.", lower_bound=1)
     flags.DEFINE_integer("devices", None, "Of this process; default: all.", lower_bound=1)
     flags.DEFINE_string("compilation_cache", "on", "on (in the user's cache folder), off, or a folder.")
@@ -77,7 +69,7 @@ def arguments(record: Any, numbers: Sequence[int], scale: float | None = None) -
     scale: the model's own guidance scale, where neither a line nor a flag has one.
     """
     lines = [record.lines[number] for number in numbers]
-    made: dict[str, Any] = {name: record.settings[name] for name in SETTINGS if name not in OPENING}
+    made: dict[str, Any] = {name: record.settings[name] for name in ARGUMENTS}
     if any(line.keys() != {"prompt"} for line in record.lines):
         made |= {name: [line.get(name, made[name]) for line in lines] for name in OWN}
         made["guidance_scale"] = [scale if one is None else one for one in made["guidance_scale"]]
@@ -114,20 +106,19 @@ def _fault(sd: Any, record: Any, numbers: Sequence[int]) -> str:
 def _plan(sd: Any, record: Any, numbers: Sequence[int]) -> None:
     """Everything of `generate` that comes before the first network. Raises ValueError."""
     from sdjax.request import build
+    from sdjax.request.arguments.arguments import Arguments
 
-    usual = {name: one.default for name, one in inspect.signature(sd.generate).parameters.items()}
-    build.stages(sd, usual | arguments(record, numbers, sd.guidance_scale))
+    build.request(sd.spec, Arguments.of(arguments(record, numbers, sd.guidance_scale)))
 
 
 def main(values: Any) -> None:
     """Takes part until all pictures are there, and writes the manifest. `values` has a flag an attribute."""
+    from experiments._record import Record
     from sdjax.core import files
 
     if not values.out:  # of a shell variable that is not set; Path would take it for the folder one is in
         raise ValueError("--out is empty; name a folder for the pictures")
     lines = _prompts.read(values.prompts_file)
-    from experiments._record import Record  # takes seconds with JAX behind it, which a wrong flag should not cost
-
     record = Record(Path(values.out), {name: getattr(values, name) for name in SETTINGS}, list(lines.values()))
     files.check_writable(record.folder)
     name, rank = _claims.whoami(os.environ)
@@ -188,5 +179,4 @@ def batches(record: Any, claims: _claims.Claims, size: int, start: int) -> Itera
 
 
 if __name__ == "__main__":
-    define_flags()
-    _cli.run(lambda: main(flags.FLAGS))
+    _cli.run(lambda: main(flags.FLAGS), define_flags)

@@ -27,9 +27,9 @@ from sdjax.diffusion.scan import sample as sample
 from sdjax.export import export as export
 from sdjax.images.grow import grow as grow
 from sdjax.load import load as load
-from sdjax.metadata.picture import read_settings as read_settings
 from sdjax.pipeline import Output as Output
 from sdjax.pipeline import StableDiffusion as StableDiffusion
+from sdjax.request.stored_settings import read_settings as read_settings
 from sdjax.sampling.preview import Preview as Preview
 from sdjax.sampling.preview import notebook_callback as notebook_callback
 from sdjax.sampling.trace import Step as Step

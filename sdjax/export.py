@@ -26,8 +26,8 @@ from sdjax.core.jit import Program
 from sdjax.core.keys import settled
 from sdjax.core.short import short
 from sdjax.request import checks
+from sdjax.request.arguments.size_conditioning import REFINER_IDS
 from sdjax.request.image_inputs import INPAINTING, TEXT, UPSCALING, VARIATION, kind_of
-from sdjax.request.size_conditioning import REFINER_IDS
 from sdjax.runtime import compilation_cache
 from sdjax.runtime.exported import COMPILED, FORMAT, MANIFEST, fingerprint, is_export, made_by, runnable
 from sdjax.runtime.signature import ProgramSignature

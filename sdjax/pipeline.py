@@ -2,12 +2,12 @@
 
     tokens -> context -> [ plan -> table -> scan ] -> latents -> pixels
 
-Everything that computes is a pure function in `programs`; this file checks what was asked, calls them in order and
-keeps the record that lets the same picture be made again.
+Everything that computes is a pure function in `runtime.programs`. A call of `generate` is a checked request
+(`request.build`), which is run (`sampling.run`); with the pictures goes the record that lets them be made again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, overload
@@ -20,11 +20,9 @@ from PIL import Image
 
 from sdjax.config import UNetConfig, VaeConfig
 from sdjax.core import hints
-from sdjax.core.short import cut
+from sdjax.core.short import short
 from sdjax.diffusion import scan
 from sdjax.diffusion.plan import Plan
-from sdjax.diffusion.samplers import Sampler
-from sdjax.diffusion.table import Linear
 from sdjax.images import show
 from sdjax.images.pixels import to_uint8
 from sdjax.images.read import ImageLike
@@ -35,26 +33,24 @@ from sdjax.model.networks import Networks
 from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import ClipSkip, Encoding, TextEncoder
 from sdjax.nn.conditioning import Added, Conditions
-from sdjax.request import build, checks, request, seeds
+from sdjax.request import build, checks
+from sdjax.request.arguments.arguments import Arguments
+from sdjax.request.arguments.images import Pictures
+from sdjax.request.arguments.sampling import Options, SamplerLike
+from sdjax.request.arguments.size_conditioning import Size, SizeConditioning
 from sdjax.request.prompting import warn_of_words
-from sdjax.request.settings import settings as settings_of
-from sdjax.request.size_conditioning import SizeConditioning
+from sdjax.request.request import Request, described
 from sdjax.runtime import programs
 from sdjax.sampling import run
 from sdjax.sampling.lost import lost_in_decoding, lost_in_run
 from sdjax.sampling.preview import Preview, Viewer
-from sdjax.sampling.trace import Callbacks
+from sdjax.sampling.trace import Callbacks, Sampled
 from sdjax.text.prompts import check_style
 from sdjax.text.tokens import Tokenizer
 from sdjax.weights import Layout, save_folder
 
 if TYPE_CHECKING:
     from sdjax.model.image_towers import DepthEstimator, ImageEncoder
-
-SamplerLike = str | Sampler | Callable[..., Linear]
-Options = Mapping[str, Any]
-Size = Sequence[int] | Sequence[Sequence[int]]
-Pictures = Any  # a PIL image, a path, an array; or a list of them
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -100,12 +96,7 @@ class Output:
 
     def __repr__(self) -> str:
         """Of one line: how many, how large, how made."""
-        count, get = len(self), self.settings.get
-        parts = [f"{count} picture{'' if count == 1 else 's'}", f"{get('width')}x{get('height')}"]
-        parts += [] if self.images else ["latents alone"]
-        parts += [cut(", ".join(map(str, checks.unique(get("sampler"))))), f"seed {cut(str(get('seed')), 24)}"]
-        prompts = checks.unique(get("prompt"))
-        return f"Output({', '.join(parts)}, {cut(repr(prompts[0]), 60)}{', ..' if len(prompts) > 1 else ''})"
+        return f"Output({described(self.settings, len(self), *([] if self.images else ['latents alone']))})"
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows: one picture with its settings, several as a sheet."""
@@ -260,7 +251,7 @@ class StableDiffusion:
         """
         SizeConditioning.check_names(sizes)
         states, pooled = self._encoded(prompts, prompt_style, clip_skip)
-        micro = SizeConditioning.read(sizes, len(prompts), self.time_ids)
+        micro = SizeConditioning(**sizes).checked(len(prompts), self.time_ids)
         native = self.spec.side
         ids = micro.time_ids(native, native, len(prompts), self.time_ids)[1] if self.time_ids else None
         return Conditions(jnp.asarray(states), None if ids is None else Added(jnp.asarray(pooled), jnp.asarray(ids)))
@@ -440,7 +431,7 @@ class StableDiffusion:
             counts as the prompt_style does. See `model.text_encoder.ClipSkip`.
           prompt_2, negative_prompt_2: SDXL: another text for the second encoder.
           original_size, crop, target_size, negative_*: SDXL: (height, width) or (top, left), or one per picture.
-            aesthetic_score, negative_aesthetic_score: its refiner. See `request.size_conditioning`.
+            aesthetic_score, negative_aesthetic_score: its refiner. See `request.arguments`.
           refiner: another StableDiffusion that takes the latents over for the last 1 - refiner_start of the run.
           denoising_start, denoising_end: run only a piece of the schedule; see `sdjax.plan`.
           image: what to begin from, to change, to enlarge or to vary, by the kind of model (`request.image_inputs`): a
@@ -467,29 +458,55 @@ class StableDiffusion:
           ValueError: anything out of range, named with its remedy, before anything is compiled.
         """
         given = {name: value for name, value in locals().items() if name != "self"}
-        given = build.plain(given) | {"seed": seeds.plain(seed)}
-        asked, refined = build.stages(self.spec, given)
-        texts = [texts for own in asked.branches for branch in own for texts in branch.texts]
-        warn_of_words(self.name, texts, self.encoders, asked.style)
-        shown = None if callback is None else lambda step: callback(self.viewer.preview(step))
-        callbacks = Callbacks(progress, shown, show_steps, stop_after)
-        made = run.sample(self.networks, asked, callbacks)
-        lost = lost_in_run(self.networks, asked, made.latents)
-        if refiner is not None and refined is not None and made.stopped is None:
-            rest = replace(refined, latents=np.asarray(made.latents))
-            made = made.then(run.sample(refiner.networks, rest, callbacks.after(made.evaluations)))
-            lost = lost_in_run(refiner.networks, refined, made.latents) | lost
-        settings = settings_of(given, asked, refined)
-        if made.stopped is not None:
-            settings["stop_after"] = made.stopped
+        return self.run(self.request(**given))
+
+    @hints.arguments(hints.GENERATE, like=generate)
+    def request(self, prompt: Any = None, negative_prompt: Any = None, **arguments: Any) -> Request:
+        """What `generate` of these arguments makes, checked: nothing is run, and nothing compiled.
+
+        Takes the arguments of `generate`, and raises what it raises. `run` makes the pictures, as often as it is asked.
+        """
+        given = Arguments.of({"prompt": prompt, "negative_prompt": negative_prompt, **arguments})
+        made = build.request(self.spec, given)
+        texts = [texts for own in made.branches for branch in own for texts in branch.texts]
+        warn_of_words(self.name, texts, self.encoders, made.style)
+        return made
+
+    def run(self, request: Request) -> Output:
+        """Makes the pictures of a request that this model checked.
+
+        Raises ValueError for what is none, or was checked against another model.
+        """
+        if not isinstance(request, Request):
+            raise ValueError(f"run takes what sd.request(prompt, ...) gives, not {short(request)}")
+        if request.spec is not self.spec:
+            raise ValueError(f"this request was made by {request.spec.name}; make another by request of {self.name}")
+        made, lost = self._sampled(request)
+        settings = request.settings | ({} if made.stopped is None else {"stop_after": made.stopped})
         pixels = None
-        if decode:
+        if request.arguments.monitoring.decode:
             decoded, undone = self._decoded(made.latents)
-            pixels, lost = asked.inputs.paste(to_uint8(np.asarray(decoded))), undone | lost
+            pixels, lost = request.inputs.paste(to_uint8(np.asarray(decoded))), undone | lost
         finite.tell(lost)
-        images = [self._image(asked, settings, i, one) for i, one in enumerate(() if pixels is None else pixels)]
-        kept = tuple(map(self.viewer.preview, made.steps))
-        return Output(np.asarray(made.latents), pixels, settings, images, kept)
+        images = [
+            picture.make(one, request.alone(settings, i), model=self.name)
+            for i, one in enumerate(() if pixels is None else pixels)
+        ]
+        return Output(np.asarray(made.latents), pixels, settings, images, tuple(map(self.viewer.preview, made.steps)))
+
+    def _sampled(self, request: Request) -> tuple[Sampled, dict[int, str]]:
+        """The run, and a refiner's after it; and what was lost on the way, by picture, with what did it."""
+        monitoring, after = request.arguments.monitoring, request.refiner
+        call = monitoring.callback
+        shown = None if call is None else lambda step: call(self.viewer.preview(step))
+        callbacks = Callbacks(monitoring.progress, shown, monitoring.wanted, monitoring.stop_after)
+        made = run.sample(self.networks, request, callbacks)
+        lost = lost_in_run(self.networks, request, made.latents)
+        if after is not None and made.stopped is None:
+            rest = run.sample(after.networks, after.of(made.latents), callbacks.after(made.evaluations))
+            made = made.then(rest)
+            lost = lost_in_run(after.networks, after.request, made.latents) | lost
+        return made, lost
 
     def _encoded(self, texts: Sequence[str], style: str, clip_skip: int | str | None) -> tuple[np.ndarray, np.ndarray]:
         """Hidden states `b l d` and pooled states `b d` of a list of texts."""
@@ -550,9 +567,6 @@ class StableDiffusion:
     def _check_text(self) -> None:
         if not self.encoders:
             raise ValueError(f"{self.name} has no text encoder: it makes variations of a picture, `generate(image=)`")
-
-    def _image(self, asked: request.Request, settings: dict[str, Any], i: int, pixels: np.ndarray) -> Image.Image:
-        return picture.make(pixels, asked.alone(settings, i), model=self.name)
 
     # ------------------------------------------------------------------ what follows from the parameters
 

@@ -16,10 +16,11 @@ import pytest
 from absl import flags
 
 import sdjax
-from experiments import _cli, _pictures, _steps, generate
+from experiments import _arguments, _cli, _steps, generate
 from sdjax.metadata import picture
-from sdjax.metadata.bounds import GIVEN
 from sdjax.request import checks
+from sdjax.request.arguments.arguments import DECLARED
+from sdjax.request.arguments.topic import GIVEN
 
 ROOT = Path(__file__).parents[1]
 OTHERS = ("sampler_options", "refiner", "show_steps", "callback", "image", "mask", "depth", "regions")
@@ -55,7 +56,7 @@ def test_a_prompt_becomes_a_picture(tiny_checkpoint, tmp_path):
     paths = [Path(line) for line in ran.stdout.splitlines()]
     assert [path.name for path in paths] == [f"0000{i}.png" for i in range(4)]
     assert list((tmp_path / "cache").iterdir())
-    assert picture.read_settings(paths[3]) == {
+    assert sdjax.read_settings(paths[3]) == {
         "prompt": "a blue square",
         "negative_prompt": "green",
         "steps": 2,
@@ -149,7 +150,9 @@ class Stub:
         if self.instead:
             self.instead()
         own = {"prompt": prompt[0], "guidance_scale": 1.0, "height": 8, "width": 8}
-        kept = {name: value for name, value in arguments.items() if name not in ("callback", *GIVEN)} | own
+        kept = {
+            name: value for name, value in arguments.items() if name != "callback" and DECLARED[name].told != GIVEN
+        } | own
         image = picture.make(np.zeros((8, 8, 3), np.uint8), kept, model="stub")
         return SimpleNamespace(images=[image], steps=())
 
@@ -184,9 +187,11 @@ def call(monkeypatch, stub, out, **changed):
         "show_steps": "none",
         "preview_decoder": "vae",
         **dict.fromkeys(("clip_skip", "prompt_2", "negative_prompt_2", "vae", "refiner", "prediction_type")),
-        **dict.fromkeys(("aesthetic_score", "negative_aesthetic_score", *generate.SIZES)),
-        **dict.fromkeys(("image", "mask", "depth", "grow", *_pictures.ARGUMENTS)),
-        **{"mask_blur": 0.0, "ramp": 0, "region_prompt": [], "region_mask": []},
+        **dict.fromkeys(("aesthetic_score", "negative_aesthetic_score", *_arguments.PAIRS)),
+        **dict.fromkeys(
+            ("image", "mask", "depth", "grow", "strength", "mask_crop", "image_guidance_scale", "noise_level")
+        ),
+        **{"mask_blur": 0.0, "noise_level": None, "ramp": 0, "region_prompt": [], "region_mask": []},
     }
     _cli.guarded(lambda: generate.main(SimpleNamespace(**values | changed)), "generate")
 
@@ -219,11 +224,7 @@ def test_flags_go_where_they_belong(monkeypatch, tmp_path, capsys, cache, told):
     opening = {"dtype": "bfloat16", "variant": "fp16", "compilation_cache": told}
     assert stub.loaded == [("m", {**opening, "prediction_type": None, "vae": None})]
     [(prompt, arguments)] = stub.asked
-    assert (
-        prompt == ["a cat"]
-        and {*arguments} == {*generate.ARGUMENTS, *_pictures.ARGUMENTS, *OTHERS}
-        and arguments["seed"] == 9
-    )
+    assert prompt == ["a cat"] and {*arguments} == {*_arguments.PLAIN, *OTHERS} and arguments["seed"] == 9
     assert capsys.readouterr().out == f"{tmp_path / '00000.png'}\n"
     assert json.loads(picture.Image.open(tmp_path / "00000.png").info["sdjax"])["model"] == "stub"
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import sdjax
 from sdjax.diffusion.samplers import SAMPLERS
 from sdjax.diffusion.spacing import SCHEDULES
-from sdjax.metadata import picture
 from sdjax.metadata.foreign import names
 
 COMFY = {"noise_source": "torch_cpu", "prompt_style": "comfy", "preset": "comfy"}
@@ -28,7 +28,7 @@ def read(**texts) -> tuple[dict, str]:
     """(Settings, what the one warning says)."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = picture.read_settings(image(**texts))
+        found = sdjax.read_settings(image(**texts))
     assert len(caught) <= 1 and all(one.filename == __file__ for one in caught)
     return found, str(caught[0].message) if caught else ""
 
@@ -407,7 +407,7 @@ def test_whatever_a_field_holds(program, data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = picture.read_settings(image(**wrapped({**told, name: data.draw(ODD)})))
+            found = sdjax.read_settings(image(**wrapped({**told, name: data.draw(ODD)})))
         except ValueError as error:
             assert len(str(error)) < 1000
             return

@@ -8,13 +8,10 @@ from PIL import Image
 
 from sdjax.diffusion.noise import Level
 from sdjax.images.grow import grow
+from sdjax.request.arguments.arguments import Arguments
 from sdjax.request.image_inputs import DEPTH, INPAINTING, PIX2PIX, TEXT, UPSCALING, VARIATION, kind_of
 from sdjax.request.read_images import read_image_inputs, resized
 
-NOTHING = dict.fromkeys(
-    ("image", "mask", "strength", "mask_crop", "depth", "noise_level", "image_guidance_scale", "regions", "height",
-     "width", "denoising_start"),
-) | {"mask_blur": 0}  # fmt: skip
 CHANNELS = {TEXT: 4, INPAINTING: 9, PIX2PIX: 8, UPSCALING: 7, DEPTH: 5, VARIATION: 4}
 RNG = np.random.default_rng(0)
 
@@ -44,7 +41,7 @@ def spot(width=64, height=48, box=(16, 8, 40, 32)):
 
 
 def inputs(kind=TEXT, count=1, factor=8, **given):
-    return read_image_inputs(model(kind, factor), NOTHING | given, count)
+    return read_image_inputs(model(kind, factor), Arguments.of(given), count)
 
 
 @pytest.mark.parametrize("kind", list(CHANNELS))
@@ -96,7 +93,7 @@ def test_sizes():
 )
 def test_a_picture_that_comes_out_smaller_is_told(kind, given, said):
     """CASES.md C 5."""
-    found = resized(model(kind), NOTHING | given, inputs(kind, **given))
+    found = resized(model(kind), Arguments.of(given), inputs(kind, **given))
     assert said in found and "Give width= and height=" in found if said else found == ""
 
 

@@ -11,7 +11,7 @@ from sdjax.config import VaeConfig
 from sdjax.core import hints
 from sdjax.diffusion.scan import sample
 from sdjax.pipeline import Output, StableDiffusion
-from sdjax.request.size_conditioning import SizeConditioning
+from sdjax.request.arguments.size_conditioning import SizeConditioning
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import sdjax
 from sdjax.diffusion.plan import plan
-from sdjax.metadata import infotext, picture
+from sdjax.metadata import infotext
 from tests.reference import SD
 
 COMFY = {"noise_source": "torch_cpu", "prompt_style": "comfy", "preset": "comfy"}
@@ -22,7 +23,7 @@ def read(text: str) -> tuple[dict, str]:
     image.info["parameters"] = text
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = picture.read_settings(image)
+        found = sdjax.read_settings(image)
     assert len(caught) <= 1
     return found, str(caught[0].message) if caught else ""
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from sdjax.request.size_conditioning import BASE_IDS, REFINER_IDS, SizeConditioning
+from sdjax.request.arguments.size_conditioning import BASE_IDS, REFINER_IDS, SizeConditioning
 
 
 def ids(given: dict, kind: int, count: int = 1) -> tuple[list, list]:
-    negative, positive = SizeConditioning.read(given, count, kind).time_ids(768, 512, count, kind)
+    negative, positive = SizeConditioning(**given).checked(count, kind).time_ids(768, 512, count, kind)
     assert negative.dtype == positive.dtype == np.float32
     return negative.tolist(), positive.tolist()
 
@@ -36,9 +36,9 @@ def test_one_for_all_or_one_each():
     given = {"original_size": [(8, 16), (24, 32)], "crop": (1, 2)}
     want = [[8, 16, 1, 2, 768, 512], [24, 32, 1, 2, 768, 512]]
     assert ids(given, BASE_IDS, 2)[1] == want
-    micro = SizeConditioning.read(given, 2, BASE_IDS)
+    micro = SizeConditioning(**given).checked(2, BASE_IDS)
     assert micro.settings() == {"original_size": [[8, 16], [24, 32]], "crop": [[1, 2], [1, 2]]}
-    again = SizeConditioning.read({"original_size": [8, 16]}, 1, BASE_IDS)
+    again = SizeConditioning(**{"original_size": [8, 16]}).checked(1, BASE_IDS)
     assert again.original_size == [(8, 16)]
 
 
@@ -68,4 +68,4 @@ def test_unknown_names():
 )
 def test_doors(given, kind, message):
     with pytest.raises(ValueError, match=message):
-        SizeConditioning.read(given, 1, kind)
+        SizeConditioning(**given).checked(1, kind)

@@ -1,7 +1,6 @@
 """A1111's and ComfyUI's levels, derived a second time from their sources, and what the presets refuse."""
 
 import math
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +11,11 @@ from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.plan import plan
 from sdjax.diffusion.sigmas import beta_quantile
 from sdjax.metadata import infotext
-from sdjax.pipeline import StableDiffusion
-from sdjax.request import build, prompting
+from sdjax.model import families
+from sdjax.model.spec import ModelSpec
+from sdjax.request import prompting
+from sdjax.request.arguments.handoff import Handoff
+from sdjax.request.arguments.sampling import Sampling
 from tests.reference import SD, ZERO_SNR, alphas_cumprod
 from tests.test_sigmas import COMFY_AYS, COMFY_NORMAL_20
 
@@ -203,10 +205,10 @@ def test_align_your_steps_are_the_familys():
     text = "a\nSteps: 11, Sampler: Euler, Schedule type: Align Your Steps, Seed: 1, Version: v1.10.1"
     asked = {name: infotext.read(text).settings[name] for name in ("sampler", "steps", "schedule", "preset")}
     for xl, first in ((True, [14.615, 6.315, 3.771, 2.181]), (False, [14.615, 6.475, 3.861, 2.697])):
-        model = SimpleNamespace(scheduler=SD, xl=xl)
-        made = StableDiffusion.plan(model, **asked)
+        model = SimpleNamespace(scheduler=SD, family=families.SDXL if xl else families.SD)
+        made = ModelSpec.plan(model, **asked)
         np.testing.assert_allclose(visited(made)[:4], first, rtol=1e-12)
-        own = StableDiffusion.plan(model, "euler", 10, "ays", preset="comfy")
+        own = ModelSpec.plan(model, "euler", 10, "ays", preset="comfy")
         np.testing.assert_allclose(visited(own)[:-1], COMFY_AYS["ays"][:-1], rtol=1e-8)
 
 
@@ -291,9 +293,8 @@ def test_a_strength_too_small_for_comfyui():
 @pytest.mark.parametrize(("preset", "expected"), [("a1111", "a" * 11), ("diffusers", "a" + "b" * 9)])
 def test_edits_of_a_run_from_a_picture(preset, expected):
     """A1111's count begins with the picture (CFGDenoiser.step is 0 in sample_img2img); elsewhere with the whole run."""
-    model = SimpleNamespace(plan=partial(StableDiffusion.plan, SimpleNamespace(scheduler=SD, xl=False)))
-    given = {"sampler": "euler", "steps": 20, "schedule": "karras", "preset": preset, "eta": None}
-    given |= {"sampler_options": None, "denoising_start": None, "denoising_end": None}
-    (run,) = build._runs(model, given, [0.5])
+    model = SimpleNamespace(plan=lambda sampler, steps, schedule, **how: plan(sampler, steps, SD, schedule, **how))
+    given = Sampling(sampler="euler", steps=20, schedule="karras", preset=preset)
+    (run,) = given.runs(model, Handoff(), [0.5])
     (branch,) = prompting.branches({"text_encoder": "[a:b:0.5]"}, run, "a1111")
     assert "".join(texts["text_encoder"] for texts in branch.texts) == expected

@@ -21,8 +21,9 @@ from sdjax.core import files
 from sdjax.diffusion import spacing
 from sdjax.diffusion.samplers import SAMPLERS
 from sdjax.images.pixels import from_uint8, to_uint8
-from sdjax.metadata import bounds, infotext, picture
-from sdjax.metadata.bounds import RANGES
+from sdjax.metadata import infotext, picture
+from sdjax.request.arguments.arguments import DECLARED
+from sdjax.request.arguments.topic import GIVEN
 
 PIXELS = np.arange(8 * 16 * 3, dtype=np.uint8).reshape(8, 16, 3)
 SETTINGS = {
@@ -115,11 +116,11 @@ def test_texts_of_the_caller_s_own_take_the_place_of_ours(tmp_path):
 
 def test_a_pickled_picture_keeps_its_settings(tmp_path):
     pickle.loads(pickle.dumps(made())).save(tmp_path / "x.png")
-    assert picture.read_settings(tmp_path / "x.png") == SETTINGS
+    assert sdjax.read_settings(tmp_path / "x.png") == SETTINGS
 
 
 def test_numpy_s_numbers_are_numbers():
-    assert picture.read_settings(made(steps=np.int64(4), eta=np.float32(0.5)))["steps"] == 4
+    assert sdjax.read_settings(made(steps=np.int64(4), eta=np.float32(0.5)))["steps"] == 4
     with pytest.raises(TypeError, match="cannot be a setting"):
         made(steps=PIXELS)
 
@@ -134,7 +135,7 @@ def test_any_settings_come_back(prompt, negative, scale, seed):
     file = io.BytesIO()
     picture.make(PIXELS, asked, model="m").save(file, "PNG")
     with Image.open(file) as image:
-        assert picture.read_settings(image) == asked
+        assert sdjax.read_settings(image) == asked
 
 
 def test_the_same_picture_again(tiny_checkpoint, tmp_path):
@@ -155,7 +156,7 @@ Model hash: ab12, Model: "a, b: \\"c\\"", Clip skip: 2, Lora hashes: "x: 12, y: 
 
 
 def test_the_text_of_another_tool(tmp_path):
-    assert picture.read_settings(png(tmp_path / "x.png", parameters=A1111)) == {
+    assert sdjax.read_settings(png(tmp_path / "x.png", parameters=A1111)) == {
         "prompt": "a (red:1.2) circle, <lora:x:1>,\nsecond line",
         "negative_prompt": "blurry,\nSteps: none of these lines are fields",
         "steps": 28,
@@ -207,7 +208,7 @@ def test_the_text_of_another_tool(tmp_path):
 def test_samplers_of_another_tool(tmp_path, fields, found):
     text = f"a cat\nSteps: 5, Seed: 1, {fields}, Version: 1"
     want = {"prompt": "a cat", "steps": 5, "seed": 1, "prompt_style": "a1111", "noise_source": "torch_cuda"} | found
-    read = picture.read_settings(png(tmp_path / "x.png", parameters=text))
+    read = sdjax.read_settings(png(tmp_path / "x.png", parameters=text))
     # A1111's own levels, where its sampler walks k-diffusion's and knows the schedule.
     theirs = "sampler" in found and not {"ddim", "trailing", "Mine Karras"} & {*map(str, found.values())}
     assert read.pop("preset", None) == ("a1111" if theirs else None)
@@ -216,7 +217,7 @@ def test_samplers_of_another_tool(tmp_path, fields, found):
 
 def test_whose_noise_another_tool_s_seed_means(tmp_path):
     text = "a cat\nSteps: 5, Seed: 1, Sampler: Euler a, RNG: CPU, Version: v1.10.1"
-    assert picture.read_settings(png(tmp_path / "x.png", parameters=text))["noise_source"] == "torch_cpu"
+    assert sdjax.read_settings(png(tmp_path / "x.png", parameters=text))["noise_source"] == "torch_cpu"
 
 
 def test_conventions_of_ours_in_words_of_theirs():
@@ -225,7 +226,7 @@ def test_conventions_of_ours_in_words_of_theirs():
     for words in ("Prompt style: a1111", "Clip skip: 2", "RNG: CPU", "Refiner: base + refiner, Refiner switch at: 0.8"):
         assert words in image.info["parameters"]
     del image.info["sdjax"]
-    read = picture.read_settings(image)
+    read = sdjax.read_settings(image)
     assert {name: read[name] for name in ("prompt_style", "clip_skip", "noise_source")} == {
         name: given[name] for name in ("prompt_style", "clip_skip", "noise_source")
     }
@@ -247,11 +248,11 @@ def test_every_sampler_and_schedule_of_theirs_comes_back(name):
     for schedule in A1111_SCHEDULES:
         image = Image.fromarray(PIXELS)
         image.info["parameters"] = f"a\nSteps: 5, Seed: 1, Sampler: {name}, Schedule type: {schedule}"
-        found = picture.read_settings(image)
+        found = sdjax.read_settings(image)
         assert found["schedule"] in spacing.SCHEDULES and found["sampler"] in {*SAMPLERS, "dpm_adaptive"}
         assert f"Sampler: {name}, Schedule type: {schedule}, " in made(**found).info["parameters"]
         image.info["parameters"] = f"a\nSteps: 5, Seed: 1, Sampler: {name} {schedule}"
-        assert picture.read_settings(image) == found
+        assert sdjax.read_settings(image) == found
 
 
 def test_names_are_ours():
@@ -265,14 +266,14 @@ def test_our_own_text_read_as_another_tool_s():
     changed = {"guidance_schedule": "cosine:0.0:1.0", "guidance_rescale": 0.5, "eta": 0.5, "first_image": 0}
     image = made(**changed)
     del image.info["sdjax"]
-    read = picture.read_settings(image)
+    read = sdjax.read_settings(image)
     asked = SETTINGS | changed
     assert read == {name: asked[name] for name in read}
     assert asked.keys() - read == {"num_images", "first_image", "preset", "sampler_options"}
 
 
 def test_a_prompt_alone_is_a_prompt(tmp_path):
-    assert picture.read_settings(png(tmp_path / "x.png", parameters="just: this")) == {"prompt": "just: this"}
+    assert sdjax.read_settings(png(tmp_path / "x.png", parameters="just: this")) == {"prompt": "just: this"}
 
 
 # Broken ------------------------------------------------------
@@ -311,17 +312,17 @@ def ours(**changed) -> str:
 def test_broken_settings_are_one_error(tmp_path, texts, message):
     path = png(tmp_path / "x.png", **texts)
     with pytest.raises(ValueError, match=message) as caught:
-        picture.read_settings(path)
+        sdjax.read_settings(path)
     assert str(path) in str(caught.value) and len(str(caught.value)) < 300 + len(str(path))
 
 
-@pytest.mark.parametrize("name", bounds.GIVEN)
+@pytest.mark.parametrize("name", [name for name, one in DECLARED.items() if one.told == GIVEN])
 def test_a_picture_names_no_file(tmp_path, name):
     """It says that there was one, and `generate` then asks for it."""
-    assert picture.read_settings(png(tmp_path / "x.png", sdjax=ours(**{name: "given"})))[name] == "given"
+    assert sdjax.read_settings(png(tmp_path / "x.png", sdjax=ours(**{name: "given"})))[name] == "given"
     for value in ("/etc/passwd", "x.png", "", "Given", "given ", ["given"], None):
         with pytest.raises(ValueError, match=f"{name} (can only be .given.|must be str)"):
-            picture.read_settings(png(tmp_path / "x.png", sdjax=ours(**{name: value})))
+            sdjax.read_settings(png(tmp_path / "x.png", sdjax=ours(**{name: value})))
 
 
 LEAST_AND_MOST = {
@@ -337,10 +338,10 @@ LEAST_AND_MOST = {
 @pytest.mark.parametrize("name", LEAST_AND_MOST)
 def test_every_number_has_its_limits(tmp_path, name):
     """Before anything is allocated; a whole number of any length is a ValueError."""
-    assert set(LEAST_AND_MOST) == set(RANGES)
+    assert set(LEAST_AND_MOST) == {one for one, declared in DECLARED.items() if declared.span}
     for value in LEAST_AND_MOST[name]:
         with pytest.raises(ValueError, match=f"{name} must be from "):
-            picture.read_settings(png(tmp_path / "x.png", sdjax=ours(**{name: value})))
+            sdjax.read_settings(png(tmp_path / "x.png", sdjax=ours(**{name: value})))
 
 
 @pytest.mark.parametrize(
@@ -360,12 +361,12 @@ def test_every_number_has_its_limits(tmp_path, name):
 )
 def test_numbers_in_lists_have_limits(tmp_path, changed, message):
     with pytest.raises(ValueError, match=message):
-        picture.read_settings(png(tmp_path / "x.png", sdjax=ours(**changed)))
+        sdjax.read_settings(png(tmp_path / "x.png", sdjax=ours(**changed)))
 
 
 def test_what_is_infinite_by_default_may_be_so(tmp_path):
     path = png(tmp_path / "x.png", sdjax=ours(sampler_options={"s_tmax": float("inf")}, crop=[0, -4]))
-    assert picture.read_settings(path)["sampler_options"] == {"s_tmax": float("inf")}
+    assert sdjax.read_settings(path)["sampler_options"] == {"s_tmax": float("inf")}
 
 
 @pytest.mark.parametrize("line", ["a" * 99_000, "aa:" * 33_000, 'aa:"' * 24_000, " " * 99_000 + "x", "\\" * 99_000])
@@ -373,7 +374,7 @@ def test_a_hostile_text_takes_no_time(line):
     image = Image.fromarray(PIXELS)
     image.info["parameters"] = "a\n" + line
     start = time.perf_counter()
-    picture.read_settings(image)
+    sdjax.read_settings(image)
     assert time.perf_counter() - start < 1.0
 
 
@@ -382,12 +383,12 @@ def test_no_picture_is_one_error(tmp_path):
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ValueError, match="folder.png is a folder; name one picture in it"):
-        picture.read_settings(tmp_path / "folder.png")
+        sdjax.read_settings(tmp_path / "folder.png")
     for name in ("words", "cut"):
         with pytest.raises(ValueError, match=f"{name}.png cannot be read as a picture"):
-            picture.read_settings(tmp_path / f"{name}.png")
+            sdjax.read_settings(tmp_path / f"{name}.png")
     with pytest.raises(FileNotFoundError, match="missing.png: there is no such picture"):
-        picture.read_settings(tmp_path / "missing.png")
+        sdjax.read_settings(tmp_path / "missing.png")
 
 
 def test_a_compressed_bomb_is_one_error(tmp_path):
@@ -398,7 +399,7 @@ def test_a_compressed_bomb_is_one_error(tmp_path):
     bomb = chunk(b"zTXt", b"sdjax\0\0" + zlib.compress(b"[" * 50_000_000))
     (tmp_path / "x.png").write_bytes(whole[:33] + bomb + whole[33:])
     with pytest.raises(ValueError, match="x.png"):
-        picture.read_settings(tmp_path / "x.png")
+        sdjax.read_settings(tmp_path / "x.png")
 
 
 # Pixels ------------------------------------------------------
@@ -422,7 +423,7 @@ def test_names_go_on_after_the_highest(tmp_path):
     assert [p.name for p in picture.save_all([made()], folder)] == ["00008.png"]
     assert [p.name for p in picture.save_all([made()], folder, "cat-")] == ["cat-00000.png"]
     assert (folder / "00007.png").read_text() == "somebody's"
-    assert picture.read_settings(folder / "00008.png") == SETTINGS
+    assert sdjax.read_settings(folder / "00008.png") == SETTINGS
     plain = folder / "plain"
     plain.touch()
     assert (folder / "00008.png").stat().st_mode == plain.stat().st_mode
@@ -439,7 +440,7 @@ def test_two_writers_take_nothing_from_each_other(tmp_path):
     for thread in work:
         thread.join()
     assert len(set(saved)) == 30 == len(list(tmp_path.iterdir()))
-    seeds = [picture.read_settings(path)["seed"] for path in saved]
+    seeds = [sdjax.read_settings(path)["seed"] for path in saved]
     assert sorted(seeds) == sorted([0, 1, 2] * 10)
 
 

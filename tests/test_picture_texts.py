@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdjax.metadata import picture, texts
+import sdjax
+from sdjax.metadata import texts
 
 TEXT = "猫, café\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
 WANT = {"prompt": "猫, café", "negative_prompt": "dog", "steps": 20, "sampler": "euler_ancestral", "seed": 1}
@@ -40,7 +41,7 @@ def exif(user_comment: bytes) -> bytes:
 
 
 def read(path: Path) -> dict:
-    found = picture.read_settings(path)
+    found = sdjax.read_settings(path)
     return {name: found[name] for name in WANT}
 
 
@@ -65,14 +66,14 @@ def test_user_comment(tmp_path, format, code):
 def test_user_comment_in_ascii_and_jis(tmp_path):
     for data in (b"ASCII\0\0\0" + PLAIN.encode(), b"JIS\0\0\0\0\0" + TEXT.replace("é", "e").encode("iso2022_jp")):
         IMAGE.save(tmp_path / "x.jpg", exif=exif(data))
-        assert picture.read_settings(tmp_path / "x.jpg")["seed"] == 1
-    assert picture.read_settings(tmp_path / "x.jpg")["prompt"] == "猫, cafe"
+        assert sdjax.read_settings(tmp_path / "x.jpg")["seed"] == 1
+    assert sdjax.read_settings(tmp_path / "x.jpg")["prompt"] == "猫, cafe"
 
 
 def test_a_comment_that_is_no_settings(tmp_path):
     IMAGE.save(tmp_path / "x.jpg", exif=exif(b"ASCII\0\0\0my holiday, day one: sun, sea: salt, sand: hot"))
     with pytest.raises(ValueError, match="holds no settings, and only texts .*UserComment"):
-        picture.read_settings(tmp_path / "x.jpg")
+        sdjax.read_settings(tmp_path / "x.jpg")
 
 
 KINDS = {
@@ -89,7 +90,7 @@ def test_texts_in_front_of_the_pixels_and_behind(tmp_path, kind, behind):
     path = with_chunk(tmp_path / "x.png", kind, KINDS[kind], behind)
     assert read(path) == want
     with Image.open(path) as image:
-        assert picture.read_settings(image)["prompt"] == want["prompt"]
+        assert sdjax.read_settings(image)["prompt"] == want["prompt"]
 
 
 @pytest.mark.parametrize("front", [b"Title\0x", b"Comment\0Created with GIMP", b'workflow\0{"nodes":[],"links":[]}'])
@@ -107,20 +108,20 @@ def test_a_name_in_other_letters(tmp_path):
 def test_a_long_text_hides_no_other_and_is_named():
     image = Image.new("RGB", (8, 8))
     image.info |= {"comment": "x" * 150_000, "parameters": PLAIN}
-    assert picture.read_settings(image)["seed"] == 1
+    assert sdjax.read_settings(image)["seed"] == 1
     image.info = {"prompt": '{"1": "' + "x" * 3_000_000 + '"}', "Title": "x"}
     with pytest.raises(ValueError, match=r"\(Title\), and texts of over 2,000,000 characters \(prompt\)"):
-        picture.read_settings(image)
+        sdjax.read_settings(image)
     image.info = {"ImageDescription": "x" * 150_000, "prompt": "{" + '"1": {"class_type": "LoadImage"}}'}
     with pytest.raises(ValueError, match="ComfyUI: the graph has no sampler"):
-        picture.read_settings(image)
+        sdjax.read_settings(image)
 
 
 @pytest.mark.parametrize("data", [b"\0\0\0\x1cftypavif" + b"\0" * 90, b"\xff\x0a" + b"\0" * 90, b"a cat\nSteps: 20"])
 def test_another_kind_of_file_is_told_the_kinds(tmp_path, data):
     (tmp_path / "x.avif").write_bytes(data)
     with pytest.raises(ValueError, match="x.avif cannot be read as a picture: it is none of PNG, JPEG, WebP, GIF"):
-        picture.read_settings(tmp_path / "x.avif")
+        sdjax.read_settings(tmp_path / "x.avif")
 
 
 def test_utf_8_where_latin_1_should_be(tmp_path):
@@ -170,14 +171,14 @@ def test_comfyuis_webp(tmp_path):
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ValueError, match="pipe.png is no file but a pipe"):
-        picture.read_settings(tmp_path / "pipe.png")
+        sdjax.read_settings(tmp_path / "pipe.png")
     with pytest.raises(ValueError, match="is an address"):
-        picture.read_settings("https://example.com/x.png")
+        sdjax.read_settings("https://example.com/x.png")
     with pytest.raises(ValueError, match="a picture's path or a PIL image, not from a int"):
-        picture.read_settings(3)
+        sdjax.read_settings(3)
     (tmp_path / "x.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
     with pytest.raises(ValueError, match="x.eps cannot be read as a picture"):
-        picture.read_settings(tmp_path / "x.eps")
+        sdjax.read_settings(tmp_path / "x.eps")
 
 
 @settings(max_examples=100, deadline=None)
@@ -185,7 +186,7 @@ def test_what_is_no_file(tmp_path):
 def test_whatever_a_chunk_holds_is_texts_or_one_error(tmp_path_factory, kind, data, behind):
     path = with_chunk(tmp_path_factory.getbasetemp() / "any.png", kind, data, behind)
     try:
-        picture.read_settings(path)
+        sdjax.read_settings(path)
     except ValueError as error:
         assert str(path) in str(error)
 
@@ -196,6 +197,6 @@ def test_whatever_a_comment_holds_is_texts_or_one_error(tmp_path_factory, code, 
     path = tmp_path_factory.getbasetemp() / "any.jpg"
     IMAGE.save(path, exif=exif(code + data))
     try:
-        picture.read_settings(path)
+        sdjax.read_settings(path)
     except ValueError as error:
         assert str(path) in str(error)

@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from sdjax.core.errors import closest
 
@@ -162,7 +162,7 @@ MODEL: dict[str, str] = {
     **dict.fromkeys(("encode_first_stage", "encode_images"), "write sd.encode(pixels)"),
     **dict.fromkeys(("save_pretrained", "save_checkpoint"), "write sd.save(folder)"),
     **dict.fromkeys(("from_pretrained", "from_single_file", "load"), "write sdjax.load(model)"),
-    **dict.fromkeys(("txt2img", "img2img", "inpaint", "sample", "run", "pipeline"), "write sd.generate(prompt)"),
+    **dict.fromkeys(("txt2img", "img2img", "inpaint", "sample", "pipeline"), "write sd.generate(prompt)"),
     **dict.fromkeys(("load_lora_weights", "fuse_lora", "load_textual_inversion"), "sd.params is a tree to merge into"),
     "set_progress_bar_config": "write generate(progress=False)",
     "betas": "sd.alphas_cumprod is the cumulative product of 1 - betas",
@@ -208,14 +208,19 @@ PACKAGE: dict[str, str] = {
 SUFFIXES = {"Pipeline": "sd = sdjax.load(model), then sd.generate(prompt)", "Scheduler": "write sdjax.samplers()"}
 
 
-def arguments(hints: Mapping[str, str], needs: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+def arguments(
+    hints: Mapping[str, str], needs: str = "", like: Callable[..., Any] | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorates a function: an argument that it does not have is a TypeError with the hint or the nearest name.
 
     hints: by the name that was written. needs: what to say where an argument that it needs is missing.
+    like: another function, whose arguments this one takes.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
+        if like is not None:
+            signature = signature.replace(parameters=list(inspect.signature(like).parameters.values()))
         known = {name: one for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
         takes_others, name = len(known) < len(signature.parameters), function.__name__
 
@@ -232,6 +237,8 @@ def arguments(hints: Mapping[str, str], needs: str = "") -> Callable[[Callable[P
                     raise TypeError(f"{name}(): {error}: {needs}") from None
             return function(*args, **named)
 
+        if like is not None:
+            checked.__signature__ = signature  # type: ignore[attr-defined]
         return checked
 
     return decorate

@@ -1,5 +1,5 @@
 """What a picture says of how it was made: our settings, and those that other programs wrote.
 
 Read `picture` (a picture that carries its settings), `infotext` (the text that A1111 began), `texts` (where a file
-keeps its texts), `foreign` (what other programs' texts mean), `bounds` (what settings may hold).
+keeps its texts), `foreign` (what other programs' texts mean). What settings may hold, `request.stored_settings` checks.
 """

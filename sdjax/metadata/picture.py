@@ -6,15 +6,16 @@ A PNG holds any number of named texts. Ours hold two:
     sdjax        JSON, {"model": name, "settings": {...}}: exactly the keyword arguments of `generate`
 
 The first is ambiguous (a prompt may itself hold a line "Negative prompt: ...") and knows no `first_image`, so
-`read_settings` prefers the second. Other programs keep theirs elsewhere: `picture_texts` finds a picture's texts,
+`find_settings` prefers the second. Other programs keep theirs elsewhere: `picture_texts` finds a picture's texts,
 `foreign` and `infotext` understand them. All are data from strangers: they are measured, parsed as JSON or by a
-pattern, and checked by type and range (`bounds`); nothing of them is ever run, and nothing names a file to open.
+pattern, and checked by type and range (`request.stored_settings`); nothing of them is ever run.
 """
 
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from sdjax.core.files import made, unwritable
-from sdjax.core.notice import notice
 from sdjax.images.pixels import encoded
-from sdjax.metadata import bounds, foreign, infotext
+from sdjax.metadata import foreign, infotext
 from sdjax.metadata import texts as picture_texts
 from sdjax.metadata.foreign.fields import Found
 
@@ -57,29 +57,33 @@ def make(pixels: np.ndarray, settings: Mapping[str, Any], *, model: str) -> Imag
     return image
 
 
-def read_settings(source: str | os.PathLike[str] | Image.Image) -> dict[str, Any]:
-    """The arguments that make a picture again: `sd.generate(**read_settings("x.png"))`.
+@dataclass(frozen=True)
+class FoundSettings:
+    """What a picture says of itself, not yet checked.
 
-    From our own text where there is one: what is missing there is left to `generate`'s default; what this
-    version does not know is an error, since the picture would come out another. Else from what another program wrote:
-    `foreign` and `infotext` say which, and where its words differ. Fields we have no word for are left out; where they
-    change the picture one warning names them. A sampler or schedule of A1111's text that we do not know keeps its name
-    for `generate` to judge. The model is not among the settings: load it first. Starting noise that was given
-    (`latents`) is in no picture, and neither are a picture or a mask: a file says that there was one, never where.
+    Attributes:
+      where: the picture, for messages. program: whose form it is. place: what messages about its values begin with.
+      settings: by the names of `generate`'s arguments. notes: what of it makes another picture.
+    """
 
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no picture, holds no settings, or holds broken ones; or numbers beyond those of `bounds`.
+    where: str
+    program: str
+    place: str
+    settings: Mapping[str, Any]
+    notes: Sequence[str]
+
+
+def find_settings(source: str | os.PathLike[str] | Image.Image) -> FoundSettings:
+    """The settings that a picture holds, as they stand there: `request.stored_settings` checks them.
+
+    Raises FileNotFoundError, and ValueError where it is no picture, holds no settings, or holds broken ones.
     """
     held = picture_texts.read(source)
     try:
-        program, found = _found(held)
-        settings = bounds.check(found.settings)
+        program, place, found = _found(held)
     except ValueError as error:
         raise ValueError(f"{held.where}: {error}") from None
-    if found.notes:
-        notice(f"{held.where}: settings of {program}: {'; '.join(found.notes)}")
-    return settings
+    return FoundSettings(held.where, program, place, found.settings, found.notes)
 
 
 def save_all(images: Sequence[Image.Image], folder: str | os.PathLike[str], prefix: str = "") -> list[Path]:
@@ -123,28 +127,36 @@ def _claim(folder: Path, prefix: str, number: int) -> Path:
             number += 1
 
 
-def _found(held: picture_texts.Held) -> tuple[str, Found]:
-    """(The program that wrote a picture's settings, what they are): the plainest first. Raises ValueError."""
+def _found(held: picture_texts.Held) -> tuple[str, str, Found]:
+    """(The program that wrote a picture's settings, how messages name them, what they are): the plainest first.
+
+    Raises ValueError.
+    """
     texts = held.texts
-    found = _ours(texts) or foreign.read(texts, held.size) or _a1111s(texts, fields=True)
-    found = found or foreign.read_graph(texts) or _a1111s(texts, fields=False)
-    if found is None:
-        others = f", and only texts that no program known here writes ({', '.join(texts)[:80]})" if texts else ""
-        if held.too_long:
-            others += f", and texts of over {picture_texts.LONGEST:,} characters ({', '.join(held.too_long)[:80]})"
-        raise ValueError(
-            f"holds no settings{others}: it was made or saved again by a program that keeps none; read are those of "
-            f"{foreign.PROGRAMS}"
-        )
-    return found
+    if "sdjax" in texts:
+        return "sdjax", "broken settings: ", _ours(texts["sdjax"])
+    for read, place in (
+        (lambda: foreign.read(texts, held.size), "{}: "),
+        (lambda: _a1111s(texts, fields=True), ""),
+        (lambda: foreign.read_graph(texts), "{}: "),
+        (lambda: _a1111s(texts, fields=False), ""),
+    ):
+        if (told := read()) is not None:
+            program, found = told
+            return program, place.format(program), found
+    others = f", and only texts that no program known here writes ({', '.join(texts)[:80]})" if texts else ""
+    if held.too_long:
+        others += f", and texts of over {picture_texts.LONGEST:,} characters ({', '.join(held.too_long)[:80]})"
+    raise ValueError(
+        f"holds no settings{others}: it was made or saved again by a program that keeps none; read are those of "
+        f"{foreign.PROGRAMS}"
+    )
 
 
-def _ours(texts: Mapping[str, str]) -> tuple[str, Found] | None:
-    """(sdjax, our own settings), or None where there are none. Raises ValueError."""
-    if "sdjax" not in texts:
-        return None
+def _ours(text: str) -> Found:
+    """Our own settings. Raises ValueError."""
     try:
-        return "sdjax", Found(bounds.check(_from_json(_short_enough(texts["sdjax"]))))
+        return Found(_from_json(_short_enough(text)))
     except ValueError as error:
         raise ValueError(f"broken settings: {error}") from None
 

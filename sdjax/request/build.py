@@ -1,6 +1,6 @@
 """From the arguments of `generate` to what each model has to do: checked whole, before anything is compiled or run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -8,173 +8,141 @@ from typing import Any
 import numpy as np
 
 from sdjax.core.notice import notice
-from sdjax.core.short import short
-from sdjax.diffusion.guidance_schedule import GuidanceSchedule
 from sdjax.diffusion.progress import Run
 from sdjax.images import masks, read
-from sdjax.metadata.bounds import GIVEN
 from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import ClipSkip
-from sdjax.request import checks, prompting, seeds
+from sdjax.request import checks, prompting
+from sdjax.request.arguments.arguments import Arguments
+from sdjax.request.arguments.images import ImageArguments
+from sdjax.request.arguments.prompting import SECOND, Columns
+from sdjax.request.arguments.size_conditioning import REFINER_IDS
 from sdjax.request.image_inputs import PIX2PIX, TEXT, VARIATION, ImageInputs
 from sdjax.request.prompting import Branch
-from sdjax.request.read_images import Given, read_image_inputs, resized
-from sdjax.request.request import SECOND, Request
-from sdjax.request.size_conditioning import REFINER_IDS, SizeConditioning
-from sdjax.text.prompts import check_style
+from sdjax.request.read_images import read_image_inputs, resized
+from sdjax.request.request import Refinement, Request
 
-TEXTS = ("prompt", "negative_prompt", *SECOND)
-OF_BASE = ("prompt_2", "negative_prompt_2", "target_size", "negative_target_size")
-OF_REFINER = ("aesthetic_score", "negative_aesthetic_score")
-OF_PICTURE = ("image", "mask", "strength", "depth", "mask_blur", "mask_crop", "noise_level", "image_guidance_scale")
-IMAGE_SCALE = 1.5  # of InstructPix2Pix (Brooks et al. 2023, arXiv:2211.09800, section 4)
-NO_NUMBERS = (*GIVEN, "seed", "refiner", "callback")  # read by those who know what they are
 ALONE = (
     "{} is an SDXL refiner, trained on the last fifth of the noise levels: from pure noise its pictures fall apart. "
     "Give it to a base model as refiner=, or go on from latents= with denoising_start="
 )
 
 
-def plain(given: Given) -> dict[str, Any]:
-    """The arguments, arrays of numbers or texts among them as Python's own lists. Raises ValueError for a jax key."""
-    return {name: value if name in NO_NUMBERS else checks.plain(value, name) for name, value in given.items()}
-
-
-def stages(spec: ModelSpec, given: Given) -> tuple[Request, Request | None]:
-    """What `spec` has to do, and what its refiner has to do after it. Raises ValueError."""
-    checks.check_known(given, "generate")
-    checks.check_switches(given)
-    if given["refiner"] is None:
-        asked = request(spec, given)
-        _tell_size(spec, given, asked.inputs)
-        if spec.time_ids == REFINER_IDS and asked.latents is None and not asked.start_mix[0].any():
-            notice(ALONE.format(spec.name))
-        return asked, None
-    _check_refiner(spec, given)
-    refiner, cut = given["refiner"].spec, given["refiner_start"]
-    asked = request(spec, {**given, **dict.fromkeys(OF_REFINER), "denoising_end": cut})
-    _tell_size(spec, given, asked.inputs)
-    rest = {**given, **dict.fromkeys(OF_BASE if refiner.time_ids == REFINER_IDS else ()), "denoising_start": cut}
-    rest |= {"height": asked.height, "width": asked.width, "latents": None}
-    rest |= dict.fromkeys(OF_PICTURE) | {"mask_blur": 0}
-    if given["guidance_scale"] is None:  # one scale for both, the one that the settings name
-        rest["guidance_scale"] = spec.guidance_scale
-    refined = request(refiner, rest, goes_on=True)
-    # The refiner goes on with the same picture held in the same place; where the run began is behind it.
-    inputs = replace(asked.inputs, kind=TEXT, strengths=(None,) * len(asked.plans))
-    return asked, replace(refined, drawn=tuple(plan.draws for plan in asked.plans), inputs=inputs)
-
-
-def _tell_size(spec: ModelSpec, given: Given, inputs: ImageInputs) -> None:
-    """Warns where a picture comes out of another size than it went in without that being asked."""
-    if said := resized(spec, given, inputs):
+def request(spec: ModelSpec, given: Arguments) -> Request:
+    """What `spec` has to do, and in `refiner` what a refiner has to do after it. Raises ValueError."""
+    checks.check_known(given.items(), "generate")
+    given.monitoring.check_switches()
+    made = part(spec, given) if given.handoff.refiner is None else _refined(spec, given)
+    given.monitoring.wanted(made.evaluations)
+    if said := resized(spec, given, made.inputs):  # a picture comes out of another size than it went in
         notice(said)
+    if spec.time_ids == REFINER_IDS and made.latents is None and not made.start_mix[0].any():
+        notice(ALONE.format(spec.name))
+    return made
 
 
-def _check_refiner(spec: ModelSpec, given: Given) -> None:
-    refiner = getattr(given["refiner"], "spec", None)
-    if not isinstance(refiner, ModelSpec):
-        raise ValueError(f"refiner must be a loaded checkpoint, sdjax.load(...), not {short(given['refiner'])}")
-    if spec.time_ids == REFINER_IDS:
-        raise ValueError(f"{spec.name} is itself a refiner; call generate of the base model with refiner=")
-    if given["denoising_start"] is not None or given["denoising_end"] is not None:
-        raise ValueError("refiner= cuts the run at refiner_start; denoising_start and _end are for runs without")
-    cut = given["refiner_start"]
-    if isinstance(cut, bool) or not isinstance(cut, int | float) or not 0 < cut < 1:
-        raise ValueError(f"refiner_start must be a number between 0 and 1, where the refiner takes over, not {cut!r}")
-    mine, other = ((one.vae.scaling_factor, one.vae.latent_channels, one.vae.factor) for one in (spec, refiner))
-    if not spec.encoders or not refiner.encoders:
-        raise ValueError("a model that varies pictures is told no text: it has no refiner and is none")
-    if mine != other or refiner.unet.in_channels != refiner.vae.latent_channels:
-        raise ValueError(f"{refiner.name} works in other latents than {spec.name}; a refiner shares the base's VAE")
+def _refined(spec: ModelSpec, given: Arguments) -> Request:
+    """What `spec` has to do up to the place where the refiner takes over, and that."""
+    networks, cut = given.handoff.check_refiner(spec)
+    first = replace(given, handoff=replace(given.handoff, denoising_end=cut), sizes=given.sizes.for_base())
+    made = part(spec, first)
+    rest = part(networks.spec, _rest(spec, given, made, networks.spec, cut), goes_on=True)
+    # The refiner goes on with the same picture held in the same place; where the run began is behind it.
+    inputs = replace(made.inputs, kind=TEXT, strengths=(None,) * len(made.runs))
+    rest = replace(rest, drawn=tuple(plan.draws for plan in made.plans), inputs=inputs)
+    arguments = replace(made.arguments, handoff=given.handoff)  # which say it by refiner_start alone
+    return replace(made, arguments=arguments, refiner=Refinement(networks, rest))
 
 
-def request(spec: ModelSpec, given: Given, goes_on: bool = False) -> Request:
-    """What `spec` has to do; `goes_on` where its latents come from another model. Raises ValueError."""
+def _rest(spec: ModelSpec, given: Arguments, made: Request, refiner: ModelSpec, cut: float) -> Arguments:
+    """The arguments of what the refiner does: the same texts and numbers, and no picture to begin from."""
+    prompting, sizes, guidance = given.prompting, given.sizes, given.guidance
+    if refiner.time_ids == REFINER_IDS:
+        prompting, sizes = replace(prompting, prompt_2=None, negative_prompt_2=None), sizes.for_refiner()
+    if guidance.guidance_scale is None:  # one scale for both, the one that the settings name
+        guidance = replace(guidance, guidance_scale=spec.guidance_scale)
+    return replace(
+        given,
+        prompting=prompting,
+        sizes=sizes,
+        guidance=guidance,
+        batch=replace(given.batch, height=made.height, width=made.width),
+        handoff=replace(given.handoff, denoising_start=cut, latents=None),
+        images=ImageArguments(regions=given.images.regions),
+    )
+
+
+def part(spec: ModelSpec, given: Arguments, goes_on: bool = False) -> Request:
+    """What one model has to do; `goes_on` where its latents come from another. Raises ValueError."""
     prompts = _prompts(spec, given)
-    each = checks.check_count(given["num_images"], 1, "num_images")
-    first = checks.check_count(given["first_image"], 0, "first_image")
-    count = checks.check_pictures(len(prompts), each, first)
+    count = given.batch.count(len(prompts))
     if not spec.encoders and len(prompts) > 1:  # pictures stand for prompts: so many results of each
-        given = {**given, "image": [one for one in given["image"] for _ in range(each)]}
-    if given["stop_after"] is not None:
-        checks.check_count(given["stop_after"], 1, "stop_after")
-    for name in GIVEN[1:]:
-        if isinstance(given[name], str) and given[name] == "given":
-            raise ValueError(f"these settings are of a picture made from another: pass that as {name}=")
+        pictures = [one for one in given.images.image for _ in range(given.batch.num_images)]
+        given = replace(given, images=replace(given.images, image=pictures))
+    given.monitoring.check_stop()
+    given.images.check_given()
     inputs = read_image_inputs(spec, given, count)
-    size = (inputs.height // spec.vae.factor, inputs.width // spec.vae.factor)
-    latents, cut = given["latents"], given["denoising_start"]
-    if latents is not None:
-        latents = checks.check_latents(latents, (count, *size, spec.vae.latent_channels))
-    elif cut is not None and not goes_on:
-        raise ValueError("denoising_start goes on from latents: pass those of a run with denoising_end as latents=")
-    runs = _runs(spec, given, inputs.strengths)
-    style, source = given["prompt_style"], checks.check_source(given["noise_source"])
-    check_style(style)
-    texts = {name: checks.optional_texts(given[name], len(prompts), name) for name in TEXTS}
-    texts["prompt"] = list(prompts)
-    if inputs.kind == PIX2PIX and given["regions"] is not None:
-        raise ValueError(f"{spec.name} changes a picture as a whole; regions= is for models that make one")
-    regions = [] if given["regions"] is None else _regions(given["regions"])
-    told = partial(_branches, spec, texts=texts, style=style, inputs=inputs, regions=regions)
-    branches = [told(i, run=runs[i * each + k]) for i in range(len(prompts)) for k in range(each)]
-    micro = SizeConditioning.read(dict(given), count, spec.time_ids)
-    scale = spec.guidance_scale if given["guidance_scale"] is None else given["guidance_scale"]
-    schedules = checks.spread(given["guidance_schedule"], count, "guidance_schedule")
-    many = checks.is_list(given["seed"])
-    models = (spec, *(() if given["refiner"] is None else (given["refiner"].spec,)))
-    none_differs = any(model.zeros_for_empty_negative for model in models)
+    shape = (count, *spec.latent_shape(inputs.height, inputs.width))
+    latents = given.handoff.check_latents(shape, goes_on)
+    runs = given.sampling.runs(spec, given.handoff, inputs.strengths)
+    checks.check_source(given.batch.noise_source)
+    columns = given.prompting.columns(prompts)
+    regions = _regions(spec, inputs, given.images.regions)
+    told = partial(_branches, spec, texts=columns, style=given.prompting.prompt_style, inputs=inputs, regions=regions)
+    branches = tuple(told(i // given.batch.num_images, run=run) for i, run in enumerate(runs))
+    skip = given.prompting.skip(spec)
+    checked = _checked(spec, given, columns, skip, inputs, runs)
     return Request(
-        prompts=tuple(text or "" for text in texts["prompt"] for _ in range(each)),
-        # as the settings keep it: None only where it differs from the empty text
-        negative_prompts=tuple(
-            text if none_differs else text or "" for text in texts["negative_prompt"] for _ in range(each)
-        ),
-        branches=tuple(branches),
-        style=style,
-        clip_skip=_clip_skip(spec, given["clip_skip"], style),
-        micro=micro,
-        time_ids=micro.time_ids(inputs.height, inputs.width, count, spec.time_ids) if spec.time_ids else None,
-        seeds=tuple(seeds.check(given["seed"], count)),
-        numbers=tuple(first if many else first + i for i in range(count)),
-        guidance_scales=checks.check_scales(scale, count),
-        guidance_schedules=tuple(map(GuidanceSchedule.read, schedules)),
-        guidance_rescales=checks.check_rescales(given["guidance_rescale"], count),
-        inputs=inputs,
-        runs=runs,
+        spec,
+        checked,
+        branches,
+        skip,
+        inputs,
+        runs,
+        time_ids=checked.sizes.time_ids(inputs.height, inputs.width, count, spec.time_ids) if spec.time_ids else None,
         latents=latents,
-        noise_source=source,
-        distilled=spec.unet.time_cond_proj_dim is not None,
-        # a number for each place in a run, so that no two parts of one draw the same noise
-        stage=0 if cut is None else max(1, round(1e6 * float(cut))),
         drawn=tuple(run.drawn for run in runs),
-        image_scales=_image_scales(given, count) if inputs.kind == PIX2PIX else None,
         regions=_covered([mask for _, mask in regions], inputs, spec.vae.factor) if regions else None,
     )
 
 
-def _prompts(spec: ModelSpec, given: Given) -> list[str]:
-    """The prompts; of a model that has none, an empty one for each of its pictures."""
+def _prompts(spec: ModelSpec, given: Arguments) -> list[str]:
+    """The prompts; of a model that has none, an empty one for each of its pictures. Raises ValueError."""
     if spec.encoders:
-        if given["prompt"] is None:
-            raise ValueError(f'prompt is missing: {spec.name} is told by text what to show ("" is a prompt too)')
-        return checks.texts(given["prompt"], "prompt")
-    for name in ("prompt", "negative_prompt", "regions"):
-        told = given[name]
+        return given.prompting.prompts(spec)
+    texts = {"prompt": given.prompting.prompt, "negative_prompt": given.prompting.negative_prompt}
+    for name, told in {**texts, "regions": given.images.regions}.items():
         if any(told) if isinstance(told, list | tuple) else told:  # settings hold a list of empty prompts
             raise ValueError(f"{spec.name} has no text encoder: it makes variations of image=, and takes no {name}")
-    many = isinstance(given["image"], list | tuple)
-    return [""] * (len(given["image"]) if many else 1)
+    many = isinstance(given.images.image, list | tuple)
+    return [""] * (len(given.images.image) if many else 1)
 
 
-def _image_scales(given: Given, count: int) -> np.ndarray:
-    value = given["image_guidance_scale"]
-    return checks.check_scales(IMAGE_SCALE if value is None else value, count, "image_guidance_scale", least=1.0)
+def _checked(
+    spec: ModelSpec, given: Arguments, columns: Columns, skip: ClipSkip, inputs: ImageInputs, runs: Sequence[Run]
+) -> Arguments:
+    """The arguments in the form that settings have. Raises ValueError."""
+    count, models = len(runs), [spec]
+    if given.handoff.refiner is not None:
+        models.append(given.handoff.refiner.spec)
+    zeros = any(model.zeros_for_empty_negative for model in models)
+    return replace(
+        given,
+        prompting=given.prompting.checked(columns, skip, zeros),
+        sizes=given.sizes.checked(count, spec.time_ids),
+        batch=given.batch.checked(count, inputs.height, inputs.width),
+        guidance=given.guidance.checked(spec, count),
+        images=given.images.checked(inputs, count),
+        sampling=given.sampling.checked([run.plan for run in runs]),
+    )
 
 
-def _regions(value: Any) -> list[tuple[str, Any]]:
-    """(prompt, mask) of each region. Raises ValueError."""
+def _regions(spec: ModelSpec, inputs: ImageInputs, value: Any) -> list[tuple[str, Any]]:
+    """(prompt, mask) of each region; none where None was given. Raises ValueError."""
+    if value is None:
+        return []
+    if inputs.kind == PIX2PIX:
+        raise ValueError(f"{spec.name} changes a picture as a whole; regions= is for models that make one")
     pairs = list(value) if isinstance(value, list | tuple) else [value]
     if not pairs:
         raise ValueError("regions is an empty list: give (prompt, mask) for each, or leave it out")
@@ -196,39 +164,12 @@ def _covered(drawn: Sequence[Any], inputs: ImageInputs, factor: int) -> np.ndarr
     return np.stack([np.clip(1 - total, 0, None), *(mask / np.maximum(total, 1) for mask in soft)]).astype(np.float32)
 
 
-def _runs(spec: ModelSpec, given: Given, strengths: Sequence[float | None]) -> tuple[Run, ...]:
-    """A run per picture, made once for equal settings."""
-    columns = [checks.spread(given[name], len(strengths), name) for name in checks.PLANNING]
-    made: dict[str, Run] = {}
-    runs = []
-    for sampler, steps, schedule, preset, eta, extra, strength in zip(*columns, strengths, strict=True):
-        # NumPy's float32 would take the plan's float64 arithmetic down with it.
-        eta = eta.item() if isinstance(eta, np.generic) else eta
-        own = {name: value for name, value in (("preset", preset), ("eta", eta)) if value is not None}
-        options = {**checks.check_options(extra), **own}
-        key = repr((sampler, steps, schedule, strength, sorted(options.items())))
-        if key not in made:
-            make = partial(spec.plan, sampler, steps, schedule, **options)
-            run = Run.make(make, given["denoising_start"], given["denoising_end"], strength)
-            # A1111 counts the evaluations that a prompt's edits go by from the picture on
-            made[key] = replace(run, before=0) if preset == "a1111" and strength is not None else run
-        runs.append(made[key])
-    return tuple(runs)
-
-
-def _clip_skip(spec: ModelSpec, value: Any, style: str) -> ClipSkip:
-    skip = ClipSkip.read(value, style)
-    for encoder in spec.encoders.values():
-        skip.depth(encoder.config, spec.family, negative=False)
-    return skip
-
-
 def _branches(
     spec: ModelSpec,
     i: int,
     *,
     run: Run,
-    texts: Mapping[str, Sequence[str | None]],
+    texts: Columns,
     style: str,
     inputs: ImageInputs,
     regions: Sequence[tuple[str, Any]],

@@ -5,7 +5,7 @@ Each takes what the caller gave and returns it in one form, or raises ValueError
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,11 +19,7 @@ from sdjax.core.numbers import is_number
 from sdjax.core.short import short
 from sdjax.diffusion.limits import as_float
 
-# What makes a plan: the arguments that may be one value, or a list with one per picture.
-PLANNING = ("sampler", "steps", "schedule", "preset", "eta", "sampler_options")
 MOST_PIXEL = 16.0  # far beyond [-1, 1], which a decoded picture may leave a little
-# No names for an entry of `sampler_options`: these have an argument of their own.
-TAKEN = ("self", "scheduler", *PLANNING[:-1], "denoising_start", "denoising_end", "strength")
 
 
 def texts(value: str | Sequence[str], name: str) -> list[str]:
@@ -189,14 +185,17 @@ def optional_texts(value: str | Sequence[str] | None, count: int, name: str) -> 
     return list(spread(listed, count, name))
 
 
-def check_options(value: Any) -> dict[str, Any]:
-    """A picture's `sampler_options`, in types that JSON knows. Raises ValueError."""
+def check_options(value: Any, taken: Sequence[str]) -> dict[str, Any]:
+    """A picture's `sampler_options`, in types that JSON knows. Raises ValueError.
+
+    taken: names that no option has, since they are arguments of their own.
+    """
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         told = short(value)
         raise ValueError(f"sampler_options must map options' names to values, as {{'s_churn': 20.0}}, not {told}")
-    for name in TAKEN:
+    for name in taken:
         if name in value:
             raise ValueError(f"sampler_options holds {name!r}, which is no option of a sampler; see `generate`")
     try:
@@ -240,23 +239,14 @@ def pixels_on_device(value: Any) -> jax.Array:
     return pixels
 
 
-def check_known(given: Mapping[str, Any], function: str) -> None:
+def check_known(given: Iterable[tuple[str, Any]], function: str) -> None:
     """Raises ValueError for an argument that is traced, and inside of jit: `function` works on the host."""
     remedy = f"call {function} outside of jit, vmap and grad; sdjax.sample, sd.predict and sd.decode may be traced"
-    for name, value in given.items():
+    for name, value in given:
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
             raise ValueError(f"{name} must be known before tracing: {remedy}")
     if staged():
         raise ValueError(f"{function} is no part of another program: {remedy}")
-
-
-def check_switches(given: Mapping[str, Any]) -> None:
-    """Raises ValueError unless decode, progress and callback are what their names say."""
-    for name, choices in {"decode": (True, False), "progress": (True, False, None)}.items():
-        if not isinstance(given[name], bool | np.bool | None) or given[name] not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {short(given[name])}")
-    if given["callback"] is not None and not callable(given["callback"]):
-        raise ValueError(f"callback must be a function, which is called with a Preview, not {short(given['callback'])}")
 
 
 def check_axes(shape: Sequence[int], channels: int, name: str, axes: str = "b h w c") -> None:

@@ -1,6 +1,6 @@
-"""From the pictures, masks and latents that `generate` was given to a `ImageInputs`: checked and of one size each."""
+"""From the pictures, masks and latents that `generate` was given to `ImageInputs`: checked and of one size each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image
 
 from sdjax.diffusion.segment import check_strength
-from sdjax.images import depth, masks
-from sdjax.images import read as images
+from sdjax.images import depth, masks, read
 from sdjax.model.spec import ModelSpec
 from sdjax.request import checks
+from sdjax.request.arguments.arguments import Arguments
+from sdjax.request.arguments.batch import Batch
+from sdjax.request.arguments.images import ImageArguments
 from sdjax.request.image_inputs import (
     BEGUN,
     DEPTH,
@@ -26,7 +28,6 @@ from sdjax.request.image_inputs import (
     kind_of,
 )
 
-Given = Mapping[str, Any]  # generate's arguments by name
 Sizes = tuple[int, int]  # height, width
 
 STRENGTH = 0.8  # of image-to-image where none is given (as in diffusers); with a mask 1
@@ -48,27 +49,28 @@ FOR = {
 }
 
 
-def read_image_inputs(spec: ModelSpec, given: Given, count: int) -> ImageInputs:
+def read_image_inputs(spec: ModelSpec, given: Arguments, count: int) -> ImageInputs:
     """For `count` pictures. Raises ValueError, also for what the model needs or cannot use."""
     kind = kind_of(spec)
-    _check_wanted(spec, kind, {name for name in ("image", *FOR) if given[name] is not None})
+    images, batch = given.images, given.batch
+    _check_wanted(spec, kind, {name for name in ("image", *FOR) if getattr(images, name) is not None})
     _check_together(given)
-    if given["image"] is None:
-        height, width = _size(spec, given, count)
-        return ImageInputs(kind, height, width, (None,) * count, depth=_depth(given["depth"], count))
-    if _is_floats(given["image"]):
+    if images.image is None:
+        height, width = _size(spec, batch, count)
+        return ImageInputs(kind, height, width, (None,) * count, depth=_depth(images.depth, count))
+    if _is_floats(images.image):
         return _from_latents(spec, kind, given, count)
-    pictures = read_each(given["image"], count, "image", images.read_image)
+    pictures = read_each(images.image, count, "image", read.read_image)
     if kind == VARIATION:
-        return ImageInputs(kind, *_size(spec, given, count), (None,) * count, sources=tuple(pictures))
+        return ImageInputs(kind, *_size(spec, batch, count), (None,) * count, sources=tuple(pictures))
     if kind == UPSCALING:
         return _to_be_enlarged(spec, given, pictures)
-    if given["mask"] is not None:
+    if images.mask is not None:
         return _under_masks(spec, kind, given, pictures)
-    size = _size(spec, given, count, partial(_natural, pictures, spec.vae.factor))
-    strengths = _strengths(given, count) if kind in BEGUN else (None,) * count
+    size = _size(spec, batch, count, partial(_natural, pictures, spec.vae.factor))
+    strengths = _strengths(images, count) if kind in BEGUN else (None,) * count
     return ImageInputs(
-        kind, *size, strengths, pixels=_pixels(pictures, size), depth=_depth(given["depth"], count),
+        kind, *size, strengths, pixels=_pixels(pictures, size), depth=_depth(images.depth, count),
         sources=tuple(pictures),
     )  # fmt: skip
 
@@ -89,30 +91,31 @@ def _check_wanted(spec: ModelSpec, kind: str, has: set[str]) -> None:
             raise ValueError(f"{name}= belongs to a picture; give image= as well")
 
 
-def _check_together(given: Given) -> None:
+def _check_together(given: Arguments) -> None:
     """Raises ValueError for arguments that do not go together."""
-    if given["mask"] is None and (given["mask_blur"] not in (0, None) or given["mask_crop"] is not None):
+    images = given.images
+    if images.mask is None and (images.mask_blur not in (0, None) or images.mask_crop is not None):
         raise ValueError("mask_blur and mask_crop belong to a mask; give mask= as well")
-    if given["mask_crop"] is not None and given["regions"] is not None:
+    if images.mask_crop is not None and images.regions is not None:
         raise ValueError("regions lie in the whole picture, and mask_crop works on a part of it; give one of them")
-    if given["mask_crop"] is not None and given["depth"] is not None:
+    if images.mask_crop is not None and images.depth is not None:
         raise ValueError("depth= maps the whole picture, and mask_crop works on a part of it; give one of them")
-    if given["image"] is not None and given["denoising_start"] is not None:
+    if images.image is not None and given.handoff.denoising_start is not None:
         raise ValueError("image= begins a run and denoising_start= goes on with one; give one of them")
 
 
 # ---------------------------------------------------------------------- one kind of canvas each
 
 
-def _from_latents(spec: ModelSpec, kind: str, given: Given, count: int) -> ImageInputs:
+def _from_latents(spec: ModelSpec, kind: str, given: Arguments, count: int) -> ImageInputs:
     if kind not in BEGUN or kind == INPAINTING:
         raise ValueError(f"{spec.name} is a model for {kind} and needs the picture itself; latents will not do")
-    if kind == DEPTH and given["depth"] is None:
+    if kind == DEPTH and given.images.depth is None:
         raise ValueError(f"{spec.name} cannot tell depth from latents: give depth= as well, or the picture itself")
-    if given["mask_crop"] is not None:
+    if given.images.mask_crop is not None:
         raise ValueError("mask_crop cuts out a part of a picture; with latents as image= there is none to cut")
     array, channels, factor = (
-        checks.floats(given["image"], "image= as latents"),
+        checks.floats(given.images.image, "image= as latents"),
         spec.vae.latent_channels,
         spec.vae.factor,
     )
@@ -122,42 +125,43 @@ def _from_latents(spec: ModelSpec, kind: str, given: Given, count: int) -> Image
             f"{list(array.shape)}; give a picture as a PIL image, a path or an array of uint8"
         )
     own = array.shape[1] * factor, array.shape[2] * factor
-    if _size(spec, given, count, lambda: own) != own:
+    if _size(spec, given.batch, count, lambda: own) != own:
         raise ValueError(f"image= holds latents of {own[1]} x {own[0]} pixels; leave height and width out")
     latents = np.broadcast_to(array, (count, *array.shape[1:]))
-    small = None if given["mask"] is None else _latent_masks(given, count, array.shape[1:3], factor)
-    maps = _depth(given["depth"], count)
-    return ImageInputs(kind, *own, _strengths(given, count), latents=latents, latent_mask=small, depth=maps)
+    small = None if given.images.mask is None else _latent_masks(given.images, count, array.shape[1:3], factor)
+    maps = _depth(given.images.depth, count)
+    return ImageInputs(kind, *own, _strengths(given.images, count), latents=latents, latent_mask=small, depth=maps)
 
 
-def _latent_masks(given: Given, count: int, size: Sequence[int], factor: int) -> np.ndarray:
+def _latent_masks(given: ImageArguments, count: int, size: Sequence[int], factor: int) -> np.ndarray:
     """Masks beside latents: an array of floats `b h w 1` of the latents' size, or pictures of the pixels'."""
-    if not _is_floats(given["mask"]):
-        pictures = read_each(given["mask"], count, "mask", images.read_mask)
+    if not _is_floats(given.mask):
+        pictures = read_each(given.mask, count, "mask", read.read_mask)
         for one in pictures:
             masks.check_mask(one, Image.new("L", (size[1] * factor, size[0] * factor)))
-        soft = [masks.blurred(one, given["mask_blur"]) for one in pictures]
+        soft = [masks.blurred(one, given.mask_blur) for one in pictures]
         full = [masks.to_mask(one, size[0] * factor, size[1] * factor) for one in soft]
         return np.stack([masks.latent_mask(one, factor) for one in full])
-    array = checks.floats(given["mask"], "mask= as numbers")
+    array = checks.floats(given.mask, "mask= as numbers")
     if array.ndim != 4 or array.shape[0] not in (1, count) or array.shape[1:] != (*size, 1):
         raise ValueError(f"mask as an array of floats must be {[count, *size, 1]}, not {list(array.shape)}")
     if not ((array >= 0) & (array <= 1)).all():
         raise ValueError("mask as an array of floats must lie between 0 (kept) and 1 (made anew)")
-    if not array.any() or given["mask_blur"]:
+    if not array.any() or given.mask_blur:
         raise ValueError("mask as an array of floats must be above 0 somewhere, and is as soft as it is: no mask_blur")
     return np.broadcast_to(array, (count, *size, 1))
 
 
-def _to_be_enlarged(spec: ModelSpec, given: Given, pictures: Sequence[Image.Image]) -> ImageInputs:
+def _to_be_enlarged(spec: ModelSpec, given: Arguments, pictures: Sequence[Image.Image]) -> ImageInputs:
     factor = spec.vae.factor
 
     def natural() -> Sizes:
         height, width = _natural(pictures, 1)
         return height * factor, width * factor
 
-    height, width = _size(spec, given, len(pictures), natural)
-    level = checks.check_count(NOISE_LEVEL if given["noise_level"] is None else given["noise_level"], 0, "noise_level")
+    height, width = _size(spec, given.batch, len(pictures), natural)
+    asked = given.images.noise_level
+    level = checks.check_count(NOISE_LEVEL if asked is None else asked, 0, "noise_level")
     if level > spec.most_noise:
         raise ValueError(f"noise_level must be at most {spec.most_noise} for {spec.name}, not {level}")
     pixels = _pixels(pictures, (height // factor, width // factor))
@@ -166,17 +170,17 @@ def _to_be_enlarged(spec: ModelSpec, given: Given, pictures: Sequence[Image.Imag
     return ImageInputs(UPSCALING, height, width, none, pixels=pixels, noise_level=level, low_res=noise)
 
 
-def _under_masks(spec: ModelSpec, kind: str, given: Given, pictures: Sequence[Image.Image]) -> ImageInputs:
+def _under_masks(spec: ModelSpec, kind: str, given: Arguments, pictures: Sequence[Image.Image]) -> ImageInputs:
     count, factor = len(pictures), spec.vae.factor
-    drawn = read_each(given["mask"], count, "mask", images.read_mask)
+    drawn = read_each(given.images.mask, count, "mask", read.read_mask)
     for picture, mask in zip(pictures, drawn, strict=True):
         masks.check_mask(mask, picture, full=kind == INPAINTING)
-    drawn = [masks.blurred(mask, given["mask_blur"]) for mask in drawn]
+    drawn = [masks.blurred(mask, given.images.mask_blur) for mask in drawn]
     boxes: list[masks.Box | None] = [None] * count
-    if given["mask_crop"] is None:
-        size = _size(spec, given, count, partial(_natural, pictures, factor))
+    if given.images.mask_crop is None:
+        size = _size(spec, given.batch, count, partial(_natural, pictures, factor))
     else:
-        size, padding = _size(spec, given, count), checks.check_count(given["mask_crop"], 0, "mask_crop")
+        size, padding = _size(spec, given.batch, count), checks.check_count(given.images.mask_crop, 0, "mask_crop")
         boxes = [masks.crop_box(mask, padding, *size) for mask in drawn]
         if len({picture.size for picture in pictures}) > 1:
             raise ValueError("mask_crop pastes its results into the pictures, which must be of one size for one call")
@@ -187,9 +191,9 @@ def _under_masks(spec: ModelSpec, kind: str, given: Given, pictures: Sequence[Im
         if not soft.any((1, 2, 3)).all():
             raise ValueError("mask is nowhere half white or more, and an inpainting model paints nothing else anew")
     return ImageInputs(
-        kind, *size, _strengths(given, count), pixels=_pixels(cut, size), mask=soft,
+        kind, *size, _strengths(given.images, count), pixels=_pixels(cut, size), mask=soft,
         latent_mask=np.stack([masks.latent_mask(mask, factor) for mask in soft]),
-        depth=_depth(given["depth"], count), sources=tuple(cut),
+        depth=_depth(given.images.depth, count), sources=tuple(cut),
         under=tuple(_under(*one, size) for one in zip(pictures, drawn, boxes, strict=True)),
     )  # fmt: skip
 
@@ -210,27 +214,30 @@ def _cut(picture: Image.Image, box: masks.Box | None) -> Image.Image:
 
 
 def _pixels(pictures: Sequence[Image.Image], size: Sizes) -> np.ndarray:
-    return np.stack([images.to_pixels(one, *size) for one in pictures])
+    return np.stack([read.to_pixels(one, *size) for one in pictures])
 
 
-def _size(spec: ModelSpec, given: Given, count: int, natural: Callable[[], Sizes] | None = None) -> Sizes:
+def _size(spec: ModelSpec, batch: Batch, count: int, natural: Callable[[], Sizes] | None = None) -> Sizes:
     """(height, width) of `count` pictures: as asked; else the picture's, `natural()`, or the model's own."""
     factor, usual = spec.vae.factor, (spec.side,) * 2
-    if natural is not None and None in (given["height"], given["width"]):
+    if natural is not None and None in (batch.height, batch.width):
         usual = natural()
     height, width = (
-        checks.check_size(given[name], own, factor, name) for name, own in zip(("height", "width"), usual, strict=True)
+        checks.check_size(getattr(batch, name), own, factor, name)
+        for name, own in zip(("height", "width"), usual, strict=True)
     )
     checks.check_pixels(count, height, width)
     return height, width
 
 
-def resized(spec: ModelSpec, given: Given, inputs: ImageInputs) -> str:
+def resized(spec: ModelSpec, given: Arguments, inputs: ImageInputs) -> str:
     """What to say of pictures whose own size no result can have, and which were made smaller for it; "" of others."""
-    if inputs.pixels is None or inputs.sources is None or inputs.kind == UPSCALING or given["mask_crop"] is not None:
+    if inputs.pixels is None or inputs.sources is None:
+        return ""
+    if inputs.kind == UPSCALING or given.images.mask_crop is not None:
         return ""
     for picture in inputs.sources:
-        sides = ((given["width"], picture.width), (given["height"], picture.height))
+        sides = ((given.batch.width, picture.width), (given.batch.height, picture.height))
         if any(asked is None and side % spec.vae.factor for asked, side in sides):
             return (
                 f"image= is {picture.width} x {picture.height} and the result {inputs.width} x {inputs.height}: sides "
@@ -242,17 +249,17 @@ def resized(spec: ModelSpec, given: Given, inputs: ImageInputs) -> str:
 
 def _natural(pictures: Sequence[Image.Image], multiple: int) -> Sizes:
     """The size that all pictures have. Raises ValueError where they differ."""
-    sizes = {images.natural_size(picture, multiple) for picture in pictures}
+    sizes = {read.natural_size(picture, multiple) for picture in pictures}
     if len(sizes) > 1:
         listed = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
         raise ValueError(f"the pictures are of several sizes ({listed}); give height= and width= for all of them")
     return sizes.pop()
 
 
-def _strengths(given: Given, count: int) -> tuple[float | None, ...]:
+def _strengths(given: ImageArguments, count: int) -> tuple[float | None, ...]:
     """Of each picture; at 1 nothing is left of it."""
-    usual = STRENGTH if given["mask"] is None else 1.0
-    value = usual if given["strength"] is None else given["strength"]
+    usual = STRENGTH if given.mask is None else 1.0
+    value = usual if given.strength is None else given.strength
     listed = [check_strength(one) for one in checks.spread(value, count, "strength")]
     return tuple(None if one == 1 else one for one in listed)
 
@@ -276,9 +283,9 @@ def each(value: Any, count: int, name: str) -> list[Any]:
     return checks.spread(listed, count, name)
 
 
-def read_each(value: Any, count: int, name: str, read: Callable[..., Any]) -> list[Any]:
+def read_each(value: Any, count: int, name: str, door: Callable[..., Any]) -> list[Any]:
     """`each`, read; a picture that stands for several is read once. Raises ValueError, FileNotFoundError."""
-    return once(each(value, count, name), partial(read, name=name))
+    return once(each(value, count, name), partial(door, name=name))
 
 
 def once(pictures: Sequence[Any], see: Callable[[Any], Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What a call of `generate` asks for, in one form, and the settings that ask for the same again."""
+"""What a call of `generate` asks for: checked, in one form, and not yet run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,49 +8,138 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdjax.core import short
 from sdjax.core.keys import key
+from sdjax.core.short import cut
 from sdjax.diffusion.guidance import Guidance
 from sdjax.diffusion.guidance_schedule import GuidanceSchedule
 from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.plan_batch import PlanBatch, stack_plans
 from sdjax.diffusion.progress import Run
+from sdjax.model.networks import Networks
+from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import ClipSkip
-from sdjax.request.checks import is_list
-from sdjax.request.image_inputs import ImageInputs
+from sdjax.request.arguments.arguments import DECLARED, Arguments
+from sdjax.request.checks import is_list, spread, unique
+from sdjax.request.image_inputs import PIX2PIX, ImageInputs
 from sdjax.request.prompting import Branch
-from sdjax.request.size_conditioning import SizeConditioning
-
-SECOND = ("prompt_2", "negative_prompt_2")
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """b pictures to make, one entry per picture in each list."""
+    """b pictures to make, one entry per picture in each tuple.
 
-    prompts: tuple[str, ...]
-    negative_prompts: tuple[str | None, ...]
-    branches: tuple[tuple[Branch, ...], ...]  # the negative prompt's, then the prompt's
-    style: str  # how prompts are read
+    Attributes:
+      spec: the model that it was checked against. arguments: of `generate`, checked.
+      branches: of each picture, the negative prompt's, then the prompt's, then the regions'.
+      clip_skip: layers of the text encoders to leave out. inputs: what the runs start from besides text.
+      runs: the same object for pictures with the same settings.
+      time_ids: SDXL's numbers (negative, positive), `b i` each.
+      latents: float32 `b h w c`, given: starting noise, or where a run goes on from.
+      drawn: draws of each picture before this part of its run.
+      regions: float32 `n h w 1`: where the prompt counts, then where each region's does.
+      refiner: what goes on with the latents, or None.
+    """
+
+    spec: ModelSpec
+    arguments: Arguments
+    branches: tuple[tuple[Branch, ...], ...]
     clip_skip: ClipSkip
-    micro: SizeConditioning
-    time_ids: tuple[np.ndarray, np.ndarray] | None  # SDXL's numbers (negative, positive), `b i` each
-    seeds: tuple[int, ...]
-    numbers: tuple[int, ...]  # each picture's number under its seed
-    guidance_scales: np.ndarray  # float32 [b]
-    guidance_schedules: tuple[GuidanceSchedule, ...]
-    guidance_rescales: np.ndarray  # float32 [b]
     inputs: ImageInputs
-    runs: tuple[Run, ...]  # the same object for pictures with the same settings
-    latents: np.ndarray | None  # float32 [b, h, w, c], given: starting noise, or where a run goes on from
-    noise_source: str = "jax"
-    distilled: bool = False  # the U-Net was told the guidance scale when it was trained, and needs no second half
-    stage: int = 0  # above 0 where this goes on from latents: a number for each place in the run
-    drawn: tuple[int, ...] = ()  # draws of each picture before this stage
-    image_scales: np.ndarray | None = None  # float32 [b], of a picture that is to be changed
-    regions: np.ndarray | None = None  # float32 `n h w 1`: where the prompt counts, then where each region's does
+    runs: tuple[Run, ...]
+    time_ids: tuple[np.ndarray, np.ndarray] | None = None
+    latents: np.ndarray | None = None
+    drawn: tuple[int, ...] = ()
+    regions: np.ndarray | None = None
+    refiner: "Refinement | None" = None
 
-    __repr__ = short.fields
+    def __repr__(self) -> str:
+        """Of one line: how many, how large, how made."""
+        told = described(self.settings, len(self.runs))
+        return f"Request({told}{'' if self.refiner is None else f', refined by {self.refiner.networks.spec.name!r}'})"
+
+    # ------------------------------------------------------------------ of the arguments, an entry per picture
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Each picture's prompt."""
+        return self._each("prompting", "prompt")
+
+    @property
+    def negative_prompts(self) -> tuple[str | None, ...]:
+        """Each picture's negative prompt; None only where a model tells that from the empty text."""
+        return self._each("prompting", "negative_prompt")
+
+    @property
+    def style(self) -> str:
+        """How prompts are read."""
+        return self.arguments.prompting.prompt_style
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Each picture's seed."""
+        return self._each("batch", "seed")
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Each picture's number under its seed."""
+        return self.arguments.batch.numbers(len(self.runs))
+
+    @property
+    def noise_source(self) -> str:
+        """Whose noise a seed means."""
+        return self.arguments.batch.noise_source
+
+    @cached_property
+    def guidance_scales(self) -> np.ndarray:
+        """float32 [b]."""
+        return np.array(self._each("guidance", "guidance_scale"), np.float32)
+
+    @cached_property
+    def guidance_schedules(self) -> tuple[GuidanceSchedule, ...]:
+        """Where in its run each picture's guidance acts."""
+        return tuple(map(GuidanceSchedule.read, self._each("guidance", "guidance_schedule")))
+
+    @cached_property
+    def guidance_rescales(self) -> np.ndarray:
+        """float32 [b]."""
+        return np.array(self._each("guidance", "guidance_rescale"), np.float32)
+
+    @cached_property
+    def image_scales(self) -> np.ndarray | None:
+        """float32 [b], of a picture that is to be changed; None of other models."""
+        if self.inputs.kind != PIX2PIX:
+            return None
+        return np.array(self._each("images", "image_guidance_scale"), np.float32)
+
+    def _each(self, topic: str, name: str) -> tuple[Any, ...]:
+        value, count = getattr(getattr(self.arguments, topic), name), len(self.runs)
+        if DECLARED[name].each == "prompt":
+            return tuple(text for text in value for _ in range(self.arguments.batch.num_images))
+        return tuple(spread(value, count, name))
+
+    # ------------------------------------------------------------------ what follows from them
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the U-Net was told the guidance scale when it was trained, and needs no second half."""
+        return self.spec.unet.time_cond_proj_dim is not None
+
+    @property
+    def stage(self) -> int:
+        """Above 0 where this goes on from latents: a number for each place in the run.
+
+        So no two parts of one draw the same noise.
+        """
+        cut = self.arguments.handoff.denoising_start
+        return 0 if cut is None else max(1, round(1e6 * float(cut)))
+
+    @property
+    def evaluations(self) -> int:
+        """Rows of the plan in which the network runs, for one picture or more."""
+        runs = np.zeros(max(len(plan.evaluate) for plan in self.plans), bool)
+        for plan in self.plans:
+            runs[: len(plan.evaluate)] |= plan.evaluate
+        return int(runs.sum())
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -124,6 +213,14 @@ class Request:
         keys = jax.vmap(jax.random.fold_in)(key(np.asarray(self.seeds, np.uint64)), np.asarray(self.numbers, np.uint32))
         return jax.vmap(partial(jax.random.fold_in, data=stage))(keys) if stage else keys
 
+    # ------------------------------------------------------------------ what makes it again
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `generate` that make the pictures again, and of the rarer ones those that were given."""
+        told = self.arguments.settings()
+        return told if self.refiner is None else told | self.refiner.request.arguments.sizes.settings()
+
     def alone(self, settings: Mapping[str, Any], i: int) -> dict[str, Any]:
         """Of the settings of all pictures, those that make picture i alone."""
         own = {
@@ -133,6 +230,28 @@ class Request:
             "first_image": self.numbers[i],
             "num_images": 1,
         }
-        own |= {name: settings[name][i // settings["num_images"]] for name in SECOND if name in settings}
-        mine = {name: value for name, value in {**settings, **own}.items() if name not in SECOND or value is not None}
+        second = [name for name in settings if DECLARED[name].each == "prompt" and name not in own]
+        own |= {name: settings[name][i // settings["num_images"]] for name in second}
+        mine = {name: value for name, value in {**settings, **own}.items() if name not in second or value is not None}
         return {name: value[i] if is_list(value) else value for name, value in mine.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """What another model has to do with the latents of a request, and its networks."""
+
+    networks: Networks
+    request: Request
+
+    def of(self, latents: Any) -> Request:
+        """Its request, going on from these latents `b h w c`."""
+        return replace(self.request, latents=np.asarray(latents))
+
+
+def described(settings: Mapping[str, Any], count: int, *more: str) -> str:
+    """Pictures in a few words: how many, how large, by which samplers and seeds, and the first prompt."""
+    get = settings.get
+    parts = [f"{count} picture{'' if count == 1 else 's'}", f"{get('width')}x{get('height')}", *more]
+    parts += [cut(", ".join(map(str, unique(get("sampler"))))), f"seed {cut(str(get('seed')), 24)}"]
+    prompts = unique(get("prompt"))
+    return f"{', '.join(parts)}, {cut(repr(prompts[0]), 60)}{', ..' if len(prompts) > 1 else ''}"

@@ -44,7 +44,7 @@ def sample(networks: Networks, asked: Request, callbacks: Callbacks) -> Sampled:
     length, needed = padded_length(asked.plan.rows - 1) + SEGMENT_ROWS - 1, asked.plan.rows
     table, guidance = asked.plan.table(length), asked.guidance(length)
     rows = trace.evaluated(table)
-    kept, unfinished = trace.wanted(callbacks.show, len(rows)), any(plan.unfinished for plan in asked.plans)
+    kept, unfinished = callbacks.show(len(rows)), any(plan.unfinished for plan in asked.plans)
     bar = Bar(len(rows), callbacks.progress)
     stride = 1 if callbacks.closely else needed if bar.hidden else SEGMENT_ROWS
     spec, run = networks.spec, networks.executor.run

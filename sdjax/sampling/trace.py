@@ -136,12 +136,12 @@ class Callbacks:
     Attributes:
       progress: a bar; None shows one where standard error is a terminal.
       callback: called with the `Step` after every evaluation; where it returns False, the run stops.
-      show: which steps are to be kept, see `wanted`. stop_after: evaluations after which the run stops.
+      show: of a run of so many evaluations, those to be kept. stop_after: evaluations after which the run stops.
     """
 
     progress: bool | None = None
     callback: Callback | None = None
-    show: Any = None
+    show: Callable[[int], Sequence[int]] = lambda count: ()
     stop_after: int | None = None
 
     @property
@@ -152,7 +152,7 @@ class Callbacks:
     def after(self, evaluations: int) -> "Callbacks":
         """For what goes on when so many evaluations have been made; nothing more of it is kept."""
         left = None if self.stop_after is None else self.stop_after - evaluations
-        return replace(self, show=None, stop_after=left)
+        return replace(self, show=Callbacks.show, stop_after=left)
 
     def stops(self, seen: Trace, done: int) -> bool:
         """Shows the last evaluation of `done`; whether the run is to stop there."""
@@ -163,24 +163,3 @@ class Callbacks:
 def evaluated(table: Table) -> np.ndarray:
     """Rows in which the network runs, for one picture or more; int [n]."""
     return np.flatnonzero(np.reshape(table.evaluate, (len(table), -1)).any(1))
-
-
-def wanted(value: Any, count: int) -> tuple[int, ...]:
-    """Which of `count` evaluations are to be kept: None, True (all), a number of them evenly spread, or a list.
-
-    Raises ValueError.
-    """
-    if value is None or value is False:
-        return ()
-    if value is True:
-        return tuple(range(count))
-    if isinstance(value, int | np.integer):
-        if value < 1:
-            raise ValueError(f"show_steps must be at least 1, or a list of evaluations, not {value}")
-        return tuple(np.unique(np.linspace(0, count - 1, min(int(value), count)).round().astype(int)).tolist())
-    if not isinstance(value, Sequence) or isinstance(value, str) or not all(type(one) is int for one in value):
-        raise ValueError(f"show_steps must be True, a number or a list of evaluations from 0, not {value!r}")
-    wrong = [one for one in value if not 0 <= one < count]
-    if wrong:
-        raise ValueError(f"show_steps has {wrong[0]}, and this run has the evaluations 0 to {count - 1}")
-    return tuple(sorted(set(value)))

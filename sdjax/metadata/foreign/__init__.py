@@ -17,7 +17,6 @@ A reader gives what `generate` can do and notes what it cannot; it raises ValueE
 
 from collections.abc import Callable, Mapping
 
-from sdjax.metadata import bounds
 from sdjax.metadata import texts as picture_texts
 from sdjax.metadata.foreign import comfyui, drawthings, easydiffusion, fooocus, invokeai, novelai, swarmui
 from sdjax.metadata.foreign.fields import Fields, Found, as_object, is_object
@@ -86,8 +85,6 @@ def _of_object(text: str) -> tuple[str, Found] | None:
 
 def _named(program: str, reader: Callable[..., Found], *given: object) -> Found:
     try:
-        found = reader(*given)
-        bounds.check(found.settings)
-        return found
+        return reader(*given)
     except ValueError as error:
         raise ValueError(f"{program}: {error}") from None

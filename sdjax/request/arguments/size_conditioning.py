@@ -11,7 +11,7 @@ kinds of numbers out in turns, to texts that do not lie in turns; here every pic
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,36 +20,44 @@ from sdjax.core.errors import unknown
 from sdjax.core.limits import MOST_SIDE
 from sdjax.core.numbers import is_number
 from sdjax.core.short import short
+from sdjax.request.arguments.topic import UNUSUAL, Flag, Topic, argument
 
+Size = Sequence[int] | Sequence[Sequence[int]]
 BASE_IDS, REFINER_IDS = 6, 5
 
 
-@dataclass(frozen=True)
-class SizeConditioning:
-    """As asked for, one entry per picture in each column, or None where nothing was asked.
+_PAIR = Flag("SDXL: two numbers, height,width or top,left, that the U-Net is told.")
+_SPAN = (-1000, 1000)  # of a score in a file; `generate` takes 0 to 10
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SizeConditioning(Topic):
+    """As given; or checked, one entry per picture in each column. None is where nothing was asked.
 
     Attributes:
       original_size, target_size: (height, width) in pixels; default the picture's own. crop: (top, left), default 0.
       negative_*: the same for the negative prompt. aesthetic_score, negative_aesthetic_score: of the refiner.
     """
 
-    original_size: list[tuple[int, int]] | None = None
-    crop: list[tuple[int, int]] | None = None
-    target_size: list[tuple[int, int]] | None = None
-    negative_original_size: list[tuple[int, int]] | None = None
-    negative_crop: list[tuple[int, int]] | None = None
-    negative_target_size: list[tuple[int, int]] | None = None
-    aesthetic_score: list[float] | None = None
-    negative_aesthetic_score: list[float] | None = None
+    original_size: Size | None = argument(None, list, told=UNUSUAL, each="picture", flag=_PAIR)
+    crop: Size | None = argument(None, list, told=UNUSUAL, each="picture", flag=_PAIR)
+    target_size: Size | None = argument(None, list, told=UNUSUAL, each="picture", flag=_PAIR)
+    negative_original_size: Size | None = argument(None, list, told=UNUSUAL, each="picture", flag=_PAIR)
+    negative_crop: Size | None = argument(None, list, told=UNUSUAL, each="picture", flag=_PAIR)
+    negative_target_size: Size | None = argument(None, list, told=UNUSUAL, each="picture", flag=_PAIR)
+    aesthetic_score: float | Sequence[float] | None = argument(
+        None, float, int, span=_SPAN, told=UNUSUAL, each="picture", flag=Flag("SDXL's refiner: 0 to 10; default 6.")
+    )
+    negative_aesthetic_score: float | Sequence[float] | None = argument(
+        None, float, int, span=_SPAN, told=UNUSUAL, each="picture", flag=Flag("SDXL's refiner: 0 to 10; default 2.5.")
+    )
 
-    @classmethod
-    def read(cls, given: dict[str, Any], count: int, ids: int) -> "SizeConditioning":
-        """From `generate`'s arguments, for `count` pictures and a U-Net with so many ids (0: not SDXL).
+    def checked(self, count: int, ids: int) -> "SizeConditioning":
+        """For `count` pictures and a U-Net with so many ids (0: not SDXL).
 
         Raises ValueError for what is malformed and for what this U-Net does not take.
         """
-        wanted = {field.name: given.get(field.name) for field in fields(cls)}
-        asked = {name: value for name, value in wanted.items() if value is not None}
+        asked = {name: value for name, value in self.items() if value is not None}
         for name in asked:
             if ids == 0:
                 raise ValueError(f"{name} belongs to SDXL; this checkpoint's U-Net does not take it")
@@ -60,15 +68,23 @@ class SizeConditioning:
         negative = {"negative_original_size", "negative_target_size"}
         if ids == BASE_IDS and {*asked} & {*negative, "negative_crop"} and not negative <= {*asked}:
             raise ValueError("negative_original_size and negative_target_size go together, and negative_crop with them")
-        made: dict[str, Any] = {}
-        for name, value in asked.items():
-            made[name] = (_scores if "score" in name else _pairs)(value, count, name)
-        return cls(**made)
+        columns: dict[str, Any] = {
+            name: (_scores if "score" in name else _pairs)(value, count, name) for name, value in asked.items()
+        }
+        return replace(self, **columns)
+
+    def for_base(self) -> "SizeConditioning":
+        """Without what only a refiner is told."""
+        return replace(self, aesthetic_score=None, negative_aesthetic_score=None)
+
+    def for_refiner(self) -> "SizeConditioning":
+        """Without what only a base model is told."""
+        return replace(self, target_size=None, negative_target_size=None)
 
     @classmethod
     def check_names(cls, given: Iterable[str]) -> None:
         """Raises ValueError, with the nearest, for a name that is none of these."""
-        known = [field.name for field in fields(cls)]
+        known = list(cls.declarations())
         for name in given:
             if name not in known:
                 raise ValueError(unknown(f"{name!r} is unknown", name, known))
@@ -76,20 +92,26 @@ class SizeConditioning:
     def time_ids(self, height: int, width: int, count: int, ids: int) -> tuple[np.ndarray, np.ndarray]:
         """(negative, positive), float32 `b i` each, for `count` pictures of `height` x `width` pixels."""
         own, corner = [(height, width)] * count, [(0, 0)] * count
-        original, crop = self.original_size or own, self.crop or corner
+        original, crop = _column(self.original_size, own), _column(self.crop, corner)
         if ids == REFINER_IDS:
-            good, bad = self.aesthetic_score or [6.0] * count, self.negative_aesthetic_score or [2.5] * count
-            sizes = (self.negative_original_size or original, self.negative_crop or corner)
+            good = _column(self.aesthetic_score, [6.0] * count)
+            bad = _column(self.negative_aesthetic_score, [2.5] * count)
+            sizes = _column(self.negative_original_size, original), _column(self.negative_crop, corner)
             return _columns(*sizes, [(one,) for one in bad]), _columns(original, crop, [(one,) for one in good])
-        positive = _columns(original, crop, self.target_size or own)
+        positive = _columns(original, crop, _column(self.target_size, own))
         if self.negative_original_size is None or self.negative_target_size is None:
             return positive, positive
-        return _columns(self.negative_original_size, self.negative_crop or corner, self.negative_target_size), positive
+        away = self.negative_original_size, _column(self.negative_crop, corner), self.negative_target_size
+        return _columns(*map(list, away)), positive
 
     def settings(self) -> dict[str, Any]:
         """What was asked for, as `generate` takes it: a list per picture."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: [*map(_plain, column)] for name, column in found.items() if column is not None}
+        return {name: [*map(_plain, column)] for name, column in super().settings().items()}
+
+
+def _column(checked: Any, usual: list[Any]) -> list[Any]:
+    """A checked column, or what is usual."""
+    return usual if checked is None else checked
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,64 @@
+"""What the pictures are to show, in words, and how words are read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sdjax.model.spec import ModelSpec
+from sdjax.model.text_encoder import ClipSkip
+from sdjax.request import checks
+from sdjax.request.arguments.topic import NONE, UNUSUAL, Flag, Topic, argument
+from sdjax.text.prompts import check_style
+
+Columns = Mapping[str, Sequence[str | None]]  # each of the texts, for each of the prompts
+SECOND = ("prompt_2", "negative_prompt_2")  # of the second text encoder
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prompting(Topic):
+    """The texts, each one for all prompts or a list with one for each; see `generate`."""
+
+    prompt: str | Sequence[str] | None = argument(None, str, each="prompt")
+    negative_prompt: str | Sequence[str] | None = argument(
+        None, str, NONE, each="prompt", flag=Flag("What to steer away from.")
+    )
+    prompt_2: str | Sequence[str] | None = argument(
+        None, str, told=UNUSUAL, each="prompt", flag=Flag("SDXL: another prompt for the second text encoder.")
+    )
+    negative_prompt_2: str | Sequence[str] | None = argument(
+        None, str, told=UNUSUAL, each="prompt",
+        flag=Flag("SDXL: what to steer away from, for the second text encoder."),
+    )  # fmt: skip
+    prompt_style: str = argument(
+        "plain", str, told=UNUSUAL, flag=Flag("How prompts are read: plain (no syntax), a1111 or comfy.")
+    )
+    clip_skip: int | str | None = argument(
+        None, str, told=UNUSUAL, flag=Flag("Text layers to leave out, as diffusers:1, a1111:2 or comfy:-2.")
+    )
+
+    def prompts(self, spec: ModelSpec) -> list[str]:
+        """The prompts, for a model that is told by text what to show. Raises ValueError."""
+        if self.prompt is None:
+            raise ValueError(f'prompt is missing: {spec.name} is told by text what to show ("" is a prompt too)')
+        return checks.texts(self.prompt, "prompt")
+
+    def columns(self, prompts: Sequence[str]) -> Columns:
+        """Each text for each of these prompts. Raises ValueError, also for a style that there is none of."""
+        check_style(self.prompt_style)
+        names = [name for name, declared in self.declarations().items() if declared.each == "prompt"]
+        columns = {name: checks.optional_texts(getattr(self, name), len(prompts), name) for name in names}
+        return {**columns, "prompt": list(prompts)}
+
+    def skip(self, spec: ModelSpec) -> ClipSkip:
+        """The layers to leave out. Raises ValueError where one of the encoders has fewer."""
+        skip = ClipSkip.read(self.clip_skip, self.prompt_style)
+        for encoder in spec.encoders.values():
+            skip.depth(encoder.config, spec.family, negative=False)
+        return skip
+
+    def checked(self, columns: Columns, skip: ClipSkip, zeros: bool) -> "Prompting":
+        """With the checked columns. zeros: whether one of the models tells no negative prompt from the empty text."""
+        negative = [text if zeros else text or "" for text in columns["negative_prompt"]]
+        texts: dict[str, Any] = {"prompt": [text or "" for text in columns["prompt"]], "negative_prompt": negative}
+        texts |= {name: columns[name] for name in SECOND if getattr(self, name) is not None}
+        return replace(self, **texts, clip_skip=None if self.clip_skip is None else str(skip))
