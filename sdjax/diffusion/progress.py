@@ -1,4 +1,8 @@
-"""Where a plan lies in a whole run: what changes along a run must not begin anew where a part of it does."""
+"""How far a whole run has come where a plan begins that is a segment of it.
+
+Guidance schedules and edited prompts go by progress through the whole run. A segment (`denoising_start`, `strength`, a
+refiner's) goes on where the run stands: its first evaluation is number `before`, and its first draw number `drawn`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +12,7 @@ from sdjax.diffusion.plan import Plan
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A plan, and the run that it is all or a `segment` of.
+    """A plan, and the whole run that it is all or a `segment` of.
 
     Attributes:
       plan: what is run. whole: the plan of the whole run.

@@ -1,14 +1,9 @@
-"""From prompts to what a U-Net is told: texts along a run, their hidden states, SDXL's sizes.
+"""From prompts to branches: what the network is asked beside each other for one picture, and with which texts.
 
-A picture is pulled by its prompt (in A1111's style by several, joined by AND) and away from its negative prompt. Each
-of these is a `Branch`, whose text may change from one network evaluation to the next (`[cat:dog:0.5]`): the run then
-goes in pieces of rows, and every piece has contexts of its own in the same compiled program.
-
-What of the text encoders a U-Net attends to is a matter of the family (Podell et al. 2023, arXiv:2307.01952, section
-2.1, for SDXL):
-
-    SD 1.x, 2.x    the last hidden states after the final norm
-    SDXL           the last but one before it, of every encoder side by side; and the last encoder's pooled state
+Guidance evaluates the network several times for a picture: with its negative prompt, with its prompt (in A1111's style
+with several, joined by AND), with each region's. Each of these is a `Branch`, whose text may change from one evaluation
+to the next (`[cat:dog:0.5]`): the run then goes in pieces of rows, and every piece has contexts of its own in the same
+compiled program. How texts are encoded is in `model.text_encoder`, how the answers are combined in `diffusion.guiders`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,11 +25,12 @@ TWO_A_STEP = ("heun", "dpm2", "dpm2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde
 
 @dataclass(frozen=True)
 class Branch:
-    """One pull on a picture.
+    """What the network is asked for one picture, beside the other branches of it.
 
     Attributes:
       texts: the text for each encoder, at each of the n network evaluations.
-      weight: how much of the guidance is this one's. negative: whether it pulls away.
+      weight: w of equation 4 in `diffusion.guidance`, where a prompt has several. negative: whether guidance leads away
+        from its answer.
       zero: SDXL's way to say nothing, all embeddings zero.
       blank: whether the picture that the network is shown is left out too.
       region: where it counts: 0 is what no region covers, or everything where there are none.
@@ -49,7 +45,7 @@ class Branch:
 
 
 def branches(given: Texts, run: Run, style: str) -> list[Branch]:
-    """The pulls of a prompt, which may be another one for each encoder, along a run. Raises ValueError."""
+    """The branches of a prompt, which may be another one for each encoder, along a run. Raises ValueError."""
     if not given:  # a model without a text encoder
         return [Branch(_along(given, run, style))]
     split = {name: prompts.parts(text, style) for name, text in given.items()}
@@ -80,7 +76,7 @@ def _along(given: Texts, run: Run, style: str) -> tuple[Texts, ...]:
 def pieces(
     pictures: Sequence[Sequence[Branch]], plans: Sequence[Plan], rows: int
 ) -> Iterator[tuple[int, int, list[list[Texts]]]]:
-    """The runs of table rows in which no picture's texts change: (start, stop, texts of each pull by picture)."""
+    """The runs of table rows in which no picture's texts change: (start, stop, texts of each branch by picture)."""
     number = [np.clip(np.cumsum(np.append(plan.evaluate, np.zeros(rows))[:rows]) - 1, 0, None) for plan in plans]
 
     def texts(row: int) -> list[list[Texts]]:

@@ -180,7 +180,7 @@ class Request:
 
     @property
     def answered(self) -> list[list[Branch]]:
-        """The pulls that the network has to answer for, as many for each picture: those it lacks have no share."""
+        """The branches that the network is asked, as many for each picture: those it lacks have no weight."""
         if not self.guided:
             return [[own[2 if self.image_scales is not None else 1]] for own in self.branches]
         most = max(map(len, self.branches))
@@ -200,7 +200,7 @@ class Request:
         return Guidance.along(self.plan, *each, length, weights=joined, wholes=wholes, image_scales=images)
 
     def where(self, branches: list[list[Branch]]) -> np.ndarray | None:
-        """Where each of the pulls but the negative one counts, float32 [k, b, h, w, 1]; None is everywhere."""
+        """Where each of the branches but the negative one counts, float32 [k, b, h, w, 1]; None is everywhere."""
         if self.regions is None:
             return None
         return np.stack(

@@ -145,7 +145,7 @@ def _conditions(
     encoding: Encoding,
     channels: jax.Array | None,
 ) -> Conditions:
-    """What the U-Net is told for each pull on every picture, the first pull on all of them first."""
+    """What the U-Net is told for each branch of every picture, the first branch of all of them first."""
     states, pooled, ids, shown = [], [], [], []
     embeds = _image_embeds(networks, asked) if asked.inputs.kind == VARIATION else []
     for k in range(len(branches[0])):

@@ -71,10 +71,11 @@ class Sampled:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A run as far as it has come.
+    """A run as far as it has come: any row that has been run can be looked at again, without the network.
 
     Attributes:
-      asked, table, known: of the run. rows: in which the network runs, for one picture or more.
+      asked: what is run. table: the whole of it. known: what is held of the pictures. rows: int [n], those in which the
+        network runs, for one picture or more.
       inspect: (a row's number, known) -> (x, D) of that row: `programs.inspect_row` of this run's carry and table.
     """
 
