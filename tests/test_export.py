@@ -181,7 +181,7 @@ def test_what_is_no_model_is_told(tmp_path):
 def test_a_damaged_folder_is_said(model, copied, tmp_path):
     with pytest.raises(ValueError, match="holds no exported programs"):
         opened(model, tmp_path / "nowhere")
-    file = next(copied.glob("advance-*.bin"))
+    file = next(copied.glob("run_rows-*.bin"))
     file.write_bytes(file.read_bytes()[:-7])
     with pytest.raises(ValueError, match="truncated or changed"):
         opened(model, copied)
