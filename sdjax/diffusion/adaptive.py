@@ -28,7 +28,7 @@ from jax import lax
 
 from sdjax.core import short
 from sdjax.diffusion import brownian
-from sdjax.diffusion.limits import LEAST_NOISE, MOST_NOISE, as_float, check_number, check_whole
+from sdjax.diffusion.bounds import LEAST_NOISE, MOST_NOISE, as_float, check_number, check_whole
 from sdjax.diffusion.noise import Settings
 from sdjax.diffusion.prediction import check_prediction
 from sdjax.diffusion.samplers import SAMPLERS

@@ -20,14 +20,7 @@ from typing import Any
 import numpy as np
 
 from sdjax.core import short
-from sdjax.diffusion.limits import (
-    LEAST_NOISE,
-    MOST_NOISE,
-    MOST_TIMESTEPS,
-    as_float,
-    check_number,
-    check_whole,
-)
+from sdjax.diffusion.bounds import LEAST_NOISE, MOST_NOISE, MOST_TIMESTEPS, as_float, check_number, check_whole
 
 # diffusers replaces the zero of a zero-terminal-SNR schedule by this, in the schedulers that divide by alpha.
 TERMINAL_ALPHA_BAR = 2.0**-24

@@ -10,7 +10,7 @@ import numpy as np
 
 from sdjax.core.short import short
 from sdjax.diffusion.a1111_comfy import check_preset, discards, peer_name
-from sdjax.diffusion.limits import LEAST_NOISE, MOST_NOISE, MOST_STEPS, as_float, check_whole
+from sdjax.diffusion.bounds import LEAST_NOISE, MOST_NOISE, MOST_STEPS, as_float, check_whole
 from sdjax.diffusion.noise import Settings, said
 from sdjax.diffusion.sigmas import check_rho
 from sdjax.diffusion.spacing import FLAGS, SPACINGS, check_schedule, schedule_name
@@ -105,7 +105,7 @@ def count_steps(settings: Settings, steps: Any) -> int:
 
 
 def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
-    """Two or more decreasing numbers within `limits`' noise, of which the last may be 0; otherwise ValueError."""
+    """Two or more decreasing numbers within `bounds`' noise, of which the last may be 0; otherwise ValueError."""
     values = _numbers(sigmas, "sigmas")
     if len(values) < 2:
         raise ValueError(f"sigmas must hold 2 levels or more, the first and the last of the run, not {values}")

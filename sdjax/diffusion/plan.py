@@ -23,7 +23,7 @@ from sdjax.core.notice import notice
 from sdjax.core.short import short
 from sdjax.diffusion import plot
 from sdjax.diffusion.a1111_comfy import begun
-from sdjax.diffusion.limits import as_float, check_number
+from sdjax.diffusion.bounds import as_float, check_number
 from sdjax.diffusion.noise import Level, Settings
 from sdjax.diffusion.overrides import choose, count_steps, dropped, keys_in_force
 from sdjax.diffusion.prediction import check_prediction

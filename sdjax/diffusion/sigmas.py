@@ -30,7 +30,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sdjax.diffusion.limits import check_number
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.noise import NoiseSchedule
 
 # Published with the paper (research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html); in diffusers

@@ -21,7 +21,7 @@ from sdjax.core.limits import MOST_BLUR
 from sdjax.core.notice import notice
 from sdjax.core.numbers import is_number
 from sdjax.core.short import short
-from sdjax.diffusion.limits import as_float
+from sdjax.diffusion.bounds import as_float
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; right and bottom are past the last ones
 

@@ -9,7 +9,7 @@ from sdjax.config import ClipTextConfig, ClipVisionConfig, ConfigError, DepthCon
 from sdjax.config.components import TOKENIZERS
 from sdjax.core.errors import shown
 from sdjax.core.json_fields import Fields
-from sdjax.diffusion.limits import MOST_TIMESTEPS
+from sdjax.diffusion.bounds import MOST_TIMESTEPS
 from sdjax.diffusion.noise import Settings
 from sdjax.images.processor import WHERE, Processor
 from sdjax.model.families import SD, family_of

@@ -17,7 +17,7 @@ from sdjax.core.jit import staged
 from sdjax.core.limits import MOST_COUNT, MOST_PICTURES, MOST_PIXELS, MOST_SIDE
 from sdjax.core.numbers import is_number
 from sdjax.core.short import short
-from sdjax.diffusion.limits import as_float
+from sdjax.diffusion.bounds import as_float
 
 MOST_PIXEL = 16.0  # far beyond [-1, 1], which a decoded picture may leave a little
 

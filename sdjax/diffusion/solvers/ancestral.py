@@ -8,7 +8,7 @@ The draw is a piece of the image's Brownian path. All from k-diffusion.
 
 import math
 
-from sdjax.diffusion.limits import check_number
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers.churn import scaled
 from sdjax.diffusion.solvers.euler import finish, slope, start

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from sdjax.core.short import short
-from sdjax.diffusion.limits import as_float, check_number
+from sdjax.diffusion.bounds import as_float, check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape

@@ -13,7 +13,7 @@ Neither converges to anything as N grows: the draws are new noise, and the netwo
 
 import math
 
-from sdjax.diffusion.limits import check_number
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape
 from sdjax.diffusion.timesteps import TrajectorySchedule

@@ -13,7 +13,7 @@ changes within a step: first order.
 
 import math
 
-from sdjax.diffusion.limits import check_number
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape

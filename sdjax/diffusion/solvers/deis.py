@@ -24,5 +24,5 @@ def deis(tape: Tape, schedule: Schedule, *, solver_order: int = 2, lower_order_f
     for (here, there), now in zip(schedule.steps, orders, strict=True):
         past = [(ei.predict(tape, x, here, data=False), here), *past][:order]
         integral = ei.polynomial(past[:now], here, there, ei.exponent(here, there, data=False))
-        x = ei.run_rows(x, here, there, integral, data=False)
+        x = ei.advance(x, here, there, integral, data=False)
     return x

@@ -1,6 +1,6 @@
 """DPM-Solver and DPM-Solver++ as multistep methods: exact integrals of the linear part in log SNR."""
 
-from sdjax.diffusion.limits import check_number
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers import exponential as ei
 from sdjax.diffusion.spacing import Schedule
@@ -102,7 +102,7 @@ def multistep(
     for (here, there), now in zip(schedule.steps, orders, strict=True):
         past = [(ei.predict(tape, x, here, data), here), *past][:order]
         integral = _taylor(ei.exponent(here, there, data, eta), ei.step_length(here, there), past[:now], solver_type)
-        x = ei.run_rows(x, here, there, integral, data, eta) + ei.renewed(tape, here, there, eta)
+        x = ei.advance(x, here, there, integral, data, eta) + ei.renewed(tape, here, there, eta)
     return x
 
 

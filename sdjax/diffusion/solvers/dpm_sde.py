@@ -3,7 +3,7 @@
 import math
 
 from sdjax.diffusion import brownian
-from sdjax.diffusion.limits import check_number
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.solvers.ancestral import split
 from sdjax.diffusion.solvers.churn import scaled
 from sdjax.diffusion.solvers.dpm import multistep

@@ -7,7 +7,7 @@ and 3)
 
 import math
 
-from sdjax.diffusion.limits import check_number
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers.churn import Churn
 from sdjax.diffusion.spacing import Schedule

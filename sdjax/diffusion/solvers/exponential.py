@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from sdjax.core.short import short
-from sdjax.diffusion.limits import check_whole
+from sdjax.diffusion.bounds import check_whole
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.table import Linear, Tape
 
@@ -43,7 +43,7 @@ def predict(tape: Tape, x: Linear, here: Level, data: bool = True) -> Linear:
     return denoised if data else (x - here.alpha * denoised) / here.sigma
 
 
-def run_rows(x: Linear, here: Level, there: Level, integral: Linear, data: bool = True, eta: float = 0.0) -> Linear:
+def advance(x: Linear, here: Level, there: Level, integral: Linear, data: bool = True, eta: float = 0.0) -> Linear:
     """Equation 1 without its noise (`data`) or equation 2, given I[f]."""
     if data:
         return (there.sigma / here.sigma) * (there.ve / here.ve) ** eta * x + there.alpha * integral

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from sdjax.diffusion.limits import check_whole
+from sdjax.diffusion.bounds import check_whole
 from sdjax.diffusion.solvers.euler import finish, slope, start
 from sdjax.diffusion.spacing import Schedule
 from sdjax.diffusion.table import Linear, Tape

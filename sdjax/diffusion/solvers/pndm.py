@@ -12,7 +12,7 @@ equal steps in t, not in ve, so all three are of second order, which is what Liu
 (and of first order where the steps do not even change smoothly).
 """
 
-from sdjax.diffusion.limits import check_whole
+from sdjax.diffusion.bounds import check_whole
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.prediction import coefficients
 from sdjax.diffusion.solvers.euler import finish, slope, start

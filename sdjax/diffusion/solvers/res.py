@@ -16,5 +16,5 @@ def res_multistep(tape: Tape, schedule: Schedule) -> Linear:
     for here, there in schedule.steps:
         past = [(tape.denoise(x, here), here), *past][:2]
         used = past if there.sigma else past[:1]
-        x = ei.run_rows(x, here, there, ei.polynomial(used, here, there, ei.exponent(here, there)))
+        x = ei.advance(x, here, there, ei.polynomial(used, here, there, ei.exponent(here, there)))
     return x

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from sdjax.core.short import short
-from sdjax.diffusion.limits import check_number
+from sdjax.diffusion.bounds import check_number
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers import exponential as ei
 from sdjax.diffusion.spacing import Schedule
@@ -72,11 +72,9 @@ def _step(tape: Tape, x: Linear, here: Level, there: Level, tau: float, data: bo
     z = ei.exponent(here, there, data, eta)
     if data:
         noise = ei.renewed(tape, here, there, eta)
-        return lambda past: (
-            ei.run_rows(x, here, there, ei.polynomial(past, here, there, z, -z / 2.0), data, eta) + noise
-        )
+        return lambda past: ei.advance(x, here, there, ei.polynomial(past, here, there, z, -z / 2.0), data, eta) + noise
     weight = tau * there.sigma * math.sqrt(max(0.0, math.expm1(2.0 * z)))
     noise = ei.noise(tape, here, there, weight)
     if weight:
         tape.inexact = tape.inexact or "SA-Solver by predicted noise has the right noise only as steps go to zero"
-    return lambda past: ei.run_rows(x, here, there, (1.0 + eta) * ei.polynomial(past, here, there, z), data) + noise
+    return lambda past: ei.advance(x, here, there, (1.0 + eta) * ei.polynomial(past, here, there, z), data) + noise

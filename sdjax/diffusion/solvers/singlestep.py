@@ -31,7 +31,7 @@ def dpmpp_2s(
             group = []
         start = start if group else x
         group = [*group, (ei.predict(tape, x, here), here)]
-        x = ei.run_rows(start, group[0][1], there, _integral(group, there, solver_type))
+        x = ei.advance(start, group[0][1], there, _integral(group, there, solver_type))
     return x
 
 

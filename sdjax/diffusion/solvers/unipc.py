@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Sequence
 
-from sdjax.diffusion.limits import MOST_STEPS, check_whole
+from sdjax.diffusion.bounds import MOST_STEPS, check_whole
 from sdjax.diffusion.noise import Level
 from sdjax.diffusion.solvers import exponential as ei
 from sdjax.diffusion.spacing import Schedule
@@ -54,4 +54,4 @@ def _step(x: Linear, here: Level, there: Level, past: ei.Past, bh1: bool, data: 
     """arXiv:2302.04867, equation 3, by the predictions in `past`, one of which a corrector has from `there`."""
     z = ei.exponent(here, there, data)
     line = -(z if bh1 else math.expm1(z)) / 2.0
-    return ei.run_rows(x, here, there, ei.polynomial(past, here, there, z, line), data)
+    return ei.advance(x, here, there, ei.polynomial(past, here, there, z, line), data)

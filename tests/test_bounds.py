@@ -7,7 +7,7 @@ import pytest
 
 from sdjax.core.short import short
 from sdjax.diffusion.adaptive import dpm_adaptive
-from sdjax.diffusion.limits import as_float, check_number, check_whole
+from sdjax.diffusion.bounds import as_float, check_number, check_whole
 from sdjax.diffusion.plan import plan
 from sdjax.diffusion.samplers import SAMPLERS
 from tests.reference import SD
