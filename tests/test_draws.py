@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sdjax import torch_noise
-from sdjax.request.image_inputs import INPAINTING, TEXT, UPSCALING, ImageInputs
+from sdjax.model.tasks import INPAINTING, TEXT, UPSCALING
+from sdjax.request.image_inputs import ImageInputs
 from sdjax.runtime.executor import Compiled
 from sdjax.sampling import noise as draws
 
