@@ -16,22 +16,22 @@ PAIRS = tuple(name for name in FLAGS if DECLARED[name].types == (list,))
 PLAIN = tuple(name for name in FLAGS if name not in PAIRS)
 
 
-def define_flags(names: Iterable[str] = tuple(FLAGS)) -> None:
-    """The flags of these arguments, by default of all that have one."""
+def define_flags(names: Iterable[str] = tuple(FLAGS), among: flags.FlagValues = flags.FLAGS) -> None:
+    """The flags of these arguments, by default of all that have one. among: those of the program."""
     for name in names:
         flag, default = FLAGS[name], DEFAULTS[name]
         kind = flag.kind or DECLARED[name].types[0]
         bounds = {"lower_bound": flag.least, "upper_bound": flag.most}
         if kind is list:
-            flags.DEFINE_list(name, default, flag.help)
+            flags.DEFINE_list(name, default, flag.help, among)
         elif kind is bool:
-            flags.DEFINE_boolean(name, default, flag.help)
+            flags.DEFINE_boolean(name, default, flag.help, among)
         elif kind is int:
-            flags.DEFINE_integer(name, default, flag.help, **bounds)  # type: ignore[call-overload]
+            flags.DEFINE_integer(name, default, flag.help, flag_values=among, **bounds)  # type: ignore[call-overload]
         elif kind is float:
-            flags.DEFINE_float(name, default, flag.help, **bounds)  # type: ignore[call-overload]
+            flags.DEFINE_float(name, default, flag.help, flag_values=among, **bounds)  # type: ignore[call-overload]
         else:
-            flags.DEFINE_string(name, default, flag.help)
+            flags.DEFINE_string(name, default, flag.help, among)
 
 
 def given(values: Any) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from sdjax.core.keys import settled
 from sdjax.core.short import short
 from sdjax.request import checks
 from sdjax.request.arguments.size_conditioning import REFINER_IDS
-from sdjax.request.image_inputs import INPAINTING, TEXT, UPSCALING, VARIATION, kind_of
 from sdjax.runtime import compilation_cache
 from sdjax.runtime.exported import COMPILED, FORMAT, MANIFEST, fingerprint, is_export, made_by, runnable
 from sdjax.runtime.signature import ProgramSignature
@@ -137,20 +136,20 @@ def _shapes(tree: Any) -> Any:
 
 def _pictures(sd: "StableDiffusion", height: int, width: int, count: int) -> Iterator[dict[str, Any]]:
     """Arguments of `generate` for each way to a picture of that size that the model has."""
-    kind, size = kind_of(sd.spec), {"height": height, "width": width}
+    task, size = sd.spec.task, {"height": height, "width": width}
     prompt: dict[str, Any] = {"prompt": [""] * count}
     blank = np.zeros((height, width, 3), np.uint8)
-    if kind == UPSCALING:
+    if task.enlarges:
         yield prompt | {"image": blank[:: sd.vae.factor, :: sd.vae.factor]}
-    elif kind == VARIATION:
+    elif task.varies:
         yield size | {"image": blank, "num_images": count}
-    elif kind == INPAINTING:
+    elif task.shows_mask:
         yield prompt | {"image": blank, "mask": blank[..., 0] + np.uint8(255)}
     elif sd.time_ids == REFINER_IDS:
         shape = (count, height // sd.vae.factor, width // sd.vae.factor, sd.vae.latent_channels)
         yield prompt | size | {"latents": np.zeros(shape, np.float32), "denoising_start": 0.8}
     else:
-        if kind == TEXT:
+        if not task.needs:
             yield prompt | size
         yield prompt | size | {"image": blank}
 

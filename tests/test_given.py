@@ -8,8 +8,8 @@ from PIL import Image
 
 from sdjax.diffusion.noise import Level
 from sdjax.images.grow import grow
+from sdjax.model.tasks import DEPTH, INPAINTING, PIX2PIX, TASKS, TEXT, UPSCALING, VARIATION, task_of
 from sdjax.request.arguments.arguments import Arguments
-from sdjax.request.image_inputs import DEPTH, INPAINTING, PIX2PIX, TEXT, UPSCALING, VARIATION, kind_of
 from sdjax.request.read_images import read_image_inputs, resized
 
 CHANNELS = {TEXT: 4, INPAINTING: 9, PIX2PIX: 8, UPSCALING: 7, DEPTH: 5, VARIATION: 4}
@@ -19,6 +19,7 @@ RNG = np.random.default_rng(0)
 def model(kind, factor=8):
     return SimpleNamespace(
         name="model",
+        task=kind,
         side=16 * factor,
         unet=SimpleNamespace(in_channels=CHANNELS[kind], sample_size=16),
         vae=SimpleNamespace(latent_channels=4, factor=factor),
@@ -44,16 +45,14 @@ def inputs(kind=TEXT, count=1, factor=8, **given):
     return read_image_inputs(model(kind, factor), Arguments.of(given), count)
 
 
-@pytest.mark.parametrize("kind", list(CHANNELS))
+@pytest.mark.parametrize("kind", TASKS, ids=lambda task: task.name)
 def test_kinds(kind):
-    assert kind_of(model(kind)) == kind
+    assert task_of("model", CHANNELS[kind], 4, varies=kind is VARIATION) is kind
 
 
 def test_channels_of_no_kind():
-    odd = model(TEXT)
-    odd.unet.in_channels = 6
-    with pytest.raises(ValueError, match="6 channels"):
-        kind_of(odd)
+    with pytest.raises(ValueError, match="model has a U-Net of 6 channels, 4 of them latents"):
+        task_of("model", 6, 4, varies=False)
 
 
 def test_text_alone():

@@ -18,6 +18,7 @@ from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.plan import plan as make_plan
 from sdjax.model.families import Family, family_of
 from sdjax.model.image_towers import DepthEstimator, ImageEncoder
+from sdjax.model.tasks import Task, task_of
 from sdjax.model.text_encoder import TextEncoder
 
 # Keys of a scheduler config that say which noise a model was trained with.
@@ -63,6 +64,12 @@ class ModelSpec:
         """How many numbers the U-Net takes: 6 for SDXL, 5 for its refiner, else 0."""
         last = next(reversed([*self.encoders.values()]), None)
         return self.family.time_ids(self.unet, 0 if last is None else last.config.projection_dim or 0)
+
+    @cached_property
+    def task(self) -> Task:
+        """What it is for. Raises ValueError for channels that no model has."""
+        varies = self.image_encoder is not None and not self.encoders
+        return task_of(self.name, self.unet.in_channels, self.vae.latent_channels, varies)
 
     @property
     def side(self) -> int:

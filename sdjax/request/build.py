@@ -11,13 +11,14 @@ from sdjax.core.notice import notice
 from sdjax.diffusion.progress import Run
 from sdjax.images import masks, read
 from sdjax.model.spec import ModelSpec
+from sdjax.model.tasks import TEXT
 from sdjax.model.text_encoder import ClipSkip
 from sdjax.request import checks, prompting
 from sdjax.request.arguments.arguments import Arguments
 from sdjax.request.arguments.images import ImageArguments
 from sdjax.request.arguments.prompting import SECOND, Columns
 from sdjax.request.arguments.size_conditioning import REFINER_IDS
-from sdjax.request.image_inputs import PIX2PIX, TEXT, VARIATION, ImageInputs
+from sdjax.request.image_inputs import ImageInputs
 from sdjax.request.prompting import Branch
 from sdjax.request.read_images import read_image_inputs, resized
 from sdjax.request.request import Refinement, Request
@@ -48,7 +49,7 @@ def _refined(spec: ModelSpec, given: Arguments) -> Request:
     made = part(spec, first)
     rest = part(networks.spec, _rest(spec, given, made, networks.spec, cut), goes_on=True)
     # The refiner goes on with the same picture held in the same place; where the run began is behind it.
-    inputs = replace(made.inputs, kind=TEXT, strengths=(None,) * len(made.runs))
+    inputs = replace(made.inputs, task=TEXT, strengths=(None,) * len(made.runs))
     rest = replace(rest, drawn=tuple(plan.draws for plan in made.plans), inputs=inputs)
     arguments = replace(made.arguments, handoff=given.handoff)  # which say it by refiner_start alone
     return replace(made, arguments=arguments, refiner=Refinement(networks, rest))
@@ -141,7 +142,7 @@ def _regions(spec: ModelSpec, inputs: ImageInputs, value: Any) -> list[tuple[str
     """(prompt, mask) of each region; none where None was given. Raises ValueError."""
     if value is None:
         return []
-    if inputs.kind == PIX2PIX:
+    if inputs.task.changes:
         raise ValueError(f"{spec.name} changes a picture as a whole; regions= is for models that make one")
     pairs = list(value) if isinstance(value, list | tuple) else [value]
     if not pairs:
@@ -187,9 +188,9 @@ def _branches(
     negative = said("negative_prompt")
     zero = spec.zeros_for_empty_negative and texts["negative_prompt"][i] is None
     zero = zero or spec.family.zeros_for_empty(style, negative)
-    away = prompting.negative_branch(negative, run, style, zero or inputs.kind == VARIATION)
+    away = prompting.negative_branch(negative, run, style, zero or inputs.task.varies)
     made = (away, *prompting.branches(said("prompt"), run, style))
-    if inputs.kind == PIX2PIX:
+    if inputs.task.changes:
         made = (replace(away, blank=True), *made)
     for k, (text, _) in enumerate(regions):
         own = prompting.branches(dict.fromkeys(spec.encoders, text), run, style)

@@ -1,17 +1,8 @@
 """What a run starts from besides text: pictures, masks, depth maps, and how much of them is to be made anew.
 
-By what the U-Net takes beside the latents there are six kinds of model, and a picture is something else to each:
-
-    channels          the picture is                                            published as
-    c                 begun from, at the level that `strength` says             every text-to-image model
-    c + mask + c      begun from, and shown without what the mask covers        inpainting
-    c + c             shown, to be changed as the prompt says                   InstructPix2Pix
-    c + 1             begun from, and shown as a depth map                      SD 2 depth
-    c + 3             shown, noised, to be made larger                          x4 upscaler
-    c, image encoder  what the prompt is to other models                        image variations
-
-A mask (white is made anew) works with every model that begins from the picture: `diffusion.inpaint` keeps the rest.
-How all this is made of what `generate` was given is in `read_images`.
+What a picture is to a model, its task says (`model.tasks`). A mask (white is made anew) works with every model that
+begins from the picture: `diffusion.inpaint` keeps the rest. How all this is made of what `generate` was given is in
+`read_images`.
 """
 
 from dataclasses import dataclass
@@ -22,12 +13,7 @@ from PIL import Image
 from sdjax.core import short
 from sdjax.diffusion.noise import Level
 from sdjax.images import masks
-from sdjax.model.spec import ModelSpec
-
-TEXT, INPAINTING, PIX2PIX, UPSCALING, DEPTH, VARIATION = (
-    "text-to-image", "inpainting", "pix2pix", "upscaling", "depth", "image variations",
-)  # fmt: skip
-BEGUN = (TEXT, INPAINTING, DEPTH)  # kinds whose runs may begin from a picture
+from sdjax.model.tasks import Task
 
 # A picture that a result is pasted into, its mask, and the box (left, top, right, bottom) that was worked on, or None.
 Under = tuple[Image.Image, Image.Image, masks.Box | None]
@@ -38,7 +24,7 @@ class ImageInputs:
     """What b runs start from. Sizes are in pixels of what the networks work on.
 
     Attributes:
-      kind: of the model. height, width: of the result, but for what it is pasted into.
+      task: of the model. height, width: of the result, but for what it is pasted into.
       strengths: of each picture; None starts from noise alone.
       pixels: the pictures, float32 `b H W 3` in [-1, 1] (an upscaler's small ones: `b h w 3`); None where there are
         none, or where `latents` were given, float32 `b h w c`.
@@ -49,7 +35,7 @@ class ImageInputs:
       noise_level: of the upscaler, and `low_res`, the level that its small pictures are brought to.
     """
 
-    kind: str
+    task: Task
     height: int
     width: int
     strengths: tuple[float | None, ...]
@@ -68,17 +54,17 @@ class ImageInputs:
     @property
     def begun(self) -> bool:
         """Whether the runs begin from pictures."""
-        return self.kind in BEGUN and (self.pixels is not None or self.latents is not None)
+        return self.task.begins and (self.pixels is not None or self.latents is not None)
 
     @property
     def uses(self) -> tuple[str, ...]:
         """What noise a picture takes before its sampler draws any, in the order in which diffusers draws it."""
-        if self.kind == UPSCALING:
+        if self.task.enlarges:
             return ("low_res", "start")
         if not self.begun or self.pixels is None:
             return ("start",)
         # diffusers encodes the picture for a 9-channel U-Net only where it begins from it.
-        encoded = self.kind != INPAINTING or any(strength is not None for strength in self.strengths)
+        encoded = not self.task.shows_mask or any(strength is not None for strength in self.strengths)
         return (*(("encoding",) if encoded else ()), "start", *(("masked",) if self.mask is not None else ()))
 
     @property
@@ -93,12 +79,3 @@ class ImageInputs:
             return pixels
         pairs = zip(pixels, self.under, strict=True)
         return np.stack([np.asarray(masks.paste(Image.fromarray(one), *under)) for one, under in pairs])
-
-
-def kind_of(spec: ModelSpec) -> str:
-    """What the model is for, by its channels and encoders. Raises ValueError for channels that no model has."""
-    latent, channels = spec.vae.latent_channels, spec.unet.in_channels
-    kinds = {0: TEXT, 1: DEPTH, 3: UPSCALING, latent: PIX2PIX, latent + 1: INPAINTING}
-    if channels - latent not in kinds:
-        raise ValueError(f"{spec.name} has a U-Net of {channels} channels, {latent} of them latents: no known kind")
-    return VARIATION if spec.image_encoder is not None and not spec.encoders else kinds[channels - latent]

@@ -12,79 +12,52 @@ from PIL import Image
 from sdjax.diffusion.segment import check_strength
 from sdjax.images import depth, masks, read
 from sdjax.model.spec import ModelSpec
+from sdjax.model.tasks import FOR
 from sdjax.request import checks
 from sdjax.request.arguments.arguments import Arguments
 from sdjax.request.arguments.batch import Batch
 from sdjax.request.arguments.images import ImageArguments
-from sdjax.request.image_inputs import (
-    BEGUN,
-    DEPTH,
-    INPAINTING,
-    PIX2PIX,
-    UPSCALING,
-    VARIATION,
-    ImageInputs,
-    Under,
-    kind_of,
-)
+from sdjax.request.image_inputs import ImageInputs, Under
 
 Sizes = tuple[int, int]  # height, width
 
 STRENGTH = 0.8  # of image-to-image where none is given (as in diffusers); with a mask 1
 NOISE_LEVEL = 20  # of the upscaler, as in diffusers
-NEEDS = {
-    INPAINTING: "give image= and mask= (white is painted)",
-    PIX2PIX: "give image=, the picture to change, and say in the prompt what is to change",
-    UPSCALING: "give image=, the small picture",
-    DEPTH: "give image=, or depth=, a map of what is near",
-    VARIATION: "give image=, the picture to vary",
-}
-_BEGINS = "a model that begins from the picture: any text-to-image, inpainting or depth model"
-FOR = {
-    "mask": _BEGINS,
-    "strength": _BEGINS,
-    "depth": "a depth model, as sdjax.load('shapes-depth') or Stable Diffusion 2 depth",
-    "noise_level": "an upscaler, as stable-diffusion-x4-upscaler",
-    "image_guidance_scale": "InstructPix2Pix",
-}
 
 
 def read_image_inputs(spec: ModelSpec, given: Arguments, count: int) -> ImageInputs:
     """For `count` pictures. Raises ValueError, also for what the model needs or cannot use."""
-    kind = kind_of(spec)
-    images, batch = given.images, given.batch
-    _check_wanted(spec, kind, {name for name in ("image", *FOR) if getattr(images, name) is not None})
+    task, images, batch = spec.task, given.images, given.batch
+    _check_wanted(spec, {name for name in ("image", *FOR) if getattr(images, name) is not None})
     _check_together(given)
     if images.image is None:
         height, width = _size(spec, batch, count)
-        return ImageInputs(kind, height, width, (None,) * count, depth=_depth(images.depth, count))
+        return ImageInputs(task, height, width, (None,) * count, depth=_depth(images.depth, count))
     if _is_floats(images.image):
-        return _from_latents(spec, kind, given, count)
+        return _from_latents(spec, given, count)
     pictures = read_each(images.image, count, "image", read.read_image)
-    if kind == VARIATION:
-        return ImageInputs(kind, *_size(spec, batch, count), (None,) * count, sources=tuple(pictures))
-    if kind == UPSCALING:
+    if task.varies:
+        return ImageInputs(task, *_size(spec, batch, count), (None,) * count, sources=tuple(pictures))
+    if task.enlarges:
         return _to_be_enlarged(spec, given, pictures)
     if images.mask is not None:
-        return _under_masks(spec, kind, given, pictures)
+        return _under_masks(spec, given, pictures)
     size = _size(spec, batch, count, partial(_natural, pictures, spec.vae.factor))
-    strengths = _strengths(images, count) if kind in BEGUN else (None,) * count
+    strengths = _strengths(images, count) if task.begins else (None,) * count
     return ImageInputs(
-        kind, *size, strengths, pixels=_pixels(pictures, size), depth=_depth(images.depth, count),
+        task, *size, strengths, pixels=_pixels(pictures, size), depth=_depth(images.depth, count),
         sources=tuple(pictures),
     )  # fmt: skip
 
 
-def _check_wanted(spec: ModelSpec, kind: str, has: set[str]) -> None:
+def _check_wanted(spec: ModelSpec, has: set[str]) -> None:
     """Raises ValueError where the model needs what was not given, or was given what it cannot use."""
-    own = {DEPTH: "depth", UPSCALING: "noise_level", PIX2PIX: "image_guidance_scale"}
-    usable = {"image", own.get(kind, "image"), *(("mask", "strength") if kind in BEGUN else ())}
-    for name in sorted(has - usable):
-        raise ValueError(f"{spec.name} is a model for {kind} and has no use for {name}=; it is for {FOR[name]}")
-    needed = {INPAINTING: {"image", "mask"}, DEPTH: {"image"} if "depth" not in has else set()}
-    if kind in NEEDS and not needed.get(kind, {"image"}) <= has:
-        raise ValueError(f"{spec.name} is a model for {kind}: {NEEDS[kind]}")
-    if kind == DEPTH and "depth" not in has and spec.depth_estimator is None:
+    task = spec.task
+    for name in sorted(has - task.usable()):
+        raise ValueError(f"{spec.name} is a model for {task.name} and has no use for {name}=; it is for {FOR[name]}")
+    if not task.has_needed(has):
+        raise ValueError(f"{spec.name} is a model for {task.name}: {task.remedy}")
+    if task.maps_depth and "depth" not in has and spec.depth_estimator is None:
         raise ValueError(f"{spec.name} has no depth_estimator: give depth=, a map of what is near (light)")
     for name in ("mask", "strength"):
         if name in has and "image" not in has:
@@ -104,13 +77,14 @@ def _check_together(given: Arguments) -> None:
         raise ValueError("image= begins a run and denoising_start= goes on with one; give one of them")
 
 
-# ---------------------------------------------------------------------- one kind of canvas each
+# ---------------------------------------------------------------------- one kind of input each
 
 
-def _from_latents(spec: ModelSpec, kind: str, given: Arguments, count: int) -> ImageInputs:
-    if kind not in BEGUN or kind == INPAINTING:
-        raise ValueError(f"{spec.name} is a model for {kind} and needs the picture itself; latents will not do")
-    if kind == DEPTH and given.images.depth is None:
+def _from_latents(spec: ModelSpec, given: Arguments, count: int) -> ImageInputs:
+    task = spec.task
+    if not task.from_latents:
+        raise ValueError(f"{spec.name} is a model for {task.name} and needs the picture itself; latents will not do")
+    if task.maps_depth and given.images.depth is None:
         raise ValueError(f"{spec.name} cannot tell depth from latents: give depth= as well, or the picture itself")
     if given.images.mask_crop is not None:
         raise ValueError("mask_crop cuts out a part of a picture; with latents as image= there is none to cut")
@@ -130,7 +104,7 @@ def _from_latents(spec: ModelSpec, kind: str, given: Arguments, count: int) -> I
     latents = np.broadcast_to(array, (count, *array.shape[1:]))
     small = None if given.images.mask is None else _latent_masks(given.images, count, array.shape[1:3], factor)
     maps = _depth(given.images.depth, count)
-    return ImageInputs(kind, *own, _strengths(given.images, count), latents=latents, latent_mask=small, depth=maps)
+    return ImageInputs(task, *own, _strengths(given.images, count), latents=latents, latent_mask=small, depth=maps)
 
 
 def _latent_masks(given: ImageArguments, count: int, size: Sequence[int], factor: int) -> np.ndarray:
@@ -167,14 +141,14 @@ def _to_be_enlarged(spec: ModelSpec, given: Arguments, pictures: Sequence[Image.
     pixels = _pixels(pictures, (height // factor, width // factor))
     noise = spec.low_res_noise.level(level)
     none = (None,) * len(pictures)
-    return ImageInputs(UPSCALING, height, width, none, pixels=pixels, noise_level=level, low_res=noise)
+    return ImageInputs(spec.task, height, width, none, pixels=pixels, noise_level=level, low_res=noise)
 
 
-def _under_masks(spec: ModelSpec, kind: str, given: Arguments, pictures: Sequence[Image.Image]) -> ImageInputs:
-    count, factor = len(pictures), spec.vae.factor
+def _under_masks(spec: ModelSpec, given: Arguments, pictures: Sequence[Image.Image]) -> ImageInputs:
+    count, factor, task = len(pictures), spec.vae.factor, spec.task
     drawn = read_each(given.images.mask, count, "mask", read.read_mask)
     for picture, mask in zip(pictures, drawn, strict=True):
-        masks.check_mask(mask, picture, full=kind == INPAINTING)
+        masks.check_mask(mask, picture, full=task.shows_mask)
     drawn = [masks.blurred(mask, given.images.mask_blur) for mask in drawn]
     boxes: list[masks.Box | None] = [None] * count
     if given.images.mask_crop is None:
@@ -186,12 +160,12 @@ def _under_masks(spec: ModelSpec, kind: str, given: Arguments, pictures: Sequenc
             raise ValueError("mask_crop pastes its results into the pictures, which must be of one size for one call")
     cut = [_cut(picture, box) for picture, box in zip(pictures, boxes, strict=True)]
     soft = np.stack([masks.to_mask(_cut(mask, box), *size) for mask, box in zip(drawn, boxes, strict=True)])
-    if kind == INPAINTING:  # trained with masks of zeros and ones
+    if task.shows_mask:  # trained with masks of zeros and ones
         soft = (soft >= 0.5).astype(np.float32)
         if not soft.any((1, 2, 3)).all():
             raise ValueError("mask is nowhere half white or more, and an inpainting model paints nothing else anew")
     return ImageInputs(
-        kind, *size, _strengths(given.images, count), pixels=_pixels(cut, size), mask=soft,
+        task, *size, _strengths(given.images, count), pixels=_pixels(cut, size), mask=soft,
         latent_mask=np.stack([masks.latent_mask(mask, factor) for mask in soft]),
         depth=_depth(given.images.depth, count), sources=tuple(cut),
         under=tuple(_under(*one, size) for one in zip(pictures, drawn, boxes, strict=True)),
@@ -234,7 +208,7 @@ def resized(spec: ModelSpec, given: Arguments, inputs: ImageInputs) -> str:
     """What to say of pictures whose own size no result can have, and which were made smaller for it; "" of others."""
     if inputs.pixels is None or inputs.sources is None:
         return ""
-    if inputs.kind == UPSCALING or given.images.mask_crop is not None:
+    if inputs.task.enlarges or given.images.mask_crop is not None:
         return ""
     for picture in inputs.sources:
         sides = ((given.batch.width, picture.width), (given.batch.height, picture.height))

@@ -20,7 +20,7 @@ from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import ClipSkip
 from sdjax.request.arguments.arguments import DECLARED, Arguments
 from sdjax.request.checks import is_list, spread, unique
-from sdjax.request.image_inputs import PIX2PIX, ImageInputs
+from sdjax.request.image_inputs import ImageInputs
 from sdjax.request.prompting import Branch
 
 
@@ -107,7 +107,7 @@ class Request:
     @cached_property
     def image_scales(self) -> np.ndarray | None:
         """float32 [b], of a picture that is to be changed; None of other models."""
-        if self.inputs.kind != PIX2PIX:
+        if not self.inputs.task.changes:
             return None
         return np.array(self._each("images", "image_guidance_scale"), np.float32)
 

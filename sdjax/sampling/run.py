@@ -23,7 +23,6 @@ from sdjax.model.networks import Networks
 from sdjax.model.text_encoder import Encoding, Texts
 from sdjax.nn.conditioning import Added, Chunks, Conditions, guidance_embedding
 from sdjax.request import prompting
-from sdjax.request.image_inputs import DEPTH, INPAINTING, PIX2PIX, UPSCALING, VARIATION
 from sdjax.request.prompting import Branch
 from sdjax.request.read_images import once
 from sdjax.request.request import Request
@@ -99,7 +98,7 @@ def _begin(
 def _held(networks: Networks, asked: Request, noises: noise.Draws, start: jax.Array) -> KnownRegion:
     inputs = asked.inputs
     nothing = KnownRegion.nothing(start)
-    masked = inputs.latent_mask is not None and inputs.kind != INPAINTING
+    masked = inputs.latent_mask is not None and not inputs.task.shows_mask
     if not inputs.begun or not (masked or asked.start_mix[0].any()):
         return nothing
     if inputs.latents is not None:
@@ -115,14 +114,14 @@ def _held(networks: Networks, asked: Request, noises: noise.Draws, start: jax.Ar
 def _channels(networks: Networks, asked: Request, noises: noise.Draws) -> jax.Array | None:
     """What stands beside the latents, `b h w e`; None where nothing does."""
     inputs = asked.inputs
-    if inputs.kind == INPAINTING:
+    if inputs.task.shows_mask:
         hidden = networks.encode(inputs.hidden, noises["masked"])
         return jnp.concatenate([jnp.asarray(inputs.latent_mask), hidden], axis=-1)
-    if inputs.kind == PIX2PIX:
+    if inputs.task.changes:
         return networks.encode(inputs.pixels, None) / networks.spec.vae.scaling_factor
     if inputs.low_res is not None:
         return inputs.low_res.alpha * jnp.asarray(inputs.pixels) + inputs.low_res.sigma * noises["low_res"]
-    if inputs.kind == DEPTH:
+    if inputs.task.maps_depth:
         size = networks.spec.latent_shape(asked.height, asked.width)[:2]
         return jnp.stack([depth.depth_channel(one, size) for one in _depth_maps(networks, asked)])
     return None
@@ -147,7 +146,7 @@ def _conditions(
 ) -> Conditions:
     """What the U-Net is told for each branch of every picture, the first branch of all of them first."""
     states, pooled, ids, shown = [], [], [], []
-    embeds = _image_embeds(networks, asked) if asked.inputs.kind == VARIATION else []
+    embeds = _image_embeds(networks, asked) if asked.inputs.task.varies else []
     for k in range(len(branches[0])):
         for i, own in enumerate(branches):
             made, summary = encoding(texts[i][k], own[k].negative) if networks.spec.encoders else embeds[i]
@@ -157,7 +156,7 @@ def _conditions(
             if asked.time_ids is not None:
                 ids.append(asked.time_ids[0 if own[k].negative else 1][i])
     features, parts, count = networks.spec.unet.time_cond_proj_dim, len(branches[0]), len(branches)
-    level = asked.inputs.noise_level if asked.inputs.kind == UPSCALING else None
+    level = asked.inputs.noise_level if asked.inputs.task.enlarges else None
     beside = None
     if channels is not None:
         beside = jnp.tile(channels, (parts, 1, 1, 1)) * jnp.asarray(shown, jnp.float32)[:, None, None, None]

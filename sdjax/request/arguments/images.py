@@ -9,7 +9,7 @@ import numpy as np
 from sdjax.core.limits import MOST_BLUR, MOST_SIDE
 from sdjax.request import checks
 from sdjax.request.arguments.topic import GIVEN, UNUSUAL, Flag, Topic, argument
-from sdjax.request.image_inputs import BEGUN, PIX2PIX, ImageInputs
+from sdjax.request.image_inputs import ImageInputs
 
 IMAGE_SCALE = 1.5  # of InstructPix2Pix (Brooks et al. 2023, arXiv:2211.09800, section 4)
 Pictures = Any  # a PIL image, a path, an array; or a list of them
@@ -59,10 +59,10 @@ class ImageArguments(Topic):
     def checked(self, inputs: ImageInputs, count: int) -> "ImageArguments":
         """With the numbers that the model makes use of, and no others. Raises ValueError."""
         strength = scale = None
-        if inputs.begun and inputs.kind in BEGUN:
+        if inputs.begun:
             strengths = [1.0 if one is None else one for one in inputs.strengths]
             strength = checks.as_given(self.strength, strengths)
-        if inputs.kind == PIX2PIX:
+        if inputs.task.changes:
             scale = checks.as_given(self.image_guidance_scale, self.scales(count).tolist())
         level = inputs.noise_level if "low_res" in inputs.uses else None
         return replace(self, strength=strength, image_guidance_scale=scale, noise_level=level)
