@@ -37,7 +37,7 @@ class Level:
 
     @classmethod
     def from_ve(cls, ve: float, t: float) -> "Level":
-        """The variance-preserving level of variance-exploding noise `ve` (equation 3)."""
+        """The level of variance-exploding noise `ve` on the variance-preserving path (equation 3), and on no other."""
         alpha = 1.0 / math.sqrt(1.0 + ve * ve)
         return cls(alpha, ve * alpha, t)
 

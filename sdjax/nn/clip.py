@@ -46,7 +46,9 @@ def end_of_text(ids: jax.Array, eos_token_id: int) -> jax.Array:
     """Position of the end-of-text token in each row of `b l`.
 
     Published configs carry `eos_token_id: 2`, a mistake that transformers keeps working by taking the largest id;
-    a config with a true id gets its first occurrence (transformers, models/clip/modeling_clip.py).
+    a config with a true id gets its first occurrence (transformers, models/clip/modeling_clip.py). So a vocabulary must
+    not grow behind the end-of-text token: a larger id than its own would be taken for it, and SDXL's pooled state with
+    it. New words are vectors put in place of ordinary ids.
     """
     return jnp.argmax(ids if eos_token_id == 2 else (ids == eos_token_id).astype(jnp.int32), axis=-1)
 

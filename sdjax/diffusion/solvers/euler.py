@@ -15,7 +15,7 @@ from sdjax.diffusion.table import Linear, Tape
 
 
 def start(tape: Tape, schedule: Schedule) -> Linear:
-    """x_T at the variance-exploding scale."""
+    """x_T at the variance-exploding scale, which has none for a first level without signal (alpha 0)."""
     return tape.x_T / schedule.steps[0][0].alpha
 
 
