@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import sdjax
+from sdjax.request.arguments.monitoring import Monitoring
 from sdjax.runtime import programs
-from sdjax.sampling.trace import wanted
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def sd(tiny_checkpoint):
     ],
 )
 def test_wanted(value, numbers):
-    assert wanted(value, 6) == numbers
+    assert Monitoring(show_steps=value).wanted(6) == numbers
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_wanted(value, numbers):
 )
 def test_not_to_be_had(value, message):
     with pytest.raises(ValueError, match=message):
-        wanted(value, 6)
+        Monitoring(show_steps=value).wanted(6)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "euler_ancestral"])

@@ -77,14 +77,10 @@ def part(spec: ModelSpec, given: Arguments, goes_on: bool = False) -> Request:
     """What one model has to do; `goes_on` where its latents come from another. Raises ValueError."""
     prompts = _prompts(spec, given)
     count = given.batch.count(len(prompts))
-    if not spec.encoders and len(prompts) > 1:  # pictures stand for prompts: so many results of each
-        pictures = [one for one in given.images.image for _ in range(given.batch.num_images)]
-        given = replace(given, images=replace(given.images, image=pictures))
     given.monitoring.check_stop()
     given.images.check_given()
-    inputs = read_image_inputs(spec, given, count)
-    shape = (count, *spec.latent_shape(inputs.height, inputs.width))
-    latents = given.handoff.check_latents(shape, goes_on)
+    inputs = read_image_inputs(spec, _with_each_picture(spec, given, len(prompts)), count)
+    latents = given.handoff.check_latents((count, *spec.latent_shape(inputs.height, inputs.width)), goes_on)
     runs = given.sampling.runs(spec, given.handoff, inputs.strengths)
     checks.check_source(given.batch.noise_source)
     columns = given.prompting.columns(prompts)
@@ -93,18 +89,18 @@ def part(spec: ModelSpec, given: Arguments, goes_on: bool = False) -> Request:
     branches = tuple(told(i // given.batch.num_images, run=run) for i, run in enumerate(runs))
     skip = given.prompting.skip(spec)
     checked = _checked(spec, given, columns, skip, inputs, runs)
-    return Request(
-        spec,
-        checked,
-        branches,
-        skip,
-        inputs,
-        runs,
-        time_ids=checked.sizes.time_ids(inputs.height, inputs.width, count, spec.time_ids) if spec.time_ids else None,
-        latents=latents,
-        drawn=tuple(run.drawn for run in runs),
-        regions=_covered([mask for _, mask in regions], inputs, spec.vae.factor) if regions else None,
-    )
+    ids = checked.sizes.time_ids(inputs.height, inputs.width, count, spec.time_ids) if spec.time_ids else None
+    covered = _covered([mask for _, mask in regions], inputs, spec.vae.factor) if regions else None
+    drawn = tuple(run.drawn for run in runs)
+    return Request(spec, checked, branches, skip, inputs, runs, ids, latents, drawn, covered)
+
+
+def _with_each_picture(spec: ModelSpec, given: Arguments, prompts: int) -> Arguments:
+    """Where pictures stand for prompts: num_images results of each."""
+    if spec.encoders or prompts == 1:
+        return given
+    pictures = [one for one in given.images.image for _ in range(given.batch.num_images)]
+    return replace(given, images=replace(given.images, image=pictures))
 
 
 def _prompts(spec: ModelSpec, given: Arguments) -> list[str]:
