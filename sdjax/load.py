@@ -43,7 +43,9 @@ def load(
     Args:
       source: a folder in the diffusers layout, a .safetensors file in the original one, a Hub id (`owner/name`), or
         the name of a model that comes with this package (see `shipped`); None is "shapes", the first of them.
-      dtype: what the networks compute in: float32, bfloat16 (TPUs, GPUs) or float16.
+      dtype: what the networks compute in: float32, bfloat16 (TPUs, GPUs) or float16. In 16 bits the parameters are cast
+        as they are read, and `sd.params` are views of the checkpoint's files, which take no memory: `save` reads them
+        from there, and refuses a file that was written to since.
       variant: which files where there are several, as "fp16" for `*.fp16.safetensors`. revision: of a Hub id.
       prediction_type: what the U-Net predicts, "epsilon" or "v_prediction", in place of what the checkpoint says or,
         for a single file, of what its tensors suggest.
