@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from sdjax.core.jit import Program
 from sdjax.images.read import ImageLike, read_image
 from sdjax.model import finite
 from sdjax.model.spec import ModelSpec
@@ -95,21 +96,21 @@ class Networks:
 
     def encode_image(self, image: ImageLike) -> jax.Array:
         """See `StableDiffusion.encode_image`."""
-        tower = self.spec.image_encoder
-        if tower is None:
-            raise ValueError(f"{self.spec.name} has no image_encoder; models for image variations have one")
-        pixels, config = jnp.asarray(tower.processor(read_image(image))), tower.config
-        made = self._whole("image_encoder", lambda on, *how: on.run(programs.encode_image, config, *how, pixels))
+        made = self._seen(programs.encode_image, "image_encoder", image, "models for image variations have one")
         return made[None, None]
 
     def estimate_depth(self, image: ImageLike) -> np.ndarray:
         """See `StableDiffusion.estimate_depth`."""
-        tower = self.spec.depth_estimator
-        if tower is None:
-            raise ValueError(f"{self.spec.name} has no depth_estimator; Stable Diffusion 2 depth has one")
-        pixels, config = jnp.asarray(tower.processor(read_image(image))), tower.config
-        made = self._whole("depth_estimator", lambda on, *how: on.run(programs.estimate_depth, config, *how, pixels))
+        made = self._seen(programs.estimate_depth, "depth_estimator", image, "Stable Diffusion 2 depth has one")
         return np.asarray(made)
+
+    def _seen(self, program: Program, component: str, image: ImageLike, whose: str) -> Any:
+        """What a network that looks at pictures gives for one. Raises ValueError where the checkpoint has none."""
+        tower = getattr(self.spec, component)
+        if tower is None:
+            raise ValueError(f"{self.spec.name} has no {component}; {whose}")
+        pixels, config = jnp.asarray(tower.processor(read_image(image))), tower.config
+        return self._whole(component, lambda on, *how: on.run(program, config, *how, pixels))
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Latents `b h w c` at the U-Net's scale -> pixels `b H W 3` in [-1, 1], float32."""
