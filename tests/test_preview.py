@@ -23,7 +23,7 @@ def shapes():
 
 @pytest.fixture(scope="module")
 def viewer(shapes):
-    return Viewer(shapes)
+    return Viewer(shapes.decode, shapes.encode, shapes.vae.factor)
 
 
 def step(number: int = 3, b: int = 2, channels: int = 4, size: int = 4) -> Step:
@@ -161,7 +161,7 @@ def counted_viewer() -> tuple[Viewer, list[str]]:
         calls.append("decode")
         return np.repeat(np.repeat(latents[..., :3], 8, 1), 8, 2)
 
-    return Viewer(SimpleNamespace(encode=encode, decode=decode, vae=SimpleNamespace(factor=8))), calls
+    return Viewer(decode, encode, 8), calls
 
 
 def test_a_preview_computes_what_is_asked_for_and_once():
@@ -170,7 +170,7 @@ def test_a_preview_computes_what_is_asked_for_and_once():
     assert isinstance(shown, Step) and (shown.number, shown.of, shown.timestep, shown.sigma) == (3, 20, 801.0, 4.61)
     assert repr(shown) == "Preview(step 3 of 20, t 801, sigma 4.61)" and calls == []
     assert shown.image.size == (64, 32) and len(shown.images) == 2 and later.image and calls == ["encode"]
-    np.testing.assert_array_equal(np.asarray(shown.decoded[1]), to_uint8(viewer.sd.decode(shown.denoised))[1])
+    np.testing.assert_array_equal(np.asarray(shown.decoded[1]), to_uint8(viewer.decode(shown.denoised))[1])
     assert calls == ["encode", "decode", "decode"] and shown.decoded and len(calls) == 3
 
 
