@@ -17,7 +17,7 @@ X, Y = jnp.arange(6.0).reshape(2, 3), jnp.arange(12.0).reshape(3, 4)
 
 
 def test_compiles_once_for_each_shape_and_static_argument() -> None:
-    run = Program(product, static=(0,))
+    run = Program(product, static=1)
     np.testing.assert_array_equal(run(2.0, X, Y), 2 * np.dot(X, Y))
     run(2.0, X + 1, Y)
     assert run._cache_size() == 1
@@ -31,7 +31,7 @@ def test_keeps_its_name_and_words() -> None:
 
 
 def test_runs_inside_of_another_program_and_under_vmap() -> None:
-    run = Program(product, static=(0,))
+    run = Program(product, static=1)
     both = jax.jit(lambda x: run(2.0, x, Y))(X)
     np.testing.assert_array_equal(both, run(2.0, X, Y))
     rows = jax.vmap(lambda row: run(2.0, row, Y))(X)

@@ -46,9 +46,9 @@ def unet(config: UNetConfig, params) -> None:
     )
     x = array(1, 8, 8, 4)
     known = jax.eval_shape(KnownRegion.nothing, x)
-    carry = jax.eval_shape(programs.begin.function, x, known, array(2, 1), table)
+    carry = jax.eval_shape(partial(programs.begin.function, None), x, known, array(2, 1), table)
     guidance = Guidance(jnp.ones((len(table), 1)), jnp.zeros((len(table), 1)))
-    jax.eval_shape(partial(programs.run_rows.function, denoiser), carry, table, params, given, guidance, known)
+    jax.eval_shape(partial(programs.run_rows.function, denoiser, None), carry, table, params, given, guidance, known)
 
 
 def vae(config: VaeConfig, params) -> None:
