@@ -24,7 +24,7 @@ from sdjax.diffusion.guiders.pix2pix import InstructPix2Pix
 from sdjax.diffusion.guiders.unguided import Unguided
 from sdjax.diffusion.plan import plan
 from sdjax.diffusion.plan_batch import stack_plans
-from sdjax.runtime.denoisers import _one_by_one
+from sdjax.runtime.denoisers import one_by_one
 from tests import reference
 from tests.reference import SD, SHAPE, toy
 
@@ -265,7 +265,7 @@ def test_a_finished_neighbour_keeps_nobody_waiting():
     assert told[:, 1].tolist() == (~p.evaluate).tolist() and not p.evaluate.all()
 
 
-def guided_run(told, table, one_by_one):
+def guided_run(told, table, alone):
     """Latents of a run, and how many pictures' branches each evaluation had."""
     seen = []
 
@@ -279,7 +279,7 @@ def guided_run(told, table, one_by_one):
         inputs = (x, jnp.broadcast_to(t, x.shape[:1]), prompts)
         run = network if row.alone is None else prompt_or_all(network, told.guider)
         inputs = inputs if row.alone is None else (inputs, jnp.tile(row.alone, 2))
-        return _one_by_one(run, inputs, jnp.array(True), 2) if one_by_one else run(inputs)
+        return one_by_one(run, inputs, jnp.array(True), 2) if alone else run(inputs)
 
     run = jax.jit(lambda: scan.run_rows(
         scan.init(table, jnp.asarray(X_T, jnp.float32)), table, Guided(model, told.guider, lambda row: row), told
@@ -304,8 +304,8 @@ def test_outside_an_interval_only_the_prompt_is_evaluated(schedules, together, s
     told, table = along(p, schedules), p.table(8)
     want, whole = guided_run(told.complete(), table, False)
     assert whole == [4] * 5
-    for one_by_one, counted in ((False, together), (True, single)):
-        made, seen = guided_run(told, table, one_by_one)
+    for alone, counted in ((False, together), (True, single)):
+        made, seen = guided_run(told, table, alone)
         assert seen == counted
         np.testing.assert_allclose(made, want, rtol=1e-5, atol=1e-5)
 

@@ -121,7 +121,7 @@ def test_a_lane_that_is_done_costs_nothing():
         return 2.0 * inputs[0]
 
     x = jnp.arange(6.0)[:, None]
-    run = jax.jit(lambda needed: denoisers._one_by_one(network, (x,), needed, 2))
+    run = jax.jit(lambda needed: denoisers.one_by_one(network, (x,), needed, 2))
     made = run(jnp.array([True, False, True]))
     jax.effects_barrier()
     assert made[:, 0].tolist() == [0, 0, 4, 6, 0, 10] and sorted(seen) == [0, 2]

@@ -86,14 +86,6 @@ def peer_name(preset: str, sampler: str, schedule: str | None) -> str:
     return known[schedule]
 
 
-def family_schedule(preset: str | None, schedule: str | None, xl: bool) -> str | None:
-    """`schedule`, but A1111's one "Align Your Steps" is SDXL's where the model is (get_align_your_steps_sigmas).
-
-    ComfyUI's node is told which model's it is to take, and so are the callers of all other presets.
-    """
-    return "ays_sdxl" if preset == "a1111" and schedule == "ays" and xl else schedule
-
-
 def discards(preset: str, sampler: str, schedule: str) -> bool:
     """Whether that peer leaves out the smallest noise above 0. ComfyUI's scheduler nodes never do."""
     return sampler in DISCARDS.get(preset, ()) and not (preset == "comfy" and schedule in COMFY_NODES)

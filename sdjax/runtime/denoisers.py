@@ -38,7 +38,7 @@ class UNetDenoiser:
         alike = timesteps.ndim == 1 and not jax.tree.leaves(told)
         times = timesteps if timesteps.ndim == 2 else timesteps[:, None]
         count = 1 if alike else jax.tree.leaves(conditions)[0].shape[0]
-        # On a CPU each alone, so that the last bits depend on no other row or picture; see `_one_by_one`.
+        # On a CPU each alone, so that the last bits depend on no other row or picture; see `one_by_one`.
         over = jax.lax.map if on_cpu() else lambda run, xs: jax.vmap(run)(xs)
 
         def one(now: Any) -> dict[str, jax.Array]:
@@ -61,7 +61,7 @@ def denoiser_of(config: Config, dtype: DTypeLike) -> Denoiser:
     return DENOISERS[type(config)](config, dtype)
 
 
-def _one_by_one(network: Any, inputs: Any, needed: jax.Array, parts: int) -> jax.Array:
+def one_by_one(network: Any, inputs: Any, needed: jax.Array, parts: int) -> jax.Array:
     """`network` on each picture alone (with its unguided part): `(parts b) ...` -> `(parts b) ...`, float32.
 
     A CPU's matrix products round otherwise for another number of rows; so the latents are the same to the last bits

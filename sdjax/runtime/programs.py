@@ -31,7 +31,7 @@ from sdjax.nn.denoiser import Denoiser
 from sdjax.nn.dpt.depth import DepthNetwork
 from sdjax.nn.layers import LayerNorm
 from sdjax.nn.tiling import tiles
-from sdjax.runtime.denoisers import _one_by_one
+from sdjax.runtime.denoisers import one_by_one
 from sdjax.weights.tensors import cast_to_device
 
 # Pixels decoded or encoded at once; more images than fit go through one group after the other.
@@ -187,7 +187,7 @@ def run_rows(
         # Where each part has a device of its own there is nothing to leave out.
         if guided is not None and guided.alone is not None and guider.prompt_alone and gather is None:
             run, inputs = prompt_or_all(network, guider), (inputs, jnp.tile(guided.alone, parts))
-        raw = _one_by_one(run, inputs, needed, parts) if on_cpu() else run(inputs)
+        raw = one_by_one(run, inputs, needed, parts) if on_cpu() else run(inputs)
         return raw if gather is None else gather(raw)
 
     def strength(row: tuple[jax.Array, Guidance | None, Any]) -> Guidance | None:

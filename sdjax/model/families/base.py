@@ -36,7 +36,10 @@ class Family:
         return {"clip_sample": False} | ({} if self.steps_offset is None else {"steps_offset": self.steps_offset})
 
     def schedule(self, preset: str | None, schedule: str | None) -> str | None:
-        """The schedule that a program of this `preset` means by a name which has several levels."""
+        """The schedule that a program of this `preset` means by a name which it has for several families.
+
+        ComfyUI's node is told which model's levels it is to take, and so are the callers of all presets but A1111's.
+        """
         return schedule
 
     def time_ids(self, unet: UNetConfig, pooled: int) -> int:

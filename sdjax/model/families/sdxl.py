@@ -20,7 +20,7 @@ class _Sdxl(Family):
         return unet.addition_embed_type == "text_time"
 
     def schedule(self, preset: str | None, schedule: str | None) -> str | None:
-        """A1111 has one name for Align Your Steps, and levels of its own for SDXL."""
+        """A1111 has one name for Align Your Steps, and levels of its own for SDXL (get_align_your_steps_sigmas)."""
         return "ays_sdxl" if preset == "a1111" and schedule == "ays" else schedule
 
     def time_ids(self, unet: UNetConfig, pooled: int) -> int:
