@@ -17,9 +17,19 @@ import sdjax
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
 from sdjax.model.networks import Networks
 from sdjax.nn.shapes import expected_params
+from sdjax.runtime import programs
 from sdjax.text import write_word_tokenizer
 from sdjax.weights import default_layout, save_folder
 
+# The programs that every picture from text goes through until it is latents.
+TO_LATENTS = (
+    programs.encode_text,
+    programs.precompute_kv,
+    programs.noise,
+    programs.begin,
+    programs.draw,
+    programs.run_rows,
+)
 PIXELS, FACTOR, MAX_LENGTH, WIDTH = 16, 2, 12, 16
 WORDS = ("a", "an", "red", "green", "blue", "circle", "square", "above", "below", "on", "large", "small")
 

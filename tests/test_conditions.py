@@ -16,6 +16,7 @@ from sdjax.nn.conditioning import Chunks, Conditions
 from sdjax.request.prompting import Branch, branches, in_pieces, negative_branch, pieces
 from sdjax.runtime import programs
 from sdjax.runtime.denoisers import denoiser_of
+from tests.checkpoints import TO_LATENTS
 
 
 @pytest.fixture(scope="module")
@@ -164,19 +165,11 @@ def test_one_compilation_for_all_prompts(sd, style):
     asked = {"steps": 5, "sampler": "euler", "decode": False, "progress": False}
     sd.generate("a", **asked)
     sd.generate("a", noise_source="torch_cpu", **asked | {"sampler": "euler_ancestral"})
-    steps = (
-        programs.encode_text,
-        programs.precompute_kv,
-        programs.noise,
-        programs.begin,
-        programs.draw,
-        programs.run_rows,
-    )
-    before = [step._cache_size() for step in steps]
+    before = [step._cache_size() for step in TO_LATENTS]
     for i, prompt in enumerate(PROMPTS):
         sd.generate(prompt, PROMPTS[-i], prompt_style=style, clip_skip=("diffusers:1", None)[i % 2], **asked)
     sd.generate("a", **asked | {"sampler": "euler_ancestral", "noise_source": "torch_cpu", "progress": True})
-    assert [step._cache_size() for step in steps] == before
+    assert [step._cache_size() for step in TO_LATENTS] == before
 
 
 def test_an_edited_prompt_is_one_then_the_other(sd):

@@ -8,7 +8,7 @@ import sdjax
 from sdjax import torch_noise
 from sdjax.diffusion.samplers import SAMPLERS
 from sdjax.runtime import programs
-from tests.checkpoints import make_checkpoint
+from tests.checkpoints import TO_LATENTS, make_checkpoint
 
 RNG = np.random.default_rng(0)
 SIDE, SMALL = 16, 8  # of pictures and latents
@@ -49,15 +49,7 @@ def special(tmp_path_factory):
 
 def compilations():
     """Programs compiled so far by everything that a picture goes through."""
-    steps = (
-        programs.encode_text,
-        programs.precompute_kv,
-        programs.noise,
-        programs.begin,
-        programs.draw,
-        programs.run_rows,
-    )
-    return sum(step._cache_size() for step in (*steps, programs.encode, programs.decode))
+    return sum(step._cache_size() for step in (*TO_LATENTS, programs.encode, programs.decode))
 
 
 # ---------------------------------------------------------------------- what is kept

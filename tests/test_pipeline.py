@@ -12,7 +12,7 @@ from PIL import Image
 import sdjax
 from sdjax.nn.conditioning import Added, Conditions
 from sdjax.runtime import denoisers, programs
-from tests.checkpoints import respecified
+from tests.checkpoints import TO_LATENTS, respecified
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +22,7 @@ def sd(tiny_checkpoint):
 
 def compilations() -> int:
     """Programs compiled so far by everything that a picture goes through."""
-    steps = (
-        programs.encode_text,
-        programs.precompute_kv,
-        programs.noise,
-        programs.begin,
-        programs.draw,
-        programs.run_rows,
-    )
-    return sum(step._cache_size() for step in (*steps, programs.decode))
+    return sum(step._cache_size() for step in (*TO_LATENTS, programs.decode))
 
 
 def test_one_compilation_for_all_settings(sd):

@@ -7,17 +7,12 @@
 The latter two have U-Nets of their own and share the rest with the first.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from jax.typing import DTypeLike
 
 from sdjax.core.errors import closest
-from sdjax.weights import Checkpoint, CheckpointError, Layout, open_checkpoint, read_component, read_json
-from sdjax.weights.tensors import on_device
+from sdjax.weights import Checkpoint, CheckpointError, open_checkpoint, read_component, read_json
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"  # an installation may be a farm of links, which is our own
 SHAPES = "shapes"
@@ -42,14 +37,8 @@ def open_shipped(name: str, prediction_type: str | None = None) -> Checkpoint:
         return shared
     folder = ASSETS / name.replace("-", "_")
 
-    def read(
-        component: str,
-        expected: Mapping[str, Any],
-        dtype: DTypeLike | None = None,
-        place: Callable[[np.ndarray], Any] = on_device,
-    ) -> tuple[dict[str, Any], Layout]:
-        return read_component(folder / component, expected, dtype=dtype, place=place)
-
-    opened = shared.with_network("unet", read_json(folder / "unet" / "config.json"), read)
+    opened = shared.with_network(
+        "unet", read_json(folder / "unet" / "config.json"), partial(read_component, folder / "unet")
+    )
     index = (folder / "model_index.json").read_bytes()
     return replace(opened, files={**opened.files, "model_index.json": index})

@@ -54,8 +54,7 @@ class Networks:
         executor: Executor | None = None,
     ) -> "Networks":
         """With parameters cast to what they are used in: once here, and not at every step."""
-        params = {name: programs.cast(_dtype(spec, name, dtype), tree) for name, tree in stored.items()}
-        return cls(spec, stored, params, dtype, executor or Compiled())
+        return cls(spec, {}, {}, dtype, executor or Compiled()).with_stored(stored)
 
     def with_stored(self, stored: Mapping[str, Any]) -> "Networks":
         """The same networks with other parameters: those that are new are cast, those that are not stay as they are."""
@@ -79,17 +78,18 @@ class Networks:
 
     def dtype_of(self, component: str) -> DTypeLike:
         """What one of the networks computes in: the VAE of some families needs more than the others."""
-        return _dtype(self.spec, component, self.dtype)
+        spec = self.spec
+        return spec.family.vae_dtype(spec.vae, self.dtype) if component == "vae" else self.dtype
 
     # ------------------------------------------------------------------ what runs once for a text or a picture
 
     def encode_row(self, component: str, ids: tuple[int, ...], depth: int) -> tuple[np.ndarray, np.ndarray]:
         """A text encoder on one row of ids: (hidden states `l d`, pooled `d`); see `programs.encode_text`."""
-        static, row = (self.spec.encoders[component].config,), np.asarray(ids, np.int32)
+        config, row = self.spec.encoders[component].config, np.asarray(ids, np.int32)
+        normed = self.spec.family.final_norm
 
         def run(executor: Executor, dtype: DTypeLike, params: Any) -> Any:
-            static_ = (*static, dtype, self.spec.family.final_norm)
-            return executor.run(programs.encode_text, *static_, params, row, np.int32(depth))
+            return executor.run(programs.encode_text, config, dtype, normed, params, row, np.int32(depth))
 
         states, pooled = self._whole(component, run)
         return np.asarray(states), np.asarray(pooled)
@@ -163,7 +163,3 @@ class Networks:
             own = [None if one is None else one[i : i + 1] for one in batch]
             mended[i] = np.asarray(run(Compiled(), jnp.float32, wide, *own))[0]
         return jnp.asarray(mended)
-
-
-def _dtype(spec: ModelSpec, component: str, dtype: DTypeLike) -> DTypeLike:
-    return spec.family.vae_dtype(spec.vae, dtype) if component == "vae" else dtype

@@ -34,7 +34,7 @@ def request(spec: ModelSpec, given: Arguments) -> Request:
     checks.check_known(given.items(), "generate")
     given.monitoring.check_switches()
     made = part(spec, given) if given.handoff.refiner is None else _refined(spec, given)
-    given.monitoring.wanted(made.evaluations)
+    given.monitoring.wanted(len(made.evaluated))
     if said := resized(spec, given, made.inputs):  # a picture comes out of another size than it went in
         notice(said)
     if spec.time_ids == REFINER_IDS and made.latents is None and not made.start_mix[0].any():

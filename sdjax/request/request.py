@@ -134,12 +134,9 @@ class Request:
         return 0 if cut is None else max(1, round(1e6 * float(cut)))
 
     @property
-    def evaluations(self) -> int:
-        """Rows of the plan in which the network runs, for one picture or more."""
-        runs = np.zeros(max(len(plan.evaluate) for plan in self.plans), bool)
-        for plan in self.plans:
-            runs[: len(plan.evaluate)] |= plan.evaluate
-        return int(runs.sum())
+    def evaluated(self) -> np.ndarray:
+        """Rows of the plan in which the network runs, for one picture or more; int [n]."""
+        return np.unique(np.concatenate([np.flatnonzero(plan.evaluate) for plan in self.plans]))
 
     @property
     def plans(self) -> tuple[Plan, ...]:

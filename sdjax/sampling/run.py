@@ -27,7 +27,7 @@ from sdjax.request.prompting import Branch
 from sdjax.request.read_images import once
 from sdjax.request.request import Request
 from sdjax.runtime import programs
-from sdjax.sampling import noise, trace
+from sdjax.sampling import noise
 from sdjax.sampling.bar import Bar
 from sdjax.sampling.trace import Callbacks, Sampled, Trace
 from sdjax.text.prompts import MAX_CHUNKS
@@ -42,7 +42,7 @@ def sample(networks: Networks, asked: Request, callbacks: Callbacks) -> Sampled:
     # Two sizes of table in practice (64 and 128 evaluations), and padding after any of them.
     length, needed = padded_length(asked.plan.rows - 1) + SEGMENT_ROWS - 1, asked.plan.rows
     table, guidance = asked.plan.table(length), asked.guidance(length)
-    rows = trace.evaluated(table)
+    rows = asked.evaluated
     kept, unfinished = callbacks.show(len(rows)), any(plan.unfinished for plan in asked.plans)
     bar = Bar(len(rows), callbacks.progress)
     stride = 1 if callbacks.closely else needed if bar.hidden else SEGMENT_ROWS

@@ -159,8 +159,3 @@ class Callbacks:
         """Shows the last evaluation of `done`; whether the run is to stop there."""
         answer = None if self.callback is None else self.callback(seen.steps((done - 1,))[0])
         return (isinstance(answer, bool | np.bool_) and not answer) or done == self.stop_after
-
-
-def evaluated(table: Table) -> np.ndarray:
-    """Rows in which the network runs, for one picture or more; int [n]."""
-    return np.flatnonzero(np.reshape(table.evaluate, (len(table), -1)).any(1))

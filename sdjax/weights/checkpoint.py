@@ -71,15 +71,13 @@ class Checkpoint:
         text = json.dumps({**self.scheduler, **changes}, indent=2) + "\n"
         return replace(self, files={**self.files, "scheduler/scheduler_config.json": text.encode()})
 
-    def with_network(self, name: str, config: Json, read: Read) -> "Checkpoint":
-        """The same with another network for its component `name`, which `read` then reads."""
+    def with_network(self, name: str, config: Json, read: Callable[..., tuple[dict[str, Any], Layout]]) -> "Checkpoint":
+        """The same with another network for its component `name`.
 
-        def read_any(
-            component: str,
-            expected: Mapping[str, Any],
-            dtype: DTypeLike | None = None,
-            place: Callable[[np.ndarray], Any] = on_device,
-        ) -> tuple[dict[str, Any], Layout]:
-            return (read if component == name else self.read)(component, expected, dtype, place)
+        read: what then reads it, as `Read` does but without being told the component.
+        """
+
+        def read_any(component: str, *how: Any, **named: Any) -> tuple[dict[str, Any], Layout]:
+            return read(*how, **named) if component == name else self.read(component, *how, **named)
 
         return replace(self, configs={**self.configs, name: config}, read=read_any)

@@ -61,10 +61,10 @@ def read_otherwise(entries: Iterable[Entry]) -> list[str]:
 def read_component(
     folder: str | os.PathLike[str],
     expected: Mapping[str, Any],
-    *,
-    variant: str | None = None,
     dtype: DTypeLike | None = None,
     place: Callable[[np.ndarray], Any] = on_device,
+    *,
+    variant: str | None = None,
 ) -> tuple[dict[str, Any], Layout]:
     """A component's parameters, and the record of how they lay in their files.
 

@@ -89,7 +89,7 @@ def cast_to_device(array: np.ndarray, dtype: DTypeLike) -> jax.Array:
     target = _aligned(array.shape, np.dtype(dtype))
     with np.errstate(over="ignore"):
         names.copy(target, array)
-    if isinstance(pages := pages_of(array), Pages):
+    if (pages := pages_of(array)) is not None:
         pages.release()
     return on_device(target)
 

@@ -7,6 +7,7 @@ stands before them; a whole checkpoint in one file will do.
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,8 @@ class OpenVae:
         """The checkpoint with this autoencoder for its own."""
         config = self.config or checkpoint.configs["vae"]
 
-        def read(
-            component: str,
-            expected: Mapping[str, Any],
-            dtype: DTypeLike | None = None,
-            place: Callable[[np.ndarray], Any] = on_device,
-        ) -> tuple[dict[str, Any], Layout]:
-            return self.read(config, expected, dtype, place)
-
         notes = tuple(note for note in checkpoint.notes if "holds no VAE" not in note)
-        return replace(checkpoint.with_network("vae", config, read), notes=notes)
+        return replace(checkpoint.with_network("vae", config, partial(self.read, config)), notes=notes)
 
     def read(
         self,
@@ -67,7 +60,7 @@ class OpenVae:
     ) -> tuple[dict[str, Any], Layout]:
         """The weights, for a network with this config. Raises CheckpointError."""
         if self.header is None:
-            return read_component(self.path, expected, variant=self.variant, dtype=dtype, place=place)
+            return read_component(self.path, expected, dtype, place, variant=self.variant)
         read = VaeConfig.from_dict(config)
         modules = ldm.vae_modules(read)
         tensors, _ = collect(self.header, _names(self.header, ldm.vae_words(read)))
