@@ -1,16 +1,20 @@
 """The one place where a kernel meets what goes in: every dense layer and every convolution of every network.
 
-    y = x * K + b        with * a product of matrices, or a convolution by any of its algorithms                  (1)
+    y = f(x) * K + b + ((f(x) * A) s) B                                                                     (1)
+
+with * a product of matrices, or a convolution by any of its algorithms. A and B are the thin factors of low-rank
+adapters (Hu et al. 2021, arXiv:2106.09685) that stand beside the kernel, s each picture's scale of each of their ranks;
+f is what a hypernetwork makes of the input. Most layers have neither.
 
 A kernel is read in five places: a dense layer, a convolution, the keys and values of cross-attention (made before the
 run, and inside it for the later pieces of a long text) and the time's part of every resnet (made before the run). Each
-hands `linear` all parameters of one layer, and `linear` alone says what they mean. So what is to stand beside a
-kernel, as the two thin matrices of a low-rank adapter (Hu et al. 2021, arXiv:2106.09685) would, is added to LEAVES
-and to equation 1 here, and no reader misses it. Until then it is refused: flax would ignore it, and the picture would
-be another than was asked for.
+hands `linear` all parameters of one layer, and `linear` alone says what they mean, so that no reader misses one. A
+parameter that is not in LEAVES is refused: flax would ignore it, and the picture would be another than was asked for.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +22,35 @@ from jax.typing import DTypeLike
 
 from sdjax.nn.parameter import check_known
 
-LEAVES = ("kernel", "bias")
+LEAVES = ("kernel", "bias", "low_rank", "before")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LowRank:
+    """The factors of all low-rank adapters that stand beside a kernel, laid side by side: r ranks in all.
+
+    Attributes:
+      down: A of equation 1, `c r`, or HWIO for a convolution, which it is in the kernel's place. up: B, `r o`.
+      scale: s, float32 `b r` for x `b ..`, or `r` for all pictures alike. None where it is still to be given: the
+        layer cannot run so.
+    """
+
+    down: jax.Array
+    up: jax.Array
+    scale: jax.Array | None = None
+
+    def __call__(self, x: jax.Array, dtype: DTypeLike, product: Callable[[jax.Array, jax.Array], jax.Array]) -> Any:
+        """The last term of equation 1, in `dtype`."""
+        assert self.scale is not None
+        inner = product(x, self.down.astype(dtype))
+        own = self.scale.shape
+        scale = self.scale.reshape(*own[:-1], *[1] * (inner.ndim - len(own)), own[-1])
+        return jnp.dot(inner * scale.astype(dtype), self.up.astype(dtype))
 
 
 def linear(
-    params: Mapping[str, jax.Array],
+    params: Mapping[str, Any],
     x: jax.Array,
     dtype: DTypeLike,
     path: str,
@@ -30,11 +58,17 @@ def linear(
 ) -> jax.Array:
     """Equation 1 in `dtype`: x `... c` -> `... o`.
 
-    params: all of one layer's own, `kernel` (`c o`, or HWIO for a convolution) and, where it has one, `bias` (`o`).
+    params: all of one layer's own: `kernel` (`c o`, or HWIO for a convolution) and, where it has them, `bias` (`o`),
+    `low_rank` (a LowRank) and `before` (what is called with x in turn, each giving as much).
     path: of the layer in its network, for the message. product: of x and the kernel, both in `dtype`.
 
     Raises ValueError for any other parameter beside the kernel.
     """
     check_known(params, LEAVES, path)
-    y = product(x.astype(dtype), params["kernel"].astype(dtype))
+    x = x.astype(dtype)
+    for one in params.get("before", ()):
+        x = one(x)
+    y = product(x, params["kernel"].astype(dtype))
+    if "low_rank" in params:
+        y = y + params["low_rank"](x, dtype, product)
     return y + params["bias"].astype(dtype) if "bias" in params else y

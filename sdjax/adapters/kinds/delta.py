@@ -1,0 +1,42 @@
+"""What an adapter does to one parameter of a module: the protocol that every kind of adapter follows.
+
+With W the parameter in torch's order of axes (`o i`, `o i h w`, or `c` for a bias or a norm) and m the user's scale,
+
+    W' = apply(W, m)                                                                                        (1)
+
+    additive           W' = W + m D, with D independent of W: LoRA, LoHa, LoKr, differences. They commute.
+    relative to W      IA3, OFT, BOFT, GLoRA: linear in W, so it matters which W: here what those before left.
+    neither            DoRA, which is not even linear in m.
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Delta(Protocol):
+    """What one module's tensors of an adapter do to one of its parameters. Frozen, arrays on the host."""
+
+    @property
+    def kind(self) -> str:
+        """What it is called: "LoRA", "LoCon", "LoHa" .."""
+
+    @property
+    def additive(self) -> bool:
+        """Whether what it adds is independent of W."""
+
+    @property
+    def rank(self) -> int | None:
+        """Of its factors; None where it has none."""
+
+    def apply(self, weight: np.ndarray, scale: float) -> np.ndarray:
+        """Equation 1: float32 (or float64) in torch's order of axes, in the dtype and shape it came in.
+
+        Never writes to `weight`. Raises ValueError, without the module's name, where the shapes do not go together.
+        """
+
+    def factors(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(down `r i` or `r i h w`, up `o r`), float32, whose product is D exactly, alpha / r included in `up`.
+
+        None where D is no product of two thin matrices.
+        """
