@@ -117,6 +117,10 @@ class Recorder:
         """The tree as it is."""
         return tree
 
+    def place(self, params: Any) -> Any:
+        """Shapes alone."""
+        return _shapes(params)
+
 
 def _record(sd: "StableDiffusion", recorder: Recorder, given: dict[str, Any]) -> None:
     """Makes a picture of shapes alone, by a sampler that draws noise: it goes through every program there is."""

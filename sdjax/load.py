@@ -18,7 +18,6 @@ from sdjax.model.networks import Networks
 from sdjax.model.open import (
     open_spec,
 )
-from sdjax.nn import shapes
 from sdjax.pipeline import StableDiffusion
 from sdjax.runtime import compilation_cache as cache
 from sdjax.runtime.exported import compiled_into, open_exported
@@ -84,7 +83,7 @@ def load(
         chosen = None if compilation_cache is True else compilation_cache
         cache.enable(chosen, None if stand_in is None else partial(compiled_into, stand_in))
     params, layouts = {}, {}
-    for name, expected in shapes.expected_params(spec.configs).items():
+    for name, expected in spec.expected_params.items():
         # float32 holds what narrower files say to the last bit. What is to be narrower stays in the file as it is, for
         # `save` and for whatever once needs float32: two copies of a large U-Net fit nowhere.
         how = (jnp.float32, on_device) if compute == jnp.float32 else (None, in_the_file)

@@ -16,14 +16,13 @@ layer; it pays only where the parameters do not fit otherwise.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdjax.core.devices import AXIS, Devices, everywhere, local
+from sdjax.core.devices import AXIS, Devices, local
 from sdjax.pipeline import StableDiffusion
 from sdjax.runtime.spread import Spread
 
@@ -44,9 +43,9 @@ def spread(
         raise ValueError(f"halves=True takes devices in pairs, and there are {len(chosen)}; name an even number")
     check_memory(sd, chosen, cut=False)
     networks = sd.networks
-    copied = {name: jax.tree.map(partial(_copied, everywhere(chosen)), networks.params[name]) for name in COPIED}
-    params = {**networks.params, **copied}
-    return replace(sd, networks=replace(networks, params=params, executor=Spread(chosen, halves)))
+    executor = Spread(chosen, halves)
+    params = {**networks.params, **{name: executor.place(networks.params[name]) for name in COPIED}}
+    return replace(sd, networks=replace(networks, params=params, executor=executor))
 
 
 def shard(sd: StableDiffusion, devices: int | Sequence[jax.Device] | None = None) -> StableDiffusion:
@@ -86,12 +85,6 @@ def check_memory(sd: StableDiffusion, devices: Devices, *, cut: bool) -> None:
 
 def _gib(size: float) -> str:
     return f"{size / 2**30:.3g} GiB"
-
-
-def _copied(sharding: NamedSharding, array: Any) -> jax.Array:
-    """A copy on every device; the one that has it already shares its memory."""
-    copies = [jax.device_put(array, device) for device in sharding.mesh.devices.flat]
-    return jax.make_array_from_single_device_arrays(array.shape, sharding, copies)
 
 
 def _channels(shape: tuple[int, ...], devices: int) -> PartitionSpec:

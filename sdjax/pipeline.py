@@ -7,7 +7,7 @@ Everything that computes is a pure function in `runtime.programs`. A call of `ge
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, overload
@@ -18,6 +18,10 @@ import numpy as np
 from jax.typing import DTypeLike
 from PIL import Image
 
+from sdjax.adapters.adapter import Adapter
+from sdjax.adapters.hypernetwork import Hypernetwork
+from sdjax.adapters.merge import merge
+from sdjax.adapters.scales import Scale
 from sdjax.config import UNetConfig, VaeConfig
 from sdjax.core import hints
 from sdjax.core.short import short
@@ -33,13 +37,16 @@ from sdjax.model.networks import Networks
 from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import ClipSkip, Encoding, TextEncoder
 from sdjax.nn.conditioning import Added, Conditions
+from sdjax.nn.hypernetwork import has_hypernetwork
 from sdjax.request import build, checks
+from sdjax.request.arguments.adapters import Adapters
 from sdjax.request.arguments.arguments import Arguments
 from sdjax.request.arguments.images import Pictures
 from sdjax.request.arguments.sampling import Options, SamplerLike
 from sdjax.request.arguments.size_conditioning import Size, SizeConditioning
 from sdjax.request.prompting import warn_of_words
 from sdjax.request.request import Request, described
+from sdjax.request.worn import opened_pairs
 from sdjax.runtime import programs
 from sdjax.sampling import run
 from sdjax.sampling.lost import lost_in_decoding, lost_in_run
@@ -342,10 +349,34 @@ class StableDiffusion:
     def save(self, folder: str | Path) -> None:
         """Writes the checkpoint to `folder` in the diffusers layout: tensor for tensor what was loaded.
 
-        Raises CheckpointError where the folder holds something else or the disk does not take it.
+        Raises CheckpointError where the folder holds something else or the disk does not take it, and ValueError for a
+        model with a hypernetwork, which no checkpoint holds.
         """
+        if has_hypernetwork(self.params["unet"]):
+            raise ValueError(f"{self.name}: no checkpoint holds a hypernetwork; save the model without it")
         components = {name: (self.params[name], self.layouts[name]) for name in self.params}
         save_folder(folder, components, self.files)
+
+    def with_adapters(self, adapters: Adapters) -> "StableDiffusion":
+        """Another StableDiffusion, into whose parameters adapters are merged; this one stays as it is.
+
+        adapters: [(adapter, scale), ..] in order, as `generate` takes them, but the same for all pictures and all of a
+        run. Each changed parameter is computed in float32 from this model's own, and cast once; one that no adapter
+        touches, or only with scale 0, is the same array. Hypernetworks then stand before its keys and values.
+
+        Raises ValueError for an adapter of another model, or a scale that is no finite number.
+        """
+        given = [(one, Scale.read(value, one.name)) for one, value in opened_pairs(adapters)]
+        for one, scale in given:
+            if (scale.start, scale.end) != (0.0, 1.0):
+                raise ValueError(f"adapter {one.name}: start and end are for generate(adapters=); what is merged stays")
+        merged = [(one, scale.factor) for one, scale in given if isinstance(one, Adapter)]
+        params = merge(self.params, merged, dtype=self.networks.dtype_of)
+        nets = [(one, scale.parts["unet"]) for one, scale in given if isinstance(one, Hypernetwork)]
+        said = ", ".join(f"{one.name} ({one.short_hash}):{scale}" for one, scale in given)
+        spec = replace(self.spec, name=f"{self.name} + {said}") if said else self.spec
+        networks = replace(self.networks, spec=spec).with_stored(params)
+        return replace(self, networks=networks.preceded(nets), params=None)
 
     # ------------------------------------------------------------------ from prompt to picture
 
@@ -396,6 +427,8 @@ class StableDiffusion:
         image_guidance_scale: float | Sequence[float] | None = None,
         noise_level: int | None = None,
         regions: Sequence[tuple[str, Any]] | None = None,
+        adapters: Adapters = None,
+        adapters_folder: str | Path | None = None,
         show_steps: bool | int | Sequence[int] | None = None,
         callback: Callable[[Preview], Any] | None = None,
         stop_after: int | None = None,
@@ -423,7 +456,9 @@ class StableDiffusion:
           latents: starting noise, unit Gaussian [b, h/8, w/8, c], in place of the seeds' own; with denoising_start
             the latents to go on from, as `Output.latents` has them.
           eta: share of fresh noise, for samplers that have it; None is the sampler's default.
-          preset, sampler_options: further arguments of `sdjax.plan`: whose conventions, and {name: value}.
+          preset, sampler_options: further arguments of `sdjax.plan`: whose conventions, and {name: value}. The presets
+            "lcm", "tcd", "lightning" and "hyper" stand for the sampler, steps and guidance of such a LoRA: see
+            `request.speed`.
           noise_source: "jax", or whose noise a seed means: "torch_cpu", "torch_cuda". See `torch_noise`.
           prompt_style: "plain" (no syntax, one piece of 77 tokens, as diffusers), "a1111" or "comfy": weights, long
             prompts and, in a1111, BREAK, AND, editing and alternation as they have them. See `text.prompts`.
@@ -445,6 +480,10 @@ class StableDiffusion:
           depth: of a depth model, a map of what is near (light), in place of an estimate from `image`.
           image_guidance_scale: of InstructPix2Pix, the pull of `image`; 1.5. noise_level: of an upscaler; 20.
           regions: [(prompt, mask), ..]: what to show where the masks are white; `prompt` counts everywhere else.
+          adapters: what the pictures wear: [(adapter, scale), ..], each as `sdjax.load_adapter` gives it, or a path; the
+            scale a number, a list with one for each picture, or a mapping: see `adapters.scales`. Which they are and
+            how strong is data: nothing compiles again. Or a mapping by name, for the tags <lora:name:0.8> in prompts
+            under prompt_style="a1111". adapters_folder: where such names are found as files.
           show_steps: which evaluations are kept in `Output.steps`: True is all, a number so many, or a list from 0.
           callback: called with a `Preview` after every evaluation; False stops the run, and what is done is kept.
           stop_after: so many evaluations, a refiner's counted on: the result is the clean latents predicted last.

@@ -114,20 +114,21 @@ class Hypernetwork:
         write_file(Path(path), lambda unfinished: write_tensors(drafts, self.metadata, unfinished))
 
 
-def attach(params: Mapping[str, Any], hypernetworks: Sequence[Hypernetwork], scales: Sequence[Any] = ()) -> Any:
+def attach(
+    params: Mapping[str, Any], hypernetworks: Sequence[Hypernetwork], scales: Sequence[float] | None = None
+) -> dict[str, Any]:
     """A U-Net's parameters with hypernetworks before its keys and values, the first of them first.
 
-    scales: m of each, a number or float32 `b`; all 1 where there are none. Raises ValueError for one that is of
-    another family.
+    scales: m of each, for all pictures; None leaves them to be given for each picture (`nn.worn`). Raises ValueError
+    for one that is of another family.
     """
+    made = dict(params)
     for i, one in enumerate(hypernetworks):
         one.check(params)
-        scale = jnp.asarray(scales[i] if len(scales) else 1.0, jnp.float32)
+        own = {"scale": None, "index": i} if scales is None else {"scale": jnp.float32(scales[i])}
         placed = jax.tree.map(jnp.asarray, dict(one.layers))  # once, for all the layers that share them
-        params = put_before(
-            params, {width: (replace(k, scale=scale), replace(v, scale=scale)) for width, (k, v) in placed.items()}
-        )
-    return params
+        made = put_before(made, {width: (replace(k, **own), replace(v, **own)) for width, (k, v) in placed.items()})
+    return made
 
 
 def _text_widths(params: Mapping[str, Any]) -> set[int]:

@@ -1,6 +1,7 @@
 """This process's devices: which there are, what kind they are, and arrays laid out over them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,6 +36,12 @@ def local(devices: int | Sequence[jax.Device] | None) -> Devices:
 def everywhere(devices: Devices) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+
+
+def copied(array: Any, devices: Devices) -> jax.Array:
+    """A copy of an array on every device; the one that has it already shares its memory."""
+    copies = [jax.device_put(array, device) for device in devices]
+    return jax.make_array_from_single_device_arrays(array.shape, everywhere(devices), copies)
 
 
 def split(devices: Devices) -> NamedSharding:

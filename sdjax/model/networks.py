@@ -7,8 +7,8 @@ encoder, VAE, what looks at a picture) runs once more in float32 where its answe
 alone, so that the others keep their bits. The U-Net runs once a step, and is not run again.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -16,11 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from sdjax.adapters.hypernetwork import Hypernetwork
+from sdjax.adapters.hypernetwork import attach as preceded
+from sdjax.adapters.slots import Slots
+from sdjax.adapters.slots import attach as slotted
 from sdjax.core.jit import Program
 from sdjax.images.read import ImageLike, read_image
 from sdjax.model import finite
 from sdjax.model.spec import ModelSpec
 from sdjax.nn.denoiser import Denoiser
+from sdjax.nn.worn import Strengths, wearing
 from sdjax.runtime import programs
 from sdjax.runtime.denoisers import denoiser_of
 from sdjax.runtime.executor import Compiled, Executor
@@ -44,6 +49,7 @@ class Networks:
     params: Mapping[str, Any]
     dtype: DTypeLike = jnp.float32
     executor: Executor = Compiled()
+    _worn: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
@@ -71,6 +77,35 @@ class Networks:
             params[name] = jax.tree.unflatten(structure, cast)
         return replace(self, stored=stored, params=params)
 
+    def wearing(self, slots: Mapping[str, Slots], hypernetworks: Sequence[Hypernetwork], key: Hashable) -> "Networks":
+        """The same networks with adapters beside their kernels, whose strengths are each picture's.
+
+        slots: of low-rank ones, by component. key: equal for equal adapters, for which the last are kept.
+        """
+        if self._worn.get("key") != key:
+            self._worn.clear()  # before others take memory
+            self._worn.update(key=key, networks=self._dressed(slots, hypernetworks))
+        return self._worn["networks"]
+
+    def preceded(self, hypernetworks: Sequence[tuple[Hypernetwork, float]]) -> "Networks":
+        """The same networks with hypernetworks of these strengths, in float32 whatever they compute in, for good."""
+        if not hypernetworks:
+            return self
+        nets, scales = zip(*hypernetworks, strict=True)
+        params, stored = ({**own, "unet": preceded(own["unet"], nets, scales)} for own in (self.params, self.stored))
+        return replace(self, params=params, stored=stored)
+
+    def _dressed(self, slots: Mapping[str, Slots], hypernetworks: Sequence[Hypernetwork]) -> "Networks":
+        params, stored = dict(self.params), dict(self.stored)
+        for name, own in slots.items():
+            beside = own.beside(self.params[name], self.dtype)
+            placed = self.executor.place(beside) if name == "unet" else jax.tree.map(jnp.asarray, beside)
+            params[name] = slotted(self.params[name], placed)
+            stored[name] = slotted(self.stored[name], placed)
+        if hypernetworks:
+            params["unet"] = preceded(params["unet"], hypernetworks)
+        return replace(self, params=params, stored=stored)
+
     @property
     def denoiser(self) -> Denoiser:
         """What predicts: static and hashable, for the programs that run it."""
@@ -83,13 +118,19 @@ class Networks:
 
     # ------------------------------------------------------------------ what runs once for a text or a picture
 
-    def encode_row(self, component: str, ids: tuple[int, ...], depth: int) -> tuple[np.ndarray, np.ndarray]:
-        """A text encoder on one row of ids: (hidden states `l d`, pooled `d`); see `programs.encode_text`."""
+    def encode_row(
+        self, component: str, ids: tuple[int, ...], depth: int, worn: Strengths | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A text encoder on one row of ids: (hidden states `l d`, pooled `d`); see `programs.encode_text`.
+
+        worn: how strongly this text's picture wears what stands beside the encoder's kernels.
+        """
         config, row = self.spec.encoders[component].config, np.asarray(ids, np.int32)
         normed = self.spec.family.final_norm
 
         def run(executor: Executor, dtype: DTypeLike, params: Any) -> Any:
-            return executor.run(programs.encode_text, config, dtype, normed, params, row, np.int32(depth))
+            own = wearing(params, worn)
+            return executor.run(programs.encode_text, config, dtype, normed, own, row, np.int32(depth))
 
         states, pooled = self._whole(component, run)
         return np.asarray(states), np.asarray(pooled)

@@ -20,6 +20,7 @@ from sdjax.model.families import Family, family_of
 from sdjax.model.image_towers import DepthEstimator, ImageEncoder
 from sdjax.model.tasks import Task, task_of
 from sdjax.model.text_encoder import TextEncoder
+from sdjax.nn import shapes
 
 # Keys of a scheduler config that say which noise a model was trained with.
 BETAS = frozenset(
@@ -82,6 +83,11 @@ class ModelSpec:
         towers = {"image_encoder": self.image_encoder, "depth_estimator": self.depth_estimator}
         parts: dict[str, Any] = {**self.encoders, **{name: one for name, one in towers.items() if one is not None}}
         return {name: part.config for name, part in parts.items()} | {"unet": self.unet, "vae": self.vae}
+
+    @cached_property
+    def expected_params(self) -> dict[str, Any]:
+        """The shapes of every parameter by component; see `nn.shapes`."""
+        return shapes.expected_params(self.configs)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(h, w, c) of the latents of a picture of so many pixels."""

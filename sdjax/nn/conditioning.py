@@ -15,6 +15,7 @@ import jax
 
 from sdjax.core import short
 from sdjax.nn.layers import timestep_embedding
+from sdjax.nn.worn import Strengths
 
 KeysValues = Mapping[str, tuple[jax.Array, jax.Array]]  # of every cross-attention, by module path, each `b l d`
 
@@ -66,12 +67,14 @@ class Conditions:
     guidance: jax.Array | None = None  # `b d`, see `guidance_embedding`
     channels: jax.Array | None = None  # `b h w c`, beside x: mask and masked picture, depth, picture to be edited ..
     class_labels: jax.Array | None = None  # int32 `b`: the upscaler's noise level
+    worn: Strengths | None = None  # of what stands beside the network's kernels, `b ..`
 
     __repr__ = short.fields
 
     def beside_time(self) -> "Conditions":
-        """Those alone that are added to the embedded time, which may be made before the run; without any text."""
-        return Conditions({}, added=self.added, guidance=self.guidance, class_labels=self.class_labels)
+        """Those alone that tell on the embedded time, which may be made before the run; without any text."""
+        told = {"added": self.added, "guidance": self.guidance, "class_labels": self.class_labels, "worn": self.worn}
+        return Conditions({}, **told)
 
 
 @dataclass(frozen=True)

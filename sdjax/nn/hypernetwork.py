@@ -71,12 +71,14 @@ class HypernetworkLayer:
     """What stands before one `to_k` or `to_v`, among its parameters under "before" (see `nn.linear`).
 
     Attributes:
-      steps: of equation 2. scale: m, float32 `b` for x `b ..`, or one number for all pictures.
+      steps: of equation 2. scale: m, float32 `b` for x `b ..`, or one number for all pictures; None where `nn.worn`
+        has yet to give it. index: which of a picture's strengths is its, where they are given there.
       activation: a key of ACTIVATIONS. activate_output: whether the last step has it too.
     """
 
     steps: tuple[Step, ...]
     scale: Any
+    index: int | None = field(default=None, metadata={"static": True}, kw_only=True)
     activation: str = field(default="linear", metadata={"static": True})
     activate_output: bool = field(default=True, metadata={"static": True})
 
@@ -123,6 +125,12 @@ def put_before(
         }
 
     return put(params, ())
+
+
+def has_hypernetwork(params: Mapping[str, Any]) -> bool:
+    """Whether a hypernetwork stands in a network's parameters."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, HypernetworkLayer))
+    return any(isinstance(leaf, HypernetworkLayer) for leaf in leaves)
 
 
 def _layers(tree: Mapping[str, Any], above: tuple[str, ...]) -> list[tuple[tuple[str, ...], int]]:

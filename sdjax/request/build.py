@@ -13,7 +13,8 @@ from sdjax.images import masks, read
 from sdjax.model.spec import ModelSpec
 from sdjax.model.tasks import TEXT
 from sdjax.model.text_encoder import ClipSkip
-from sdjax.request import checks, prompting
+from sdjax.request import checks, prompting, speed
+from sdjax.request.arguments.adapters import AdapterArguments
 from sdjax.request.arguments.arguments import Arguments
 from sdjax.request.arguments.images import ImageArguments
 from sdjax.request.arguments.prompting import SECOND, Columns
@@ -61,7 +62,7 @@ def _rest(spec: ModelSpec, given: Arguments, made: Request, refiner: ModelSpec, 
     if refiner.time_ids == REFINER_IDS:
         prompting, sizes = replace(prompting, prompt_2=None, negative_prompt_2=None), sizes.for_refiner()
     if guidance.guidance_scale is None:  # one scale for both, the one that the settings name
-        guidance = replace(guidance, guidance_scale=spec.guidance_scale)
+        guidance = replace(guidance, guidance_scale=made.arguments.guidance.guidance_scale)
     return replace(
         given,
         prompting=prompting,
@@ -70,6 +71,7 @@ def _rest(spec: ModelSpec, given: Arguments, made: Request, refiner: ModelSpec, 
         batch=replace(given.batch, height=made.height, width=made.width),
         handoff=replace(given.handoff, denoising_start=cut, latents=None),
         images=ImageArguments(regions=given.images.regions),
+        adapters=AdapterArguments(),
     )
 
 
@@ -77,6 +79,7 @@ def part(spec: ModelSpec, given: Arguments, goes_on: bool = False) -> Request:
     """What one model has to do; `goes_on` where its latents come from another. Raises ValueError."""
     prompts = _prompts(spec, given)
     count = given.batch.count(len(prompts))
+    given = speed.resolved(given, count)
     given.monitoring.check_stop()
     given.images.check_given()
     inputs = read_image_inputs(spec, _with_each_picture(spec, given, len(prompts)), count)
@@ -84,15 +87,18 @@ def part(spec: ModelSpec, given: Arguments, goes_on: bool = False) -> Request:
     runs = given.sampling.runs(spec, given.handoff, inputs.strengths)
     checks.check_source(given.batch.noise_source)
     columns = given.prompting.columns(prompts)
+    untagged, tags = given.prompting.tags(columns)
+    outfits = given.adapters.outfits(spec, [tags[i // given.batch.num_images] for i in range(count)], runs)
     regions = _regions(spec, inputs, given.images.regions)
-    told = partial(_branches, spec, texts=columns, style=given.prompting.prompt_style, inputs=inputs, regions=regions)
+    told = partial(_branches, spec, texts=untagged, style=given.prompting.prompt_style, inputs=inputs, regions=regions)
     branches = tuple(told(i // given.batch.num_images, run=run) for i, run in enumerate(runs))
     skip = given.prompting.skip(spec)
     checked = _checked(spec, given, columns, skip, inputs, runs)
+    checked = replace(checked, adapters=given.adapters.checked(outfits, count))
     ids = checked.sizes.time_ids(inputs.height, inputs.width, count, spec.time_ids) if spec.time_ids else None
     covered = _covered([mask for _, mask in regions], inputs, spec.vae.factor) if regions else None
     drawn = tuple(run.drawn for run in runs)
-    return Request(spec, checked, branches, skip, inputs, runs, ids, latents, drawn, covered)
+    return Request(spec, checked, branches, skip, inputs, runs, ids, latents, drawn, covered, outfits)
 
 
 def _with_each_picture(spec: ModelSpec, given: Arguments, prompts: int) -> Arguments:

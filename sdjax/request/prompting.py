@@ -74,17 +74,23 @@ def _along(given: Texts, run: Run, style: str) -> tuple[Texts, ...]:
 
 
 def pieces(
-    pictures: Sequence[Sequence[Branch]], plans: Sequence[Plan], rows: int
+    pictures: Sequence[Sequence[Branch]], plans: Sequence[Plan], rows: int, worn: Sequence[int] | None = None
 ) -> Iterator[tuple[int, int, list[list[Texts]]]]:
-    """The runs of table rows in which no picture's texts change: (start, stop, texts of each branch by picture)."""
+    """The runs of table rows in which no picture's texts change: (start, stop, texts of each branch by picture).
+
+    worn: a number for each row; the runs end where it changes, too.
+    """
     number = [np.clip(np.cumsum(np.append(plan.evaluate, np.zeros(rows))[:rows]) - 1, 0, None) for plan in plans]
 
     def texts(row: int) -> list[list[Texts]]:
         return [[branch.texts[int(at[row])] for branch in own] for own, at in zip(pictures, number, strict=True)]
 
-    for told, group in groupby(range(rows), key=texts):
+    def told(row: int) -> tuple[list[list[Texts]], int]:
+        return texts(row), 0 if worn is None else worn[row]
+
+    for (here, _), group in groupby(range(rows), key=told):
         listed = list(group)
-        yield listed[0], listed[-1] + 1, told
+        yield listed[0], listed[-1] + 1, here
 
 
 def check(branches: Sequence[Branch], encoders: Mapping[str, TextEncoder], style: str) -> None:

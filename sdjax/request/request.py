@@ -22,6 +22,7 @@ from sdjax.request.arguments.arguments import DECLARED, Arguments
 from sdjax.request.checks import is_list, spread, unique
 from sdjax.request.image_inputs import ImageInputs
 from sdjax.request.prompting import Branch
+from sdjax.request.worn import Outfits
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Request:
       latents: float32 `b h w c`, given: starting noise, or where a run goes on from.
       drawn: draws of each picture before this part of its run.
       regions: float32 `n h w 1`: where the prompt counts, then where each region's does.
-      refiner: what goes on with the latents, or None.
+      outfits: which adapters the pictures wear, or None. refiner: what goes on with the latents, or None.
     """
 
     spec: ModelSpec
@@ -50,6 +51,7 @@ class Request:
     latents: np.ndarray | None = None
     drawn: tuple[int, ...] = ()
     regions: np.ndarray | None = None
+    outfits: Outfits | None = None
     refiner: "Refinement | None" = None
 
     def __repr__(self) -> str:

@@ -10,11 +10,15 @@ from jax.typing import DTypeLike
 
 from sdjax.config import Config, UNetConfig
 from sdjax.core.devices import on_cpu
-from sdjax.core.tree import Params
+from sdjax.core.tree import Params, modules_named
 from sdjax.nn.attention import cross_keys_values
-from sdjax.nn.conditioning import Chunks, Conditions, Time
+from sdjax.nn.conditioning import Chunks, Conditions, KeysValues, Time
 from sdjax.nn.denoiser import Denoiser
 from sdjax.nn.unet import UNet, time_shifts
+from sdjax.nn.worn import Strengths, wearing
+
+# The layers that the embedded time goes through before the blocks have it.
+TIME_LAYERS = ("linear_1", "linear_2", "cond_proj", "time_emb_proj")
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,18 @@ class UNetDenoiser:
         text = conditions.context
         if not isinstance(text, Chunks):
             return conditions
-        first = jax.lax.map(lambda one: cross_keys_values(params, one, self.dtype), text.states[:, 0])
+
+        def one(picture: tuple[jax.Array, Strengths | None]) -> KeysValues:
+            return cross_keys_values(wearing(params, picture[1]), picture[0], self.dtype)
+
+        first = jax.lax.map(one, (text.states[:, 0], conditions.worn))
         return replace(conditions, context=replace(text, first=first))
 
     def per_row(self, params: Params, timesteps: jax.Array, conditions: Conditions) -> dict[str, jax.Array]:
         """What each row's time adds in every resnet, by its path: `r p c`, p is 1 where only the time is told."""
         told = conditions.beside_time()
+        if not any("low_rank" in layer for _, layer in modules_named(params, TIME_LAYERS)):
+            told = replace(told, worn=None)  # which reaches no layer of the time: all pictures are alike there
         alike = timesteps.ndim == 1 and not jax.tree.leaves(told)
         times = timesteps if timesteps.ndim == 2 else timesteps[:, None]
         count = 1 if alike else jax.tree.leaves(conditions)[0].shape[0]
@@ -42,14 +52,16 @@ class UNetDenoiser:
         over = jax.lax.map if on_cpu() else lambda run, xs: jax.vmap(run)(xs)
 
         def one(now: Any) -> dict[str, jax.Array]:
-            shifts = time_shifts(self.config, self.dtype, params, *jax.tree.map(lambda a: a[None], now))
+            t, told = jax.tree.map(lambda a: a[None], now)
+            shifts = time_shifts(self.config, self.dtype, wearing(params, told.worn), t, told)
             return jax.tree.map(lambda a: a[0], shifts)
 
         return over(lambda row: over(one, (row, told)), jnp.tile(times, (1, count // times.shape[1])))
 
     def __call__(self, params: Params, x: jax.Array, row: Time, conditions: Conditions) -> jax.Array:
         """x `b h w c` without the conditions' channels -> `b h w c`, float32."""
-        return UNet(self.config, self.dtype).apply({"params": params}, x, row, conditions)
+        own = wearing(params, conditions.worn)
+        return UNet(self.config, self.dtype).apply({"params": own}, x, row, conditions)
 
 
 # Another network: its denoiser, by the type of its config.

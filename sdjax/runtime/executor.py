@@ -10,6 +10,9 @@ A new network is a new program, and needs no edit in any of them.
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import jax
+import jax.numpy as jnp
+
 from sdjax.core.jit import Program
 
 
@@ -26,6 +29,9 @@ class Executor(Protocol):
         the parts being what a network is asked for each picture. Raises ValueError for parts it cannot share out.
         """
 
+    def place(self, params: Any) -> Any:
+        """Parameters (PARAMS), from the host or not, where programs want them that run on every device."""
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -38,3 +44,7 @@ class Compiled:
     def shard_inputs(self, tree: Any, axis: int, parts: int | None = None) -> Any:
         """The tree as it is."""
         return tree
+
+    def place(self, params: Any) -> Any:
+        """On JAX's default device."""
+        return jax.tree.map(jnp.asarray, params)

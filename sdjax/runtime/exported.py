@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 from jax import export
 from jax.typing import DTypeLike
@@ -70,6 +71,10 @@ class Exported:
     def shard_inputs(self, tree: Any, axis: int, parts: int | None = None) -> Any:
         """The tree as it is, on one device; a folder's program evaluates all of the guidance, also in intervals."""
         return tree.complete() if isinstance(tree, Guidance) else tree
+
+    def place(self, params: Any) -> Any:
+        """On JAX's default device."""
+        return jax.tree.map(jnp.asarray, params)
 
     def _find(self, program: Program, call: ProgramSignature) -> Callable[..., Any]:
         file = self.files.get(call.digest)

@@ -23,6 +23,8 @@ from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.scan import Carry
 from sdjax.diffusion.table import Table
 from sdjax.nn.conditioning import Added, Chunks, Conditions
+from sdjax.nn.linear import LowRank
+from sdjax.nn.worn import Strengths
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,15 @@ def _plain(value: Any) -> Any:
 
 def _register() -> None:
     """How the arguments' trees are written beside an exported program: their static fields as JSON."""
-    for node in (Carry, Chunks, Conditions, Guidance, KnownRegion, Table):
+    for node in (Carry, Chunks, Conditions, Guidance, KnownRegion, LowRank, Table):
         export.register_pytree_node_serialization(
             node,
             serialized_name=f"sdjax.{node.__name__}",
             serialize_auxdata=lambda static: json.dumps(static, default=guiders.to_json).encode(),
             deserialize_auxdata=lambda text: tuple(json.loads(text, object_hook=guiders.from_json)),
         )
-    export.register_namedtuple_serialization(Added, serialized_name="sdjax.Added")
+    for kind in (Added, Strengths):
+        export.register_namedtuple_serialization(kind, serialized_name=f"sdjax.{kind.__name__}")
 
 
 _register()

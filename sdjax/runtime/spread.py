@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from sdjax.core.devices import AXIS, Devices, split
+from sdjax.core.devices import AXIS, Devices, copied, split
 from sdjax.core.jit import KEPT, PARAMS, Batch, Program
 from sdjax.core.keys import settled
 from sdjax.diffusion.guidance import Guidance
@@ -86,6 +86,10 @@ class Spread:
             return self._put(_taken(leaf, self._index(b, parts), axis))
 
         return jax.tree.map(one, tree)
+
+    def place(self, params: Any) -> Any:
+        """See `Executor.place`: a copy on every device."""
+        return jax.tree.map(lambda leaf: copied(leaf, self.devices), params)
 
     # ------------------------------------------------------------------ to the devices and back
 

@@ -4,7 +4,7 @@ Everything that computes is a pure function in `runtime.programs`, which the mod
 in order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -22,6 +22,7 @@ from sdjax.images import depth
 from sdjax.model.networks import Networks
 from sdjax.model.text_encoder import Encoding, Texts
 from sdjax.nn.conditioning import Added, Chunks, Conditions, guidance_embedding
+from sdjax.nn.worn import Strengths
 from sdjax.request import prompting
 from sdjax.request.prompting import Branch
 from sdjax.request.read_images import once
@@ -46,16 +47,22 @@ def sample(networks: Networks, asked: Request, callbacks: Callbacks) -> Sampled:
     kept, unfinished = callbacks.show(len(rows)), any(plan.unfinished for plan in asked.plans)
     bar = Bar(len(rows), callbacks.progress)
     stride = 1 if callbacks.closely else needed if bar.hidden else SEGMENT_ROWS
+    outfits = asked.outfits
+    if outfits is not None:
+        networks = networks.wearing(outfits.slots, outfits.hypernetworks, outfits.key)
     spec, run = networks.spec, networks.executor.run
     with bar.shown():
         noises = noise.make(asked, spec.latent_shape(asked.height, asked.width), run)
         known, carry = _begin(networks, asked, table, noises, None if guidance is None else guidance.guider)
         channels, branches = _channels(networks, asked, noises), asked.answered
-        encoding = Encoding(spec.encoders, cache(networks.encode_row), spec.family, asked.style, asked.clip_skip)
+        encoding = _encodings(networks, asked)
         regions = None if guidance is None else networks.executor.shard_inputs(asked.where(branches), 1)
         guidance = networks.executor.shard_inputs(guidance, -1)
-        for start, stop, texts in prompting.pieces(branches, asked.plans, needed):
-            told = _conditions(networks, asked, branches, texts, encoding, channels)
+        changes = None if outfits is None else outfits.changes
+        for start, stop, texts in prompting.pieces(branches, asked.plans, needed, changes):
+            encodings = [encoding(i, start) for i in range(len(branches))]
+            worn = None if outfits is None else outfits.strengths("unet", start)
+            told = _conditions(networks, asked, branches, texts, encodings, channels, worn)
             unet = (networks.params["unet"], told, guidance, known, regions)
             for first in range(start, stop, stride):
                 last = min(first + stride, stop)
@@ -136,20 +143,41 @@ def _depth_maps(networks: Networks, asked: Request) -> Sequence[Any]:
     return once(inputs.sources, networks.estimate_depth)
 
 
+def _encodings(networks: Networks, asked: Request) -> Callable[[int, int], Encoding]:
+    """(picture, row of its plan) -> how its texts are encoded there: by encoders that wear what the picture wears."""
+    spec, outfits = networks.spec, asked.outfits
+
+    @cache
+    def encoding(*worn: tuple[str, tuple[float, ...]]) -> Encoding:
+        strengths = {name: Strengths(np.array(ranks, np.float32)) for name, ranks in worn}
+
+        def encode(component: str, ids: tuple[int, ...], depth: int) -> tuple[np.ndarray, np.ndarray]:
+            return networks.encode_row(component, ids, depth, strengths.get(component))
+
+        return Encoding(spec.encoders, cache(encode), spec.family, asked.style, asked.clip_skip)
+
+    def of_picture(i: int, row: int) -> Encoding:
+        slots = () if outfits is None else [name for name in spec.encoders if name in outfits.slots]
+        return encoding(*((name, tuple(outfits.strengths(name, row).ranks[i].tolist())) for name in slots))
+
+    return of_picture
+
+
 def _conditions(
     networks: Networks,
     asked: Request,
     branches: Sequence[Sequence[Branch]],
     texts: Sequence[Sequence[Texts]],
-    encoding: Encoding,
+    encodings: Sequence[Encoding],
     channels: jax.Array | None,
+    worn: Strengths | None,
 ) -> Conditions:
     """What the U-Net is told for each branch of every picture, the first branch of all of them first."""
     states, pooled, ids, shown = [], [], [], []
     embeds = _image_embeds(networks, asked) if asked.inputs.task.varies else []
     for k in range(len(branches[0])):
         for i, own in enumerate(branches):
-            made, summary = encoding(texts[i][k], own[k].negative) if networks.spec.encoders else embeds[i]
+            made, summary = encodings[i](texts[i][k], own[k].negative) if networks.spec.encoders else embeds[i]
             states.append(0 * made[:1] if own[k].zero else made)
             pooled.append(0 * summary if own[k].zero else summary)
             shown.append(0.0 if own[k].blank else 1.0)
@@ -165,9 +193,10 @@ def _conditions(
         "guidance": guidance_embedding(jnp.asarray(asked.guidance_scales), features) if features else None,
         "channels": beside,
         "class_labels": None if level is None else jnp.tile(np.full(count, level, np.int32), parts),
+        "worn": jax.tree.map(lambda each: np.tile(each, (parts, 1)), worn),
     }
     pieces, told = networks.executor.shard_inputs((prompting.in_pieces(states, MAX_CHUNKS), told), 0, parts)
-    text = Conditions(Chunks({}, *pieces))
+    text = Conditions(Chunks({}, *pieces), worn=told["worn"])
     made = networks.executor.run(programs.precompute_kv, networks.denoiser, networks.params["unet"], text)
     return replace(made, **told)
 

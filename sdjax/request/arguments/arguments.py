@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from sdjax.request.arguments.adapters import AdapterArguments
 from sdjax.request.arguments.batch import Batch
 from sdjax.request.arguments.guidance import GuidanceArguments
 from sdjax.request.arguments.handoff import Handoff
@@ -22,6 +23,7 @@ class Arguments:
     prompting: Prompting = Prompting()
     sampling: Sampling = Sampling()
     guidance: GuidanceArguments = GuidanceArguments()
+    adapters: AdapterArguments = AdapterArguments()
     batch: Batch = Batch()
     monitoring: Monitoring = Monitoring()
     handoff: Handoff = Handoff()

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sdjax.core.notice import notice
 from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import ClipSkip
 from sdjax.request import checks
 from sdjax.request.arguments.topic import NONE, UNUSUAL, Flag, Topic, argument
 from sdjax.text.prompts import check_style
+from sdjax.text.tags import Tag, tags
 
 Columns = Mapping[str, Sequence[str | None]]  # each of the texts, for each of the prompts
 SECOND = ("prompt_2", "negative_prompt_2")  # of the second text encoder
@@ -48,6 +50,19 @@ class Prompting(Topic):
         names = [name for name, declared in self.declarations().items() if declared.each == "prompt"]
         columns = {name: checks.optional_texts(getattr(self, name), len(prompts), name) for name in names}
         return {**columns, "prompt": list(prompts)}
+
+    def tags(self, columns: Columns) -> tuple[Columns, list[list[Tag]]]:
+        """The texts without the tags in A1111's prompts, as `<lora:name:0.8>`, and the tags of each prompt.
+
+        Raises ValueError for a tag that says no number where there must be one.
+        """
+        texts = columns["prompt"]
+        if self.prompt_style != "a1111":
+            if any("<lora:" in (text or "") for text in texts):
+                notice("<lora:..> is read in prompts under prompt_style='a1111' alone; here it is words")
+            return columns, [[] for _ in texts]
+        found = [tags(text or "") for text in texts]
+        return {**columns, "prompt": [text for text, _ in found]}, [own for _, own in found]
 
     def skip(self, spec: ModelSpec) -> ClipSkip:
         """The layers to leave out. Raises ValueError where one of the encoders has fewer."""

@@ -37,7 +37,7 @@ class Sampling(Topic):
     )  # fmt: skip
     preset: str | None | Sequence[str | None] = argument(
         None, str, NONE, each="picture",
-        flag=Flag("Whose noise levels where programs differ: diffusers (default), a1111, comfy."),
+        flag=Flag("Whose noise levels (diffusers, a1111, comfy), or a few-step LoRA's sampler (lcm, ..)."),
     )  # fmt: skip
     eta: float | None | Sequence[float | None] = argument(
         None, float, int, NONE, span=(-100, 100), each="picture",
