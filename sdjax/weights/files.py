@@ -220,8 +220,13 @@ def _check_index(weight_map: Mapping[str, str], headers: list[Header], path: Pat
 
 def refuse_pickle(path: Path) -> None:
     """Raises CheckpointError where a file is a pickle by its name or its first bytes; nothing more is read."""
-    if path.suffix.lower() in PICKLES or is_pickle(_start(path)):
+    if path.suffix.lower() in PICKLES or starts_as_pickle(path):
         raise CheckpointError(f"{path} is a pickle. {CONVERT_FILE}")
+
+
+def starts_as_pickle(path: Path) -> bool:
+    """Whether a file's first bytes are those of a pickle; False for what cannot be read."""
+    return is_pickle(_start(path))
 
 
 def _start(path: Path) -> bytes:

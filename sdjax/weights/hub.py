@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from sdjax.config.components import COMPONENTS, TOKENIZERS
@@ -23,7 +23,7 @@ from sdjax.weights.index import VOCABULARIES
 from sdjax.weights.links import home_of, within
 from sdjax.weights.load import open_folder
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _SMALL = ("scheduler", "low_res_scheduler", "feature_extractor", *TOKENIZERS.values(), *COMPONENTS)
 
@@ -44,7 +44,7 @@ def resolve(name_or_path: str | os.PathLike[str], *, variant: str | None = None,
         return path
     if os.path.lexists(path):  # a broken link is not looked for on the Hub
         raise CheckpointError(no_file(path))
-    if not _HUB_ID.fullmatch(str(name_or_path)):
+    if not HUB_ID.fullmatch(str(name_or_path)):
         raise CheckpointError(f"{shown(str(name_or_path))} is neither a folder nor a file nor a Hub id (owner/name)")
     return _fetch(str(name_or_path), variant, revision)
 
@@ -80,7 +80,32 @@ def _networks(names: Iterable[str]) -> list[str]:
 
 
 def _fetch(repository: str, variant: str | None, revision: str) -> Path:
-    """Download what is wanted into huggingface_hub's cache; the snapshot's folder."""
+    """A checkpoint's folder, or its copy in the cache where there is no network and it is whole."""
+
+    def wanted(names: Iterable[str], where: str) -> list[str]:
+        return wanted_files(names, variant, where)
+
+    def cached(marker: Path, why: str) -> Path:
+        return _whole(marker.parent, variant, why)
+
+    return fetch(repository, revision, wanted, ("model_index.json",), cached)
+
+
+def fetch(
+    repository: str,
+    revision: str,
+    wanted: Callable[[Iterable[str], str], list[str]],
+    markers: Iterable[str],
+    cached: Callable[[Path, str], Path],
+) -> Path:
+    """Download some of a repository's files into huggingface_hub's cache; the snapshot's folder.
+
+    wanted: those files, of the names of all and where they are for messages; it may raise CheckpointError.
+    markers, cached: where the Hub cannot be reached, and one of the markers is in the cache, the folder is what
+      `cached` says of that file, for the reason that it is given.
+
+    Raises CheckpointError.
+    """
     import huggingface_hub  # 0.3 s that a local folder need not pay
     from huggingface_hub import errors
 
@@ -88,7 +113,7 @@ def _fetch(repository: str, variant: str | None, revision: str) -> Path:
     where = f"{endpoint or 'https://huggingface.co'}/{repository}"
     try:
         info = huggingface_hub.HfApi(endpoint=endpoint).model_info(repository, revision=revision)
-        files = wanted_files((file.rfilename for file in info.siblings or ()), variant, where)
+        files = wanted((file.rfilename for file in info.siblings or ()), where)
         folder = huggingface_hub.snapshot_download(
             repository, revision=revision, allow_patterns=files, endpoint=endpoint
         )
@@ -107,9 +132,9 @@ def _fetch(repository: str, variant: str | None, revision: str) -> Path:
         if isinstance(error, OSError) and error.errno in _DISK:
             raise CheckpointError(f"{repository} cannot be kept in the cache: {error}; HF_HOME chooses it") from None
         first = shown(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__, 400)
-        cached = huggingface_hub.try_to_load_from_cache(repository, "model_index.json", revision=revision)
-        if isinstance(cached, str):
-            return _whole(Path(cached).parent, variant, f"{repository}: {where} cannot be reached ({first})")
+        kept = (huggingface_hub.try_to_load_from_cache(repository, name, revision=revision) for name in markers)
+        if marker := next((Path(one) for one in kept if isinstance(one, str)), None):
+            return cached(marker, f"{repository}: {where} cannot be reached ({first})")
         reason = f"is no folder here, not in the cache, and {where} cannot be reached ({first})"
     raise CheckpointError(f"{repository} {reason}")
 

@@ -14,6 +14,7 @@ levels from the finest, where diffusers counts from the coarsest; and its attent
 """
 
 import re
+from collections.abc import Sequence
 
 from sdjax.config import UNetConfig, VaeConfig
 from sdjax.core import tree
@@ -57,20 +58,27 @@ _VAE = re.compile(
 
 def unet_modules(config: UNetConfig) -> Modules:
     """The original name of every module by diffusers' name."""
+    return unet_words(config.layers_per_block, [kind.startswith("CrossAttn") for kind in config.up_block_types])
+
+
+def unet_words(resnets: Sequence[int], attends: Sequence[bool]) -> Modules:
+    """The same, from the number of resnets of each level on the way down, and whether each level attends on the way up.
+
+    The way up has one resnet more on each level, and the levels the other way round.
+    """
     found = dict(_UNET) | _resnet("mid_block.resnets.0", "middle_block.0")
     found |= _resnet("mid_block.resnets.1", "middle_block.2")
     n = 1
-    for i, count in enumerate(config.layers_per_block):
+    for i, count in enumerate(resnets):
         for j in range(count):
             found |= _block(f"down_blocks.{i}", j, f"input_blocks.{n + j}")
         found[f"down_blocks.{i}.downsamplers.0.conv"] = f"input_blocks.{n + count}.0.op"
         n += count + 1
     n = 0
-    for i, count in enumerate(reversed(config.layers_per_block)):
+    for i, (count, attention) in enumerate(zip(reversed(resnets), attends, strict=True)):
         for j in range(count + 1):
             found |= _block(f"up_blocks.{i}", j, f"output_blocks.{n + j}")
-        after = 2 if config.up_block_types[i].startswith("CrossAttn") else 1
-        found[f"up_blocks.{i}.upsamplers.0.conv"] = f"output_blocks.{n + count}.{after}.conv"
+        found[f"up_blocks.{i}.upsamplers.0.conv"] = f"output_blocks.{n + count}.{2 if attention else 1}.conv"
         n += count + 1
     return found
 

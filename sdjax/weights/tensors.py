@@ -220,7 +220,7 @@ def _tensor(
     what = f"{found.header.path}: {found.entry.name}"
     view = _view(pages, found, stored)
     flat = view.reshape(-1)
-    _check_finite(flat, what)
+    check_finite(flat, what)
     if {len(shape), view.ndim} == {2, 4}:  # a 1x1 convolution for a linear layer, or the other way round
         view = view.reshape(view.shape[:2] if view.ndim == 4 else (*view.shape, 1, 1))
     view = view if found.place.as_ours else names.from_file(path, view)
@@ -230,7 +230,7 @@ def _tensor(
     with np.errstate(over="ignore"):  # told as an error below
         names.copy(array, view)
     if array.dtype != stored:
-        _check_finite(array.reshape(-1), f"{what}, cast to {array.dtype}")
+        check_finite(array.reshape(-1), f"{what}, cast to {array.dtype}")
     return array
 
 
@@ -250,7 +250,7 @@ def _aligned(shape: tree.Shape, dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(room, dtype, count, -room.ctypes.data % 64).reshape(shape)
 
 
-def _check_finite(flat: np.ndarray, what: str) -> None:
+def check_finite(flat: np.ndarray, what: str) -> None:
     """Raises CheckpointError for NaN and infinities: the numbers whose bits, but for the sign, are infinity's or more.
 
     Compared as integers, since NumPy looks at 16-bit floats one by one: 20 GB/s in place of 1.

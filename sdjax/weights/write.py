@@ -21,14 +21,14 @@ from sdjax.core.files import whole
 from sdjax.core.tree import Shape
 
 # In safetensors' own order, which is that of the tensors in a file, backwards. Not all are for parameters.
-_DTYPES: dict[str, np.dtype] = {
+DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(bool), "U8": np.dtype(np.uint8), "I8": np.dtype(np.int8), "I16": np.dtype(np.int16),
     "U16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16),
     "I32": np.dtype(np.int32), "U32": np.dtype(np.uint32), "F32": np.dtype(np.float32), "F64": np.dtype(np.float64),
     "I64": np.dtype(np.int64), "U64": np.dtype(np.uint64),
 }  # fmt: skip
-_CODES = {dtype: code for code, dtype in _DTYPES.items()}
-_RANK = {code: rank for rank, code in enumerate(_DTYPES)}
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+_RANK = {code: rank for rank, code in enumerate(DTYPES)}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Draft:
     @property
     def bytes(self) -> int:
         """How many it takes."""
-        return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 def write_tensors(tensors: Mapping[str, Draft], metadata: Mapping[str, str], path: Path) -> None:
@@ -66,7 +66,7 @@ def write_tensors(tensors: Mapping[str, Draft], metadata: Mapping[str, str], pat
         file.write(len(header).to_bytes(8, "little") + header)
         for name in order:
             draft = tensors[name]
-            array = np.ascontiguousarray(draft.make()).astype(_DTYPES[draft.dtype], copy=False)
+            array = np.ascontiguousarray(draft.make()).astype(DTYPES[draft.dtype], copy=False)
             assert array.size == math.prod(draft.shape), name
             file.write(array.reshape(-1).view(np.uint8).data)
 

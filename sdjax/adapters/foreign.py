@@ -1,0 +1,50 @@
+"""What a file is that holds no adapter of weights, in words: the files that people keep in one folder with them."""
+
+import re
+from typing import NoReturn
+
+from sdjax.core.errors import CheckpointError, listing, shown
+from sdjax.weights import identify
+from sdjax.weights.files import Header
+
+_NOT_YET = "which is not read yet: it adds to a network and is no change of its weights"
+_OTHER = "which is not supported: this package has Stable Diffusion 1.x, 2.x and XL"
+_NAMES = (
+    (r"lora_controlnet", f"a Control-LoRA, {_NOT_YET}"),
+    (r"(control_model|controlnet_cond_embedding|input_hint_block|zero_convs)\..*", f"a ControlNet, {_NOT_YET}"),
+    (r"controlnet_(cond_embedding|down_blocks|mid_block)\..*", f"a ControlNet, {_NOT_YET}"),
+    (r"lllite_.*", f"a ControlNet-LLLite, {_NOT_YET}"),
+    (r"(image_proj|image_proj_model|ip_adapter)\..*", f"an IP-Adapter, {_NOT_YET}"),
+    (r"(adapter\.)?(body\.\d+\.(block1|in_conv|resnets)|conv_in|unshuffle).*", f"a T2I-Adapter, {_NOT_YET}"),
+    (r".*(motion_modules?|temporal_transformer)[._].*", f"an adapter of a video model's motion, {_OTHER}"),
+    (r"(.*[._])?(double_blocks|single_blocks|single_transformer_blocks)[._]\d+.*", f"an adapter for Flux, {_OTHER}"),
+    (r"(.*[._])?joint_blocks[._]\d+.*", f"an adapter for Stable Diffusion 3, {_OTHER}"),
+    (r"(lora_)?(transformer|prior)[._].*", f"an adapter for another architecture, {_OTHER}"),
+)  # fmt: skip
+_CHECKPOINT = (
+    r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\..*",
+    r"((unet|vae)\.)?(down_blocks|mid_block|up_blocks|encoder|decoder)\..*\.(weight|bias)",
+)
+
+
+def what_it_is(header: Header) -> str | None:
+    """What a file is whose tensors' names are known from elsewhere; None for others."""
+    names = list(header.tensors)
+    return next((what for pattern, what in _NAMES if any(re.fullmatch(pattern, name) for name in names)), None)
+
+
+def refuse(header: Header) -> NoReturn:
+    """Raises CheckpointError for a file that holds no adapter, saying what it is."""
+    if what := what_it_is(header):
+        raise CheckpointError(f"{header.path} is {what}")
+    if any(re.fullmatch(pattern, name) for pattern in _CHECKPOINT for name in header.tensors):
+        raise CheckpointError(
+            f"{header.path} is a checkpoint, or a part of one, and no adapter: open it with sdjax.load"
+        )
+    if what := identify.foreign(header):
+        raise CheckpointError(f"{header.path} is {what}")
+    names = sorted(map(shown, header.tensors))
+    raise CheckpointError(
+        f"{header.path} is no adapter that is known: one names a model's modules, as "
+        f"lora_unet_mid_block_attentions_0_proj_in.lora_up.weight; this one holds:{listing(names)}"
+    )
