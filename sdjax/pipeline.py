@@ -33,7 +33,7 @@ from sdjax.model.networks import Networks
 from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import ClipSkip, Encoding, TextEncoder
 from sdjax.nn.conditioning import Added, Conditions
-from sdjax.request import build, checks
+from sdjax.request import build, checks, new_words
 from sdjax.request.arguments.arguments import Arguments
 from sdjax.request.arguments.images import Pictures
 from sdjax.request.arguments.sampling import Options, SamplerLike
@@ -231,26 +231,37 @@ class StableDiffusion:
 
     @hints.arguments(hints.ENCODE)
     def encode_prompt(
-        self, prompts: Sequence[str], *, prompt_style: str = "plain", clip_skip: int | str | None = None
+        self,
+        prompts: Sequence[str],
+        *,
+        prompt_style: str = "plain",
+        clip_skip: int | str | None = None,
+        embeddings: Mapping[str, Any] | None = None,
     ) -> jax.Array:
         """A list of prompts -> what the U-Net attends to, float32 `b l d`.
 
-        prompt_style, clip_skip: see `generate`. Where one prompt is longer than the others, these end in empty
-        pieces, as in A1111. Raises ValueError for an empty list.
+        prompt_style, clip_skip, embeddings: see `generate`. Where one prompt is longer than the others, these end in
+        empty pieces, as in A1111. Raises ValueError for an empty list.
         """
-        return jnp.asarray(self._encoded(prompts, prompt_style, clip_skip)[0])
+        return jnp.asarray(self._encoded(prompts, prompt_style, clip_skip, embeddings)[0])
 
     @hints.arguments(hints.ENCODE | hints.SIZES)
     def conditions(
-        self, prompts: Sequence[str], *, prompt_style: str = "plain", clip_skip: int | str | None = None, **sizes: Any
+        self,
+        prompts: Sequence[str],
+        *,
+        prompt_style: str = "plain",
+        clip_skip: int | str | None = None,
+        embeddings: Mapping[str, Any] | None = None,
+        **sizes: Any,
     ) -> Conditions:
         """A list of prompts -> all that the U-Net is told beside x and t, for `predict`.
 
-        sizes: original_size, crop, target_size, aesthetic_score as in `generate`; SDXL's are those of the native
-        size where not given. Raises ValueError.
+        prompt_style, clip_skip, embeddings: see `generate`. sizes: original_size, crop, target_size, aesthetic_score
+        as in `generate`; SDXL's are those of the native size where not given. Raises ValueError.
         """
         SizeConditioning.check_names(sizes)
-        states, pooled = self._encoded(prompts, prompt_style, clip_skip)
+        states, pooled = self._encoded(prompts, prompt_style, clip_skip, embeddings)
         micro = SizeConditioning(**sizes).checked(len(prompts), self.time_ids)
         native = self.spec.side
         ids = micro.time_ids(native, native, len(prompts), self.time_ids)[1] if self.time_ids else None
@@ -373,6 +384,7 @@ class StableDiffusion:
         noise_source: str = "jax",
         prompt_style: str = "plain",
         clip_skip: int | str | None = None,
+        embeddings: Mapping[str, Any] | None = None,
         prompt_2: str | Sequence[str] | None = None,
         negative_prompt_2: str | Sequence[str] | None = None,
         original_size: Size | None = None,
@@ -429,6 +441,8 @@ class StableDiffusion:
             prompts and, in a1111, BREAK, AND, editing and alternation as they have them. See `text.prompts`.
           clip_skip: layers of the text encoder to leave out, as "diffusers:1", "a1111:2" or "comfy:-2"; a number alone
             counts as the prompt_style does. See `model.text_encoder.ClipSkip`.
+          embeddings: {"<cat>": x, ..}: new words, each a textual inversion (`sdjax.load_adapter`) or its file. A plain
+            prompt has the word anywhere, letter for letter; in a1111 the bare name is it, in comfy embedding:name.
           prompt_2, negative_prompt_2: SDXL: another text for the second encoder.
           original_size, crop, target_size, negative_*: SDXL: (height, width) or (top, left), or one per picture.
             aesthetic_score, negative_aesthetic_score: its refiner. See `request.arguments`.
@@ -469,7 +483,7 @@ class StableDiffusion:
         given = Arguments.of({"prompt": prompt, "negative_prompt": negative_prompt, **arguments})
         made = build.request(self.spec, given)
         texts = [texts for own in made.branches for branch in own for texts in branch.texts]
-        warn_of_words(self.name, texts, self.encoders, made.style)
+        warn_of_words(self.name, texts, self.encoders, made.style, made.new)
         return made
 
     def run(self, request: Request) -> Output:
@@ -508,17 +522,22 @@ class StableDiffusion:
             lost = lost_in_run(after.networks, after.request, made.latents) | lost
         return made, lost
 
-    def _encoded(self, texts: Sequence[str], style: str, clip_skip: int | str | None) -> tuple[np.ndarray, np.ndarray]:
+    def _encoded(
+        self, texts: Sequence[str], style: str, clip_skip: int | str | None, embeddings: Mapping[str, Any] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Hidden states `b l d` and pooled states `b d` of a list of texts."""
         if isinstance(texts, str):
             raise ValueError(f"prompts must be a list of strings, not the one string {texts!r}; write [{texts!r}]")
         self._check_text()
         check_style(style)
         skip = ClipSkip.read(clip_skip, style)
-        encoding = Encoding(self.encoders, cache(self.networks.encode_row), self.spec.family, style, skip)
+        new = new_words.of_model(self.spec, new_words.opened(embeddings), style)
+        encoding = Encoding(self.encoders, cache(self.networks.encode_row), self.spec.family, style, skip, new)
         listed = checks.texts(texts, "prompts")
-        warn_of_words(self.name, [dict.fromkeys(self.encoders, text) for text in listed], self.encoders, style)
-        made = [encoding(dict.fromkeys(self.encoders, text)) for text in listed]
+        given = [dict.fromkeys(self.encoders, text) for text in listed]
+        warn_of_words(self.name, given, self.encoders, style, new)
+        new_words.warn_of_unused(self.spec, new, given, style)
+        made = [encoding(one) for one in given]
         most = max(len(states) for states, _ in made)
         rows = [states for states, _ in made]
         if any(len(states) < most for states in rows):

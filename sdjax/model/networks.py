@@ -20,6 +20,7 @@ from sdjax.core.jit import Program
 from sdjax.images.read import ImageLike, read_image
 from sdjax.model import finite
 from sdjax.model.spec import ModelSpec
+from sdjax.nn.clip import NewWords
 from sdjax.nn.denoiser import Denoiser
 from sdjax.runtime import programs
 from sdjax.runtime.denoisers import denoiser_of
@@ -83,13 +84,15 @@ class Networks:
 
     # ------------------------------------------------------------------ what runs once for a text or a picture
 
-    def encode_row(self, component: str, ids: tuple[int, ...], depth: int) -> tuple[np.ndarray, np.ndarray]:
+    def encode_row(
+        self, component: str, ids: tuple[int, ...], depth: int, new: NewWords | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """A text encoder on one row of ids: (hidden states `l d`, pooled `d`); see `programs.encode_text`."""
         config, row = self.spec.encoders[component].config, np.asarray(ids, np.int32)
         normed = self.spec.family.final_norm
 
         def run(executor: Executor, dtype: DTypeLike, params: Any) -> Any:
-            return executor.run(programs.encode_text, config, dtype, normed, params, row, np.int32(depth))
+            return executor.run(programs.encode_text, config, dtype, normed, params, row, np.int32(depth), new)
 
         states, pooled = self._whole(component, run)
         return np.asarray(states), np.asarray(pooled)

@@ -51,7 +51,8 @@ def sample(networks: Networks, asked: Request, callbacks: Callbacks) -> Sampled:
         noises = noise.make(asked, spec.latent_shape(asked.height, asked.width), run)
         known, carry = _begin(networks, asked, table, noises, None if guidance is None else guidance.guider)
         channels, branches = _channels(networks, asked, noises), asked.answered
-        encoding = Encoding(spec.encoders, cache(networks.encode_row), spec.family, asked.style, asked.clip_skip)
+        encode = cache(networks.encode_row)
+        encoding = Encoding(spec.encoders, encode, spec.family, asked.style, asked.clip_skip, asked.new)
         regions = None if guidance is None else networks.executor.shard_inputs(asked.where(branches), 1)
         guidance = networks.executor.shard_inputs(guidance, -1)
         for start, stop, texts in prompting.pieces(branches, asked.plans, needed):
