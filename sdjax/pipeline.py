@@ -38,7 +38,7 @@ from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import ClipSkip, Encoding, TextEncoder
 from sdjax.nn.conditioning import Added, Conditions
 from sdjax.nn.hypernetwork import has_hypernetwork
-from sdjax.request import build, checks
+from sdjax.request import build, checks, new_words
 from sdjax.request.arguments.adapters import Adapters
 from sdjax.request.arguments.arguments import Arguments
 from sdjax.request.arguments.images import Pictures
@@ -238,26 +238,37 @@ class StableDiffusion:
 
     @hints.arguments(hints.ENCODE)
     def encode_prompt(
-        self, prompts: Sequence[str], *, prompt_style: str = "plain", clip_skip: int | str | None = None
+        self,
+        prompts: Sequence[str],
+        *,
+        prompt_style: str = "plain",
+        clip_skip: int | str | None = None,
+        embeddings: Mapping[str, Any] | None = None,
     ) -> jax.Array:
         """A list of prompts -> what the U-Net attends to, float32 `b l d`.
 
-        prompt_style, clip_skip: see `generate`. Where one prompt is longer than the others, these end in empty
-        pieces, as in A1111. Raises ValueError for an empty list.
+        prompt_style, clip_skip, embeddings: see `generate`. Where one prompt is longer than the others, these end in
+        empty pieces, as in A1111. Raises ValueError for an empty list.
         """
-        return jnp.asarray(self._encoded(prompts, prompt_style, clip_skip)[0])
+        return jnp.asarray(self._encoded(prompts, prompt_style, clip_skip, embeddings)[0])
 
     @hints.arguments(hints.ENCODE | hints.SIZES)
     def conditions(
-        self, prompts: Sequence[str], *, prompt_style: str = "plain", clip_skip: int | str | None = None, **sizes: Any
+        self,
+        prompts: Sequence[str],
+        *,
+        prompt_style: str = "plain",
+        clip_skip: int | str | None = None,
+        embeddings: Mapping[str, Any] | None = None,
+        **sizes: Any,
     ) -> Conditions:
         """A list of prompts -> all that the U-Net is told beside x and t, for `predict`.
 
-        sizes: original_size, crop, target_size, aesthetic_score as in `generate`; SDXL's are those of the native
-        size where not given. Raises ValueError.
+        prompt_style, clip_skip, embeddings: see `generate`. sizes: original_size, crop, target_size, aesthetic_score
+        as in `generate`; SDXL's are those of the native size where not given. Raises ValueError.
         """
         SizeConditioning.check_names(sizes)
-        states, pooled = self._encoded(prompts, prompt_style, clip_skip)
+        states, pooled = self._encoded(prompts, prompt_style, clip_skip, embeddings)
         micro = SizeConditioning(**sizes).checked(len(prompts), self.time_ids)
         native = self.spec.side
         ids = micro.time_ids(native, native, len(prompts), self.time_ids)[1] if self.time_ids else None
@@ -369,7 +380,7 @@ class StableDiffusion:
         given = [(one, Scale.read(value, one.name)) for one, value in opened_pairs(adapters)]
         for one, scale in given:
             if (scale.start, scale.end) != (0.0, 1.0):
-                raise ValueError(f"adapter {one.name}: start and end are for generate(adapters=); what is merged stays")
+                raise ValueError(f"adapter {one.name}: start and end are for generate(adapters=); a merge is for good")
         merged = [(one, scale.factor) for one, scale in given if isinstance(one, Adapter)]
         params = merge(self.params, merged, dtype=self.networks.dtype_of)
         nets = [(one, scale.parts["unet"]) for one, scale in given if isinstance(one, Hypernetwork)]
@@ -404,6 +415,7 @@ class StableDiffusion:
         noise_source: str = "jax",
         prompt_style: str = "plain",
         clip_skip: int | str | None = None,
+        embeddings: Mapping[str, Any] | None = None,
         prompt_2: str | Sequence[str] | None = None,
         negative_prompt_2: str | Sequence[str] | None = None,
         original_size: Size | None = None,
@@ -464,6 +476,8 @@ class StableDiffusion:
             prompts and, in a1111, BREAK, AND, editing and alternation as they have them. See `text.prompts`.
           clip_skip: layers of the text encoder to leave out, as "diffusers:1", "a1111:2" or "comfy:-2"; a number alone
             counts as the prompt_style does. See `model.text_encoder.ClipSkip`.
+          embeddings: {"<cat>": x, ..}: new words, each a textual inversion (`sdjax.load_adapter`) or its file. A plain
+            prompt has the word anywhere, letter for letter; in a1111 the bare name is it, in comfy embedding:name.
           prompt_2, negative_prompt_2: SDXL: another text for the second encoder.
           original_size, crop, target_size, negative_*: SDXL: (height, width) or (top, left), or one per picture.
             aesthetic_score, negative_aesthetic_score: its refiner. See `request.arguments`.
@@ -482,7 +496,7 @@ class StableDiffusion:
           regions: [(prompt, mask), ..]: what to show where the masks are white; `prompt` counts everywhere else.
           adapters: what the pictures wear: [(adapter, scale), ..], each as `sdjax.load_adapter` gives it, or a path; the
             scale a number, a list with one for each picture, or a mapping: see `adapters.scales`. Which they are and
-            how strong is data: nothing compiles again. Or a mapping by name, for the tags <lora:name:0.8> in prompts
+            how strong is data: nothing compiles again. Or a mapping by name, for tags as <lora:name:0.8> in prompts
             under prompt_style="a1111". adapters_folder: where such names are found as files.
           show_steps: which evaluations are kept in `Output.steps`: True is all, a number so many, or a list from 0.
           callback: called with a `Preview` after every evaluation; False stops the run, and what is done is kept.
@@ -508,7 +522,7 @@ class StableDiffusion:
         given = Arguments.of({"prompt": prompt, "negative_prompt": negative_prompt, **arguments})
         made = build.request(self.spec, given)
         texts = [texts for own in made.branches for branch in own for texts in branch.texts]
-        warn_of_words(self.name, texts, self.encoders, made.style)
+        warn_of_words(self.name, texts, self.encoders, made.style, made.new)
         return made
 
     def run(self, request: Request) -> Output:
@@ -547,17 +561,22 @@ class StableDiffusion:
             lost = lost_in_run(after.networks, after.request, made.latents) | lost
         return made, lost
 
-    def _encoded(self, texts: Sequence[str], style: str, clip_skip: int | str | None) -> tuple[np.ndarray, np.ndarray]:
+    def _encoded(
+        self, texts: Sequence[str], style: str, clip_skip: int | str | None, embeddings: Mapping[str, Any] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Hidden states `b l d` and pooled states `b d` of a list of texts."""
         if isinstance(texts, str):
             raise ValueError(f"prompts must be a list of strings, not the one string {texts!r}; write [{texts!r}]")
         self._check_text()
         check_style(style)
         skip = ClipSkip.read(clip_skip, style)
-        encoding = Encoding(self.encoders, cache(self.networks.encode_row), self.spec.family, style, skip)
+        new = new_words.of_model(self.spec, new_words.opened(embeddings), style)
+        encoding = Encoding(self.encoders, cache(self.networks.encode_row), self.spec.family, style, skip, new)
         listed = checks.texts(texts, "prompts")
-        warn_of_words(self.name, [dict.fromkeys(self.encoders, text) for text in listed], self.encoders, style)
-        made = [encoding(dict.fromkeys(self.encoders, text)) for text in listed]
+        given = [dict.fromkeys(self.encoders, text) for text in listed]
+        warn_of_words(self.name, given, self.encoders, style, new)
+        new_words.warn_of_unused(self.spec, new, given, style)
+        made = [encoding(one) for one in given]
         most = max(len(states) for states, _ in made)
         rows = [states for states, _ in made]
         if any(len(states) < most for states in rows):

@@ -24,6 +24,7 @@ from sdjax.core.jit import Program
 from sdjax.images.read import ImageLike, read_image
 from sdjax.model import finite
 from sdjax.model.spec import ModelSpec
+from sdjax.nn.clip import NewWords
 from sdjax.nn.denoiser import Denoiser
 from sdjax.nn.worn import Strengths, wearing
 from sdjax.runtime import programs
@@ -119,18 +120,24 @@ class Networks:
     # ------------------------------------------------------------------ what runs once for a text or a picture
 
     def encode_row(
-        self, component: str, ids: tuple[int, ...], depth: int, worn: Strengths | None = None
+        self,
+        component: str,
+        ids: tuple[int, ...],
+        depth: int,
+        new: NewWords | None = None,
+        worn: Strengths | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """A text encoder on one row of ids: (hidden states `l d`, pooled `d`); see `programs.encode_text`.
 
-        worn: how strongly this text's picture wears what stands beside the encoder's kernels.
+        new: vectors in place of some ids. worn: how strongly this text's picture wears what stands beside the encoder's
+        kernels.
         """
         config, row = self.spec.encoders[component].config, np.asarray(ids, np.int32)
         normed = self.spec.family.final_norm
 
         def run(executor: Executor, dtype: DTypeLike, params: Any) -> Any:
             own = wearing(params, worn)
-            return executor.run(programs.encode_text, config, dtype, normed, own, row, np.int32(depth))
+            return executor.run(programs.encode_text, config, dtype, normed, own, row, np.int32(depth), new)
 
         states, pooled = self._whole(component, run)
         return np.asarray(states), np.asarray(pooled)

@@ -16,15 +16,24 @@ import numpy as np
 from sdjax.config import ClipTextConfig
 from sdjax.core.short import short
 from sdjax.model.families import Family
+from sdjax.nn.clip import NewWords
 from sdjax.text import prompts
 from sdjax.text.grammar import Grammar
 from sdjax.text.tokens import Tokenizer
+from sdjax.text.words import Vector
 
 Texts = Mapping[str, str]  # by text encoder
 
 
-# component, ids `l`, depth -> (hidden states `l d`, pooled `d`)
-EncodeRow = Callable[[str, Sequence[int], int], tuple[np.ndarray, np.ndarray]]
+# component, ids `l`, depth, new words `l` -> (hidden states `l d`, pooled `d`)
+EncodeRow = Callable[[str, Sequence[int], int, NewWords | None], tuple[np.ndarray, np.ndarray]]
+# Of each text encoder, the vectors float32 `n d` of each new word.
+NewVectors = Mapping[str, Mapping[str, np.ndarray]]
+
+
+def counts_of(new: NewVectors) -> dict[str, dict[str, int]]:
+    """How many vectors each new word has, by encoder, as `text.prompts.chunks` takes them."""
+    return {name: {word: len(array) for word, array in own.items()} for name, own in new.items()}
 
 
 CONVENTIONS = ("diffusers", "a1111", "comfy")
@@ -97,6 +106,7 @@ class Encoding:
     Attributes:
       encoders: by component. encode: runs one of them on one row of ids.
       family: which of an encoder's states are taken. style: of the prompts. clip_skip: see `ClipSkip`.
+      new: words that the encoders' vocabularies do not have.
     """
 
     encoders: Mapping[str, TextEncoder]
@@ -104,6 +114,7 @@ class Encoding:
     family: Family
     style: str
     clip_skip: ClipSkip
+    new: NewVectors = field(default_factory=dict)
 
     def __call__(self, texts: Texts, negative: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The text's hidden states `c l e` in c pieces, and its pooled state `d`: the first piece's, as peers do.
@@ -121,7 +132,7 @@ class Encoding:
     def _one(self, name: str, text: str, negative: bool) -> tuple[list[np.ndarray], np.ndarray]:
         depth = self._depth(name, negative)
         rows = self.rows(name, text)
-        encoded = [self.encode(name, row.ids, depth) for row in rows]
+        encoded = [self.encode(name, row.ids, depth, self._new_words(name, row.vectors)) for row in rows]
         states = []
         for row, (raw, _) in zip(rows, encoded, strict=True):
             weights = np.asarray(row.weights, np.float32)
@@ -132,11 +143,30 @@ class Encoding:
     @cached_property
     def rows(self) -> Callable[[str, str], list[prompts.Chunk]]:
         """The rows of an encoder's text: made once, since a text that is cut gives a warning."""
-        return cache(lambda name, text: prompts.chunks(text, self.encoders[name].tokenizer, self.style))
+        counts = counts_of(self.new)
+        return cache(
+            lambda name, text: prompts.chunks(text, self.encoders[name].tokenizer, self.style, counts.get(name, {}))
+        )
+
+    @cached_property
+    def _new_words(self) -> Callable[[str, Sequence[tuple[int, Vector]]], NewWords | None]:
+        """What stands in a row in place of its ids, None for most: made once, so that a row is known again by it."""
+
+        def made(name: str, vectors: Sequence[tuple[int, Vector]]) -> NewWords | None:
+            if not vectors:
+                return None
+            encoder = self.encoders[name]
+            spliced = np.zeros((encoder.tokenizer.max_length, encoder.config.hidden_size), np.float32)
+            here = np.zeros(len(spliced), bool)
+            for place, (word, index) in vectors:
+                spliced[place], here[place] = self.new[name][word][index], True
+            return NewWords(here, spliced)
+
+        return cache(made)
 
     def _empty(self, name: str, negative: bool) -> tuple[np.ndarray, np.ndarray]:
         row = self.rows(name, "")[0]
-        return self.encode(name, row.ids, self._depth(name, negative))
+        return self.encode(name, row.ids, self._depth(name, negative), None)
 
     def _depth(self, name: str, negative: bool) -> int:
         return self.clip_skip.depth(self.encoders[name].config, self.family, negative)

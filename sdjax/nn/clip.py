@@ -7,6 +7,7 @@ projected where the checkpoint has a projection (SDXL's second encoder).
 Padding is not masked: SD's encoders were trained attending to it, and the pad id matters for that reason.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -19,6 +20,19 @@ from sdjax.nn.attention import attention, split_heads
 from sdjax.nn.layers import ACTIVATIONS, Dense, Embed, LayerNorm
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class NewWords:
+    """Vectors that stand in a row in place of the embeddings of its ids (textual inversion, arXiv:2208.01618).
+
+    Attributes:
+      here: bool `.. l`, where they stand. vectors: float32 `.. l d`, anything elsewhere.
+    """
+
+    here: jax.Array
+    vectors: jax.Array
+
+
 class ClipTextOutput(NamedTuple):
     """What the encoder gives for token ids `b l`."""
 
@@ -28,14 +42,17 @@ class ClipTextOutput(NamedTuple):
 
 
 class ClipTextEncoder(nn.Module):
-    """Token ids `b l` (int32) -> ClipTextOutput. The module's tree mirrors transformers' `CLIPTextModel`."""
+    """Token ids `b l` (int32) -> ClipTextOutput. The module's tree mirrors transformers' `CLIPTextModel`.
+
+    new: words that the vocabulary does not have, for the same `b l`. The end of the text is told by the ids alone.
+    """
 
     config: ClipTextConfig
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, ids: jax.Array) -> ClipTextOutput:
-        hidden_states, last = TextTransformer(self.config, self.dtype, name="text_model")(ids)
+    def __call__(self, ids: jax.Array, new: NewWords | None = None) -> ClipTextOutput:
+        hidden_states, last = TextTransformer(self.config, self.dtype, name="text_model")(ids, new)
         pooled = last[jnp.arange(ids.shape[0]), end_of_text(ids, self.config.eos_token_id)]
         if self.config.projection_dim is not None:
             pooled = Dense(self.config.projection_dim, self.dtype, use_bias=False, name="text_projection")(pooled)
@@ -60,8 +77,8 @@ class TextTransformer(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, ids: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
-        states = [Embeddings(self.config, self.dtype, name="embeddings")(ids)]
+    def __call__(self, ids: jax.Array, new: NewWords | None = None) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        states = [Embeddings(self.config, self.dtype, name="embeddings")(ids, new)]
         for i in range(self.config.num_hidden_layers):
             states.append(EncoderLayer(self.config, self.dtype, name=f"encoder.layers.{i}")(states[-1]))
         last = LayerNorm(self.config.layer_norm_eps, self.dtype, name="final_layer_norm")(states[-1])
@@ -69,17 +86,20 @@ class TextTransformer(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Token plus position embedding: ids `b l` -> `b l d`."""
+    """Token plus position embedding: ids `b l` -> `b l d`. A new word's vector takes the place of the former alone."""
 
     config: ClipTextConfig
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, ids: jax.Array) -> jax.Array:
+    def __call__(self, ids: jax.Array, new: NewWords | None = None) -> jax.Array:
         config = self.config
         tokens = Embed(config.vocab_size, config.hidden_size, self.dtype, name="token_embedding")
         places = Embed(config.max_position_embeddings, config.hidden_size, self.dtype, name="position_embedding")
-        return tokens(ids) + places(jnp.arange(ids.shape[1]))[None]
+        found = tokens(ids)
+        if new is not None:
+            found = jnp.where(new.here[..., None], new.vectors.astype(self.dtype), found)
+        return found + places(jnp.arange(ids.shape[1]))[None]
 
 
 class EncoderLayer(nn.Module):

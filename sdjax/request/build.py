@@ -12,8 +12,8 @@ from sdjax.diffusion.progress import Run
 from sdjax.images import masks, read
 from sdjax.model.spec import ModelSpec
 from sdjax.model.tasks import TEXT
-from sdjax.model.text_encoder import ClipSkip
-from sdjax.request import checks, prompting, speed
+from sdjax.model.text_encoder import ClipSkip, NewVectors
+from sdjax.request import checks, new_words, prompting, speed
 from sdjax.request.arguments.adapters import AdapterArguments
 from sdjax.request.arguments.arguments import Arguments
 from sdjax.request.arguments.images import ImageArguments
@@ -34,6 +34,7 @@ def request(spec: ModelSpec, given: Arguments) -> Request:
     """What `spec` has to do, and in `refiner` what a refiner has to do after it. Raises ValueError."""
     checks.check_known(given.items(), "generate")
     given.monitoring.check_switches()
+    given = replace(given, prompting=given.prompting.opened())
     made = part(spec, given) if given.handoff.refiner is None else _refined(spec, given)
     given.monitoring.wanted(len(made.evaluated))
     if said := resized(spec, given, made.inputs):  # a picture comes out of another size than it went in
@@ -89,16 +90,22 @@ def part(spec: ModelSpec, given: Arguments, goes_on: bool = False) -> Request:
     columns = given.prompting.columns(prompts)
     untagged, tags = given.prompting.tags(columns)
     outfits = given.adapters.outfits(spec, [tags[i // given.batch.num_images] for i in range(count)], runs)
+    style = given.prompting.prompt_style
+    bundled = {} if outfits is None else outfits.embeddings
+    new = new_words.of_model(spec, {**bundled, **given.prompting.embeddings}, style)
     regions = _regions(spec, inputs, given.images.regions)
-    told = partial(_branches, spec, texts=untagged, style=given.prompting.prompt_style, inputs=inputs, regions=regions)
+    told = partial(_branches, spec, texts=untagged, style=style, inputs=inputs, regions=regions, new=new)
     branches = tuple(told(i // given.batch.num_images, run=run) for i, run in enumerate(runs))
+    if not goes_on:
+        own = {name: {word: vs[word] for word in given.prompting.embeddings} for name, vs in new.items()}
+        new_words.warn_of_unused(spec, own, (t for own in branches for one in own for t in one.texts), style)
     skip = given.prompting.skip(spec)
     checked = _checked(spec, given, columns, skip, inputs, runs)
     checked = replace(checked, adapters=given.adapters.checked(outfits, count))
     ids = checked.sizes.time_ids(inputs.height, inputs.width, count, spec.time_ids) if spec.time_ids else None
     covered = _covered([mask for _, mask in regions], inputs, spec.vae.factor) if regions else None
     drawn = tuple(run.drawn for run in runs)
-    return Request(spec, checked, branches, skip, inputs, runs, ids, latents, drawn, covered, outfits)
+    return Request(spec, checked, branches, skip, inputs, runs, ids, latents, drawn, covered, new, outfits)
 
 
 def _with_each_picture(spec: ModelSpec, given: Arguments, prompts: int) -> Arguments:
@@ -114,7 +121,8 @@ def _prompts(spec: ModelSpec, given: Arguments) -> list[str]:
     if spec.encoders:
         return given.prompting.prompts(spec)
     texts = {"prompt": given.prompting.prompt, "negative_prompt": given.prompting.negative_prompt}
-    for name, told in {**texts, "regions": given.images.regions}.items():
+    others = {"regions": given.images.regions, "embeddings": list(given.prompting.embeddings or ())}
+    for name, told in {**texts, **others}.items():
         if any(told) if isinstance(told, list | tuple) else told:  # settings hold a list of empty prompts
             raise ValueError(f"{spec.name} has no text encoder: it makes variations of image=, and takes no {name}")
     many = isinstance(given.images.image, list | tuple)
@@ -176,6 +184,7 @@ def _branches(
     style: str,
     inputs: ImageInputs,
     regions: Sequence[tuple[str, Any]],
+    new: NewVectors,
 ) -> tuple[Branch, ...]:
     """The branches of prompt i: the negative one, then those of the prompt, then those of the regions."""
     second = "text_encoder_2" in spec.encoders and len(spec.encoders) > 1
@@ -198,7 +207,7 @@ def _branches(
         own = prompting.branches(dict.fromkeys(spec.encoders, text), run, style)
         made += tuple(replace(branch, region=k + 1) for branch in own)
     if style != "plain":  # which warns of what it cuts, once
-        prompting.check(made, spec.encoders, style)
+        prompting.check(made, spec.encoders, style, new)
     if spec.unet.time_cond_proj_dim is not None and (len(made) > 2 or made[1].weight != 1):
         raise ValueError(
             f"{spec.name} has its guidance built in (LCM), so neither AND nor regions can join prompts; write them as "

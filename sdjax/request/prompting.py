@@ -15,8 +15,8 @@ import numpy as np
 from sdjax.core.notice import notice
 from sdjax.diffusion.plan import Plan
 from sdjax.diffusion.progress import Run
-from sdjax.model.text_encoder import TextEncoder, Texts
-from sdjax.text import emphasis, prompts
+from sdjax.model.text_encoder import NewVectors, TextEncoder, Texts, counts_of
+from sdjax.text import emphasis, prompts, words
 
 # A1111 counts two evaluations for each step of these when it reads `[cat:dog:0.5]`, even where the last has one
 # (`second_order` in modules/sd_samplers_kdiffusion.py).
@@ -93,25 +93,39 @@ def pieces(
         yield listed[0], listed[-1] + 1, here
 
 
-def check(branches: Sequence[Branch], encoders: Mapping[str, TextEncoder], style: str) -> None:
+def check(
+    branches: Sequence[Branch], encoders: Mapping[str, TextEncoder], style: str, new: NewVectors | None = None
+) -> None:
     """Raises ValueError for a text that takes too many rows, or whose weights are no numbers to multiply by."""
     if not np.isfinite([branch.weight for branch in branches]).all():
         raise ValueError("the weight of a prompt joined by AND is infinite or no number")
     for name, encoder in encoders.items():
         for text in {texts[name] for branch in branches for texts in branch.texts}:
-            rows = prompts.chunks(text, encoder.tokenizer, style)
+            rows = prompts.chunks(text, encoder.tokenizer, style, counts_of(new or {}).get(name, {}))
             if not np.isfinite([weight for row in rows for weight in row.weights]).all():
                 raise ValueError(f"the prompt's weights are infinite or no numbers: {text[:60]!r}")
 
 
-def warn_of_words(name: str, texts: Iterable[Texts], encoders: Mapping[str, TextEncoder], style: str) -> None:
-    """Warns, once, where some of the texts are none that the model called `name` was trained on."""
+def warn_of_words(
+    name: str,
+    texts: Iterable[Texts],
+    encoders: Mapping[str, TextEncoder],
+    style: str,
+    new: NewVectors | None = None,
+) -> None:
+    """Warns, once, where some of the texts are none that the model called `name` was trained on.
+
+    What lies around a new word is judged by its words alone: of which kind the new one is, no grammar knows.
+    """
     told = list(texts)
     for component, encoder in encoders.items():
         if encoder.grammar is None:
             continue
         said = dict.fromkeys(one[component] for one in told)
-        complaint = encoder.grammar.complaint(piece for text in said for piece in sentences(text, style))
+        names = list((new or {}).get(component, ()))
+        cut = [words.fragments(piece, names, style) for text in said for piece in sentences(text, style)]
+        whole, around = ([own for own in cut if (len(own) > 1) is several] for several in (False, True))
+        complaint = encoder.grammar.complaint(sum(whole, []), sum(around, []))
         if complaint:
             notice(f"{name} {complaint}")
 

@@ -1,7 +1,7 @@
 """What a call of `generate` asks for: checked, in one form, and not yet run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from sdjax.diffusion.plan_batch import PlanBatch, stack_plans
 from sdjax.diffusion.progress import Run
 from sdjax.model.networks import Networks
 from sdjax.model.spec import ModelSpec
-from sdjax.model.text_encoder import ClipSkip
+from sdjax.model.text_encoder import ClipSkip, NewVectors
 from sdjax.request.arguments.arguments import DECLARED, Arguments
 from sdjax.request.checks import is_list, spread, unique
 from sdjax.request.image_inputs import ImageInputs
@@ -38,6 +38,7 @@ class Request:
       latents: float32 `b h w c`, given: starting noise, or where a run goes on from.
       drawn: draws of each picture before this part of its run.
       regions: float32 `n h w 1`: where the prompt counts, then where each region's does.
+      new: words of the prompts that the text encoders' vocabularies do not have.
       outfits: which adapters the pictures wear, or None. refiner: what goes on with the latents, or None.
     """
 
@@ -51,6 +52,7 @@ class Request:
     latents: np.ndarray | None = None
     drawn: tuple[int, ...] = ()
     regions: np.ndarray | None = None
+    new: NewVectors = field(default_factory=dict)
     outfits: Outfits | None = None
     refiner: "Refinement | None" = None
 

@@ -20,6 +20,7 @@ from sdjax.adapters.hypernetwork import Hypernetwork
 from sdjax.adapters.read import load_adapter
 from sdjax.adapters.scales import PARTS, USAGE, Scale
 from sdjax.adapters.slots import Factors, Slots, factors_of
+from sdjax.adapters.textual_inversion import TextualInversion
 from sdjax.core.errors import CheckpointError, unknown
 from sdjax.core.short import short
 from sdjax.diffusion.guidance_schedule import progress
@@ -103,6 +104,11 @@ class Outfits:
         return tuple(one.adapter for one in self.worn if isinstance(one.adapter, Hypernetwork))
 
     @property
+    def embeddings(self) -> dict[str, TextualInversion]:
+        """The new words that came with the adapters."""
+        return {word: one for own in self.worn for word, one in getattr(own.adapter, "embeddings", {}).items()}
+
+    @property
     def key(self) -> tuple[Any, ...]:
         """Equal for equal adapters, however strongly they are worn; holds them, so that none is taken for another."""
         return tuple((one.adapter, str(one.blocks), one.ranks) for one in self.worn)
@@ -170,11 +176,9 @@ def opened(source: Any, name: str | None = None) -> Wearable:
     found = load_adapter(source, name) if isinstance(source, str | os.PathLike) else source
     if isinstance(found, Adapter | Hypernetwork):
         return found
-    words = getattr(found, "vectors", None)
-    if words is not None:
-        raise ValueError(
-            f"{found.name} is a textual inversion, a word and no adapter: embeddings={{{found.name!r}: ..}} names it"
-        )
+    if isinstance(found, TextualInversion):
+        said = f"{found.name} is a textual inversion, a word and no adapter"
+        raise ValueError(f"{said}: embeddings={{{found.word!r}: ..}}")
     raise ValueError(f"adapters take what sdjax.load_adapter gives, or a path, with {USAGE}; not {short(source)}")
 
 

@@ -24,7 +24,7 @@ from sdjax.diffusion.guiders.guider import Guider
 from sdjax.diffusion.guiders.unguided import Unguided
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.table import Table, batch_axes
-from sdjax.nn.clip import ClipTextEncoder
+from sdjax.nn.clip import ClipTextEncoder, NewWords
 from sdjax.nn.clip_vision import ClipVisionEncoder
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.denoiser import Denoiser
@@ -58,15 +58,23 @@ def _cast(dtype: DTypeLike, arrays: list[jax.Array]) -> list[jax.Array]:
 
 @program(static=3)
 def encode_text(
-    config: ClipTextConfig, dtype: DTypeLike, normed: bool, params: Params, ids: jax.Array, depth: jax.Array
+    config: ClipTextConfig,
+    dtype: DTypeLike,
+    normed: bool,
+    params: Params,
+    ids: jax.Array,
+    depth: jax.Array,
+    new: NewWords | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Token ids `l` of one row -> (hidden states `l d`, pooled `d`), float32.
 
     depth: the states of the layer so many from the end, 1 the last. normed: after the final norm (SD 1.x and 2.x) or
-    before it (SDXL). One row a call: a matrix product of 77 rows rounds otherwise than one of several times as many,
-    and a picture must not depend on its batch.
+    before it (SDXL). new: words that the vocabulary does not have, for the places `l`; a row without them has a program
+    of its own, and those with them have one, whatever the words. One row a call: a matrix product of 77 rows rounds
+    otherwise than one of several times as many, and a picture must not depend on its batch.
     """
-    out = ClipTextEncoder(config, dtype).apply({"params": params}, ids[None])
+    given = jax.tree.map(lambda array: array[None], (ids, new))
+    out = ClipTextEncoder(config, dtype).apply({"params": params}, *given)
     states = jnp.stack(out.hidden_states)[-depth, 0]
     if normed:
         norm = LayerNorm(config.layer_norm_eps, dtype)

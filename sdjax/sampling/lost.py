@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from sdjax.model.finite import FARTHEST, broken
 from sdjax.model.networks import Networks
 from sdjax.model.spec import ModelSpec
+from sdjax.model.text_encoder import counts_of
 from sdjax.request.request import Request
 from sdjax.text import prompts
 
@@ -50,6 +51,9 @@ def _heaviest(spec: ModelSpec, asked: Request, i: int) -> float:
     weights = [abs(branch.weight) for branch in asked.branches[i]]
     if asked.style != "plain":  # which has no weights
         texts = {(name, text) for branch in asked.branches[i] for along in branch.texts for name, text in along.items()}
-        rows = [prompts.chunks(text, spec.encoders[name].tokenizer, asked.style) for name, text in texts]
+        counts, encoders = counts_of(asked.new), spec.encoders
+        rows = [
+            prompts.chunks(text, encoders[name].tokenizer, asked.style, counts.get(name, {})) for name, text in texts
+        ]
         weights += [abs(weight) for own in rows for row in own for weight in row.weights]
     return float(max(weights, default=0.0))

@@ -21,6 +21,7 @@ from sdjax.diffusion.table import Table
 from sdjax.images import depth
 from sdjax.model.networks import Networks
 from sdjax.model.text_encoder import Encoding, Texts
+from sdjax.nn.clip import NewWords
 from sdjax.nn.conditioning import Added, Chunks, Conditions, guidance_embedding
 from sdjax.nn.worn import Strengths
 from sdjax.request import prompting
@@ -151,10 +152,10 @@ def _encodings(networks: Networks, asked: Request) -> Callable[[int, int], Encod
     def encoding(*worn: tuple[str, tuple[float, ...]]) -> Encoding:
         strengths = {name: Strengths(np.array(ranks, np.float32)) for name, ranks in worn}
 
-        def encode(component: str, ids: tuple[int, ...], depth: int) -> tuple[np.ndarray, np.ndarray]:
-            return networks.encode_row(component, ids, depth, strengths.get(component))
+        def encode(component: str, ids: Any, depth: int, new: NewWords | None) -> tuple[np.ndarray, np.ndarray]:
+            return networks.encode_row(component, ids, depth, new, strengths.get(component))
 
-        return Encoding(spec.encoders, cache(encode), spec.family, asked.style, asked.clip_skip)
+        return Encoding(spec.encoders, cache(encode), spec.family, asked.style, asked.clip_skip, asked.new)
 
     def of_picture(i: int, row: int) -> Encoding:
         slots = () if outfits is None else [name for name in spec.encoders if name in outfits.slots]

@@ -88,10 +88,13 @@ class Grammar:
             starts = {at + n for at in starts for n in lengths if words[at : at + n] in choices}
         return starts
 
-    def complaint(self, texts: Iterable[str]) -> str | None:
-        """What of some texts it was not trained on, and what to write in their place; None where all is known."""
+    def complaint(self, texts: Iterable[str], fragments: Iterable[str] = ()) -> str | None:
+        """What of some texts it was not trained on, and what to write in their place; None where all is known.
+
+        fragments: texts that need not be sentences, whose words alone are looked at.
+        """
         listed = list(dict.fromkeys(texts))
-        strange = list(dict.fromkeys(word for text in listed for word in self.unknown(text)))
+        strange = list(dict.fromkeys(word for text in (*listed, *fragments) for word in self.unknown(text)))
         loose = [text for text in listed if not self.unknown(text) and not self.holds(text)]
         said = []
         if strange:

@@ -27,6 +27,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import tokenizers
@@ -35,6 +36,8 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from sdjax.core.notice import notice
 from sdjax.text.tokenizer_files import FILES, TokenizerFiles
 from sdjax.text.vocabulary import BOS, END_OF_WORD, EOS, byte_alphabet, ids_by_token
+
+Piece = TypeVar("Piece")  # an id, or what stands in its place
 
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -77,9 +80,19 @@ class Tokenizer:
         bos, eos, pad = (known[special[f"{name}_token"]] for name in ("bos", "eos", "pad"))
         return cls(said.max_length(), bos, eos, pad, max(known.values()) + 1, engine)
 
+    @property
+    def open_clip(self) -> bool:
+        """Whether it is OpenCLIP's, which pads with something else than its EOS."""
+        return self.pad != self.eos
+
     def pieces(self, text: str) -> list[int]:
         """The ids of `text` alone: no BOS, EOS or padding, no limit on length."""
         return self._encode(text).ids
+
+    def spelled(self, text: str) -> list[tuple[int, int]]:
+        """The ids of `text` alone, each with where in it the piece begins."""
+        encoded = self._encode(text)
+        return [(one, start) for one, (start, _) in zip(encoded.ids, encoded.offsets, strict=True)]
 
     def _encode(self, text: str) -> tokenizers.Encoding:
         try:
@@ -102,18 +115,17 @@ class Tokenizer:
                 raise ValueError(f"prompts[{i}] must be a string, not {prompt!r} (of type {type(prompt).__name__})")
         rows = np.full((len(prompts), self.max_length), self.pad, np.int32)
         for row, prompt in zip(rows, prompts, strict=True):
-            ids = [self.bos, *self._fitting(prompt), self.eos]
+            ids = [self.bos, *self.fitting(prompt, self.spelled(prompt)), self.eos]
             row[: len(ids)] = ids
         return rows
 
-    def _fitting(self, prompt: str) -> list[int]:
-        """The ids of `prompt`, cut to the l - 2 that fit between BOS and EOS."""
-        encoded = self._encode(prompt)
+    def fitting(self, prompt: str, spelled: Sequence[tuple[Piece, int]]) -> list[Piece]:
+        """The pieces of `prompt` that fit between BOS and EOS, each given with its place in it; warns of those cut."""
         room = self.max_length - 2
-        if len(encoded.ids) > room:
-            lost = prompt[encoded.offsets[room][0] :]
-            notice(f"the prompt has {len(encoded.ids)} tokens and the text encoder sees {room}; cut: {lost!r}")
-        return encoded.ids[:room]
+        if len(spelled) > room:
+            lost = prompt[spelled[room][1] :]
+            notice(f"the prompt has {len(spelled)} tokens and the text encoder sees {room}; cut: {lost!r}")
+        return [piece for piece, _ in spelled[:room]]
 
 
 def _engine(vocab: dict[str, int], merges: list, unknown: str, added: list[AddedToken]) -> tokenizers.Tokenizer:

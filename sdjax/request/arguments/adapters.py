@@ -36,8 +36,8 @@ class AdapterArguments(Topic):
         worn = worn_by(None if named else self.adapters, closet, tags, runs)
         if named and not any(tags):
             raise ValueError(
-                "adapters by name are worn where a prompt says so, as <lora:name:0.8> under prompt_style='a1111', and no "
-                "prompt does; adapters=[(adapter, 0.8)] are worn by all"
+                "adapters by name are worn where a prompt says so, as <lora:name:0.8> under prompt_style='a1111', and "
+                "no prompt does; adapters=[(adapter, 0.8)] are worn by all"
             )
         return Outfits.of(spec, worn, runs) if worn else None
 

@@ -7,7 +7,7 @@ from typing import Any
 from sdjax.core.notice import notice
 from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import ClipSkip
-from sdjax.request import checks
+from sdjax.request import checks, new_words
 from sdjax.request.arguments.topic import NONE, UNUSUAL, Flag, Topic, argument
 from sdjax.text.prompts import check_style
 from sdjax.text.tags import Tag, tags
@@ -37,6 +37,8 @@ class Prompting(Topic):
     clip_skip: int | str | None = argument(
         None, str, told=UNUSUAL, flag=Flag("Text layers to leave out, as diffusers:1, a1111:2 or comfy:-2.")
     )
+    # A file holds the words and their vectors' digests, which is refused with the remedy.
+    embeddings: Any = argument(None, str, told=UNUSUAL, raw=True)
 
     def prompts(self, spec: ModelSpec) -> list[str]:
         """The prompts, for a model that is told by text what to show. Raises ValueError."""
@@ -77,3 +79,13 @@ class Prompting(Topic):
         texts: dict[str, Any] = {"prompt": [text or "" for text in columns["prompt"]], "negative_prompt": negative}
         texts |= {name: columns[name] for name in SECOND if getattr(self, name) is not None}
         return replace(self, **texts, clip_skip=None if self.clip_skip is None else str(skip))
+
+    def opened(self) -> "Prompting":
+        """With the embeddings read that were given as files. Raises ValueError."""
+        return replace(self, embeddings=new_words.opened(self.embeddings))
+
+    def settings(self) -> dict[str, Any]:
+        """As of other topics; embeddings go by their words and digests."""
+        told = super().settings()
+        told.pop("embeddings", None)
+        return told | ({"embeddings": new_words.told(self.embeddings)} if self.embeddings else {})
