@@ -8,7 +8,7 @@ is a field of `Conditions` and the line that reads it; no signature in between n
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -70,6 +70,10 @@ class Conditions:
     worn: Strengths | None = None  # of what stands beside the network's kernels, `b ..`
 
     __repr__ = short.fields
+
+    def worn_alike(self) -> "Conditions":
+        """The same for pictures that all wear the same, or for the parts of one: strengths without the axis b."""
+        return replace(self, worn=jax.tree.map(lambda each: each[0], self.worn))
 
     def beside_time(self) -> "Conditions":
         """Those alone that tell on the embedded time, which may be made before the run; without any text."""

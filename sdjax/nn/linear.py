@@ -22,6 +22,8 @@ from jax.typing import DTypeLike
 
 from sdjax.nn.parameter import check_known
 
+Product = Callable[[jax.Array, jax.Array], jax.Array]  # of x and a kernel
+
 LEAVES = ("kernel", "bias", "low_rank", "before")
 
 
@@ -40,7 +42,7 @@ class LowRank:
     up: jax.Array
     scale: jax.Array | None = None
 
-    def __call__(self, x: jax.Array, dtype: DTypeLike, product: Callable[[jax.Array, jax.Array], jax.Array]) -> Any:
+    def __call__(self, x: jax.Array, dtype: DTypeLike, product: Product) -> jax.Array:
         """The last term of equation 1, in `dtype`."""
         assert self.scale is not None
         inner = product(x, self.down.astype(dtype))
@@ -48,13 +50,29 @@ class LowRank:
         scale = self.scale.reshape(*own[:-1], *[1] * (inner.ndim - len(own)), own[-1])
         return jnp.dot(inner * scale.astype(dtype), self.up.astype(dtype))
 
+    def merges(self, x: jax.Array) -> bool:
+        """Whether the factors are better multiplied with each other than with x, which all must wear alike for it.
+
+        A kernel of c x o takes c o r multiplications, n places of x take n (c + o) r. So it does where a CPU runs one
+        picture of many tokens: a hundredth of a step of Stable Diffusion 1.5 in place of a tenth.
+        """
+        assert self.scale is not None
+        inputs, outputs = self.down.size // self.down.shape[-1], self.up.shape[-1]
+        places = x.size // self.down.shape[-2]
+        return self.scale.ndim == 1 and inputs * outputs < places * (inputs + outputs)
+
+    def product(self, dtype: DTypeLike) -> jax.Array:
+        """(A s) B, in the kernel's shape and in `dtype`; for one scale alone."""
+        assert self.scale is not None
+        return jnp.dot(self.down.astype(dtype) * self.scale.astype(dtype), self.up.astype(dtype))
+
 
 def linear(
     params: Mapping[str, Any],
     x: jax.Array,
     dtype: DTypeLike,
     path: str,
-    product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.dot,
+    product: Product = jnp.dot,
 ) -> jax.Array:
     """Equation 1 in `dtype`: x `... c` -> `... o`.
 
@@ -68,7 +86,10 @@ def linear(
     x = x.astype(dtype)
     for one in params.get("before", ()):
         x = one(x)
-    y = product(x, params["kernel"].astype(dtype))
-    if "low_rank" in params:
-        y = y + params["low_rank"](x, dtype, product)
+    kernel, beside = params["kernel"].astype(dtype), params.get("low_rank")
+    if beside is not None and beside.merges(x):
+        kernel, beside = kernel + beside.product(dtype), None
+    y = product(x, kernel)
+    if beside is not None:
+        y = y + beside(x, dtype, product)
     return y + params["bias"].astype(dtype) if "bias" in params else y

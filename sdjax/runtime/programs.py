@@ -182,7 +182,8 @@ def run_rows(
     shifts = denoiser.per_row(params, rows.timestep, conditions)
 
     def network(inputs: tuple[jax.Array, Any, Conditions]) -> jax.Array:
-        return denoiser(params, *inputs)
+        x, row, told = inputs
+        return denoiser(params, x, row, told.worn_alike() if on_cpu() else told)  # there of one picture at a time
 
     guider = Unguided() if guidance is None else guidance.guider
 
