@@ -1,6 +1,6 @@
 """Tags: what AUTOMATIC1111's web UI reads in a prompt as a file to be worn, and takes out of the text.
 
-    <lora:name>  <lora:name:0.8>  <lora:name:0.5:0.8>  <lora:name:te=0.5:unet=0.8:dyn=4>  <lyco:name>  <hypernet:name:0.5>
+    <lora:name>  <lora:name:0.8>  <lora:name:0.5:0.8>  <lora:name:te=0.5:unet=0.8:dyn=4>  <lyco:name>  <hypernet:name:1>
 
 A tag is a word, a colon, and at least one letter up to the next ">". What is between is cut at its colons; a part with
 one "=" is named, others count by their place:
