@@ -86,7 +86,7 @@ def in_the_file(array: np.ndarray) -> np.ndarray:
 
 def cast_to_device(array: np.ndarray, dtype: DTypeLike) -> jax.Array:
     """An array of the host in `dtype` on jax's default device; what leaves its range becomes infinite."""
-    target = _aligned(array.shape, np.dtype(dtype))
+    target = aligned(array.shape, np.dtype(dtype))
     with np.errstate(over="ignore"):
         names.copy(target, array)
     if (pages := pages_of(array)) is not None:
@@ -220,17 +220,17 @@ def _tensor(
     what = f"{found.header.path}: {found.entry.name}"
     view = _view(pages, found, stored)
     flat = view.reshape(-1)
-    _check_finite(flat, what)
+    check_finite(flat, what)
     if {len(shape), view.ndim} == {2, 4}:  # a 1x1 convolution for a linear layer, or the other way round
         view = view.reshape(view.shape[:2] if view.ndim == 4 else (*view.shape, 1, 1))
     view = view if found.place.as_ours else names.from_file(path, view)
     if mapped and stored == own:
         return view
-    array = _aligned(shape, np.dtype(dtype or own))
+    array = aligned(shape, np.dtype(dtype or own))
     with np.errstate(over="ignore"):  # told as an error below
         names.copy(array, view)
     if array.dtype != stored:
-        _check_finite(array.reshape(-1), f"{what}, cast to {array.dtype}")
+        check_finite(array.reshape(-1), f"{what}, cast to {array.dtype}")
     return array
 
 
@@ -243,14 +243,14 @@ def _view(pages: Pages, found: Found, stored: np.dtype) -> np.ndarray:
     return np.frombuffer(pages, stored, count, start).reshape((entry.shape[0] // parts, *entry.shape[1:]))
 
 
-def _aligned(shape: tree.Shape, dtype: np.dtype) -> np.ndarray:
+def aligned(shape: tree.Shape, dtype: np.dtype) -> np.ndarray:
     """An empty array that starts on a cache line: XLA's CPU backend takes such a one without a copy."""
     count = math.prod(shape)
     room = np.empty(count * dtype.itemsize + 64, np.uint8)
     return np.frombuffer(room, dtype, count, -room.ctypes.data % 64).reshape(shape)
 
 
-def _check_finite(flat: np.ndarray, what: str) -> None:
+def check_finite(flat: np.ndarray, what: str) -> None:
     """Raises CheckpointError for NaN and infinities: the numbers whose bits, but for the sign, are infinity's or more.
 
     Compared as integers, since NumPy looks at 16-bit floats one by one: 20 GB/s in place of 1.
