@@ -146,8 +146,8 @@ def _merged(path: Path, leaf: Any, chain: Sequence[Step], dtype: DTypeLike | Non
     shape = names.file_shapes(path, tuple(leaf.shape))[0]
     low_rank = [found for step in chain if (found := _factors(step, shape, what)) is not None]
     if len(low_rank) < len(chain) or leaf.dtype == np.float64:
-        found = _in_order(path, leaf, chain, shape, what)
-        result = found.astype(target) if found.dtype == np.float64 else _cast(path, found, target, room)
+        wide = _in_order(path, leaf, chain, shape, what)
+        result = wide.astype(target) if wide.dtype == np.float64 else _cast(wide, target, room)
     else:
         result = _added_to(path, leaf, low_rank, shape, target, room)
     _check(result, f"{what}: merged at these scales ({', '.join(step.adapter for step in chain)})", target)
@@ -174,7 +174,7 @@ def _in_order(path: Path, leaf: Any, chain: Sequence[Step], shape: Shape, what: 
     return names.from_file(path, weight)
 
 
-def _cast(path: Path, found: np.ndarray, dtype: np.dtype, room: _Room) -> jax.Array:
+def _cast(found: np.ndarray, dtype: np.dtype, room: _Room) -> jax.Array:
     target = room.array(found.shape)
     names.copy(target, found)
     return jax.block_until_ready(cast(dtype, target))
