@@ -6,8 +6,8 @@
 `load` opens a checkpoint, `load_adapter` a LoRA or another file that changes one, `plan` turns a sampler on a schedule
 into a matrix, `stack_plans` gives every image of a batch its own, `sample` runs them in one `lax.scan`, `dpm_adaptive`
 is the one sampler that is no matrix, `samplers` and `schedules` list what there is, `grow` makes room around a picture,
-`read_settings` gives back what made one, `export` writes compiled programs. `parallel` is for many devices and `train` for training: both are imported when
-they are first asked for.
+`read_settings` gives back what made one, `export` writes compiled programs. `parallel` is for many devices and `train`
+for training: both are imported when they are first asked for.
 """
 
 import importlib
