@@ -24,7 +24,7 @@ from sdjax.adapters.kinds import read_module
 from sdjax.adapters.kinds.delta import Delta
 from sdjax.adapters.locate import Located, locate
 from sdjax.adapters.module_names import Module
-from sdjax.adapters.peft_config import strengths, with_alpha
+from sdjax.adapters.peft_config import beside, strengths, with_alpha
 from sdjax.adapters.spelling import BUNDLE, Spelling, spell, with_nearest
 from sdjax.adapters.textual_inversion import TextualInversion
 from sdjax.core.errors import CheckpointError, listing, shown
@@ -109,14 +109,17 @@ def _read_adapter(
         if tensors[one].dtype.kind not in "biu":
             check_finite(tensors[one].reshape(-1), f"{header.path}: {shown(one)}")
     pages.release()
-    said = strengths(header.metadata, located.config, header.path)
+    unsaid = beside(located.config)
+    said = strengths({**header.metadata, **unsaid}, located.config or header.path)
     deltas: dict[Module, Mapping[str, Delta]] = {}
     for module, names in modules.items():
         own = with_alpha(module, {suffix: tensors[one] for suffix, one in names.items()}, said)
         deltas[module] = _deltas(header, names, own, convention)
     family = family_of(widths_of(deltas), header.metadata)
     words = _words(header, spelled, tensors)
-    return Adapter(name, spelled.dialect.name, family, deltas, tensors, header.metadata, strict, words, header.path)
+    return Adapter(
+        name, spelled.dialect.name, family, deltas, tensors, header.metadata, strict, words, header.path, unsaid
+    )
 
 
 def _deltas(
