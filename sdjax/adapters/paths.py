@@ -6,7 +6,7 @@ the parameters of a model at hand.
 """
 
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from sdjax.adapters import families
@@ -45,7 +45,7 @@ class Paths:
 
     def path(self, module: Module, dialect: Dialect) -> str:
         """A module's path, with dots, in a dialect's vocabulary. Raises CheckpointError where nothing tells it."""
-        tables, sgm = self._tables()
+        tables, sgm = self._tables
         component = component_of(module.part, tables)
         path = None if component is None else tables[component].get(module.name)
         if path is None:
@@ -57,6 +57,7 @@ class Paths:
     def _whose(self) -> str:
         return families.described(self.family) if self.model is None else "the model given"
 
+    @cached_property
     def _tables(self) -> tuple[Mapping[str, Table], Mapping[str, str]]:
         if self.model is not None:
             return _tables(self.model)

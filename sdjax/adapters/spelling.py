@@ -44,17 +44,15 @@ def spell(names: Iterable[str]) -> Spelling:
 
 def _dialect(names: list[str]) -> tuple[Dialect, dict[str, Spelled]]:
     """The dialect that most of the names are in, and what each says in it, or in another where it says nothing."""
-    best, most = DIALECTS["kohya"], dict[str, Spelled]()
+    best, most, others = DIALECTS["kohya"], dict[str, Spelled](), dict[str, Spelled]()
     for dialect in DIALECTS.values():
         read = {name: found for name in names if (found := dialect.read(name))}
         if len(read) > len(most):
             best, most = dialect, read
         if len(read) == len(names):
             break
-    for name in names if len(most) < len(names) else ():
-        if name not in most and (found := next((r for d in DIALECTS.values() if (r := d.read(name))), None)):
-            most[name] = found
-    return best, most
+        others = read | others
+    return best, others | most
 
 
 def _word(name: str) -> tuple[str, str] | None:
@@ -81,6 +79,7 @@ def with_nearest(name: str, spelled: Spelled | None, dialect: Dialect) -> str:
     known = blocks(module) is not None if part == UNET else is_text(module)
     near = module if known else nearest_module(module)
     ends = [suffix] if suffix in SUFFIXES else closest(suffix[:100], SUFFIXES)
-    if not near or not ends or part not in dialect.prefixes:
+    try:
+        return f"{shown(name)} (nearest: {dialect.write(part, near, ends[0])})" if near and ends else shown(name)
+    except KeyError:  # of a dialect that has no name for that
         return shown(name)
-    return f"{shown(name)} (nearest: {dialect.write(part, near, ends[0])})"

@@ -22,7 +22,9 @@ from sdjax.core.tree import Shape
 
 # In safetensors' own order, which is that of the tensors in a file, backwards. Not all are for parameters.
 DTYPES: dict[str, np.dtype] = {
-    "BOOL": np.dtype(bool), "U8": np.dtype(np.uint8), "I8": np.dtype(np.int8), "I16": np.dtype(np.int16),
+    "BOOL": np.dtype(bool), "U8": np.dtype(np.uint8), "I8": np.dtype(np.int8),
+    "F8_E5M2": np.dtype(jnp.float8_e5m2), "F8_E4M3": np.dtype(jnp.float8_e4m3fn), "I16": np.dtype(np.int16),
+    "F8_E4M3FNUZ": np.dtype(jnp.float8_e4m3fnuz), "F8_E5M2FNUZ": np.dtype(jnp.float8_e5m2fnuz),
     "U16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16),
     "I32": np.dtype(np.int32), "U32": np.dtype(np.uint32), "F32": np.dtype(np.float32), "F64": np.dtype(np.float64),
     "I64": np.dtype(np.int64), "U64": np.dtype(np.uint64),
