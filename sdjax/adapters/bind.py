@@ -106,6 +106,8 @@ def _misfit(name: str, family: str, modules: Deltas, held: Mapping[str, Any], fo
     own, width = family_of_params(held.get(UNET, {}))
     theirs = text_width(widths_of(modules))
     fit = len(modules) - len(found.lacking) - len(found.wrong)
+    if (family, theirs) == (own, width) and found.wrong:
+        return f"{name} does not fit this model: {fit} of its {len(modules)} modules do, and {found.wrong[0]}"
     what = f"{name} is for {described(family, theirs)}, and this model is {described(own, width)}"
     count = f"{fit} of its {len(modules)} modules fit"
     if found.wrong:

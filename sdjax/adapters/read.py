@@ -114,7 +114,7 @@ def _read_adapter(
     deltas: dict[Module, Mapping[str, Delta]] = {}
     for module, names in modules.items():
         own = with_alpha(module, {suffix: tensors[one] for suffix, one in names.items()}, said)
-        deltas[module] = _deltas(header, names, own, convention)
+        deltas[module] = _deltas(header, spelled, names, own, convention)
     family = family_of(widths_of(deltas), header.metadata)
     words = _words(header, spelled, tensors)
     return Adapter(
@@ -123,13 +123,15 @@ def _read_adapter(
 
 
 def _deltas(
-    header: Header, names: Mapping[str, str], tensors: Mapping[str, np.ndarray], convention: str
+    header: Header, spelled: Spelling, names: Mapping[str, str], tensors: Mapping[str, np.ndarray], convention: str
 ) -> dict[str, Delta]:
     try:
         return read_module(tensors, convention)
     except ValueError as error:
-        first = next(iter(names.values()))
-        raise CheckpointError(f"{header.path}: {shown(first)} and what belongs to it: {error}") from None
+        first, told = next(iter(names.values())), str(error)
+        for ours, theirs in spelled.dialect.words.items():
+            told = told.replace(ours, theirs)
+        raise CheckpointError(f"{header.path}: {shown(first)} and what belongs to it: {told}") from None
 
 
 def _tell_unknown(header: Header, spelled: Spelling, strict: bool) -> None:
