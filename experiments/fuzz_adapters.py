@@ -190,6 +190,8 @@ def config_alphas(path: Path, file: Path) -> Any:
     if path.name != "folder":
         header, _ = take_apart(file.read_bytes())
         said = json.loads((header.get("__metadata__") or {}).get("lora_adapter_metadata", "{}"))
+    elif not (path / "adapter_config.json").exists():
+        said = {}
     else:
         config = json.loads((path / "adapter_config.json").read_text())
         said = {f"{component}.{key}": value for component in ("unet", "text_encoder") for key, value in config.items()}

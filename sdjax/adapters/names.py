@@ -144,7 +144,8 @@ _COMFY = {
     TE: "text_encoders.clip_h.transformer.",
     UNET: "diffusion_model.",
 }
-_BASE, _BARE = {UNET: "base_model.model.", TE: "base_model.model."}, {UNET: "", TE: ""}
+PEFT_PREFIX = "base_model.model."  # of PEFT's own folders
+_BASE, _BARE = {UNET: PEFT_PREFIX, TE: PEFT_PREFIX}, {UNET: "", TE: ""}
 _TO_NAMED = {DOWN: "lora_A.default.weight", UP: "lora_B.default.weight"}
 _TO_PEFT = {DOWN: "lora_A.weight", UP: "lora_B.weight", "lora_up.bias": "lora_B.bias"}
 _TO_DIFFUSERS = {DOWN: "lora.down.weight", UP: "lora.up.weight"}

@@ -22,8 +22,9 @@ from sdjax.adapters.families import family_of
 from sdjax.adapters.hypernetwork import Hypernetwork
 from sdjax.adapters.kinds import read_module
 from sdjax.adapters.kinds.delta import Delta
-from sdjax.adapters.locate import Located, locate
+from sdjax.adapters.locate import CONFIG, Located, locate
 from sdjax.adapters.module_names import Module
+from sdjax.adapters.names import PEFT_PREFIX, UNET
 from sdjax.adapters.peft_config import beside, strengths, with_alpha
 from sdjax.adapters.spelling import BUNDLE, Spelling, spell, with_nearest
 from sdjax.adapters.textual_inversion import TextualInversion
@@ -111,6 +112,8 @@ def _read_adapter(
     pages.release()
     unsaid = beside(located.config)
     said = strengths({**header.metadata, **unsaid}, located.config or header.path)
+    if not said and spelled.dialect.prefixes[UNET] == PEFT_PREFIX and not any("alpha" in own for own in modules.values()):
+        notice(f"{header.path}: no {CONFIG} lies beside it, which says how strong it is; alpha is taken for the rank")
     deltas: dict[Module, Mapping[str, Delta]] = {}
     for module, names in modules.items():
         own = with_alpha(module, {suffix: tensors[one] for suffix, one in names.items()}, said)
