@@ -86,7 +86,7 @@ def in_the_file(array: np.ndarray) -> np.ndarray:
 
 def cast_to_device(array: np.ndarray, dtype: DTypeLike) -> jax.Array:
     """An array of the host in `dtype` on jax's default device; what leaves its range becomes infinite."""
-    target = _aligned(array.shape, np.dtype(dtype))
+    target = aligned(array.shape, np.dtype(dtype))
     with np.errstate(over="ignore"):
         names.copy(target, array)
     if (pages := pages_of(array)) is not None:
@@ -226,7 +226,7 @@ def _tensor(
     view = view if found.place.as_ours else names.from_file(path, view)
     if mapped and stored == own:
         return view
-    array = _aligned(shape, np.dtype(dtype or own))
+    array = aligned(shape, np.dtype(dtype or own))
     with np.errstate(over="ignore"):  # told as an error below
         names.copy(array, view)
     if array.dtype != stored:
@@ -243,7 +243,7 @@ def _view(pages: Pages, found: Found, stored: np.dtype) -> np.ndarray:
     return np.frombuffer(pages, stored, count, start).reshape((entry.shape[0] // parts, *entry.shape[1:]))
 
 
-def _aligned(shape: tree.Shape, dtype: np.dtype) -> np.ndarray:
+def aligned(shape: tree.Shape, dtype: np.dtype) -> np.ndarray:
     """An empty array that starts on a cache line: XLA's CPU backend takes such a one without a copy."""
     count = math.prod(shape)
     room = np.empty(count * dtype.itemsize + 64, np.uint8)
