@@ -263,15 +263,21 @@ def product(own: Arrays, said: float | None) -> np.ndarray:
 
 
 def turned(own: Arrays, weight: np.ndarray) -> np.ndarray:
-    """A weight turned by OFT's blocks."""
+    """A weight turned by OFT's blocks, or by the stages of BOFT's."""
     b = own["oft_blocks"]
-    n, s, _ = b.shape
-    q, one = b - b.swapaxes(1, 2), np.eye(s)
+    q, one = b - b.swapaxes(-1, -2), np.eye(b.shape[-1])
     limit = float(own["alpha"].reshape(())) * len(weight) if "alpha" in own else 0.0
     norm = float(np.sqrt((q**2).sum()))
     q = q * (limit / norm) if 0 < limit < norm else q
-    rotation = (one + q) @ np.linalg.inv(one - q)
-    found = np.einsum("kqp,kqi->kpi", rotation, weight.reshape(n, s, -1)).reshape(weight.shape)
+    rotation, rows, s = (one + q) @ np.linalg.inv(one - q), weight.reshape(len(weight), -1), b.shape[-1]
+    if b.ndim == 3:
+        found = np.einsum("kqp,kqi->kpi", rotation, rows.reshape(-1, s, rows.shape[1]))
+    for j in range(len(b)) if b.ndim == 4 else ():
+        stride, count = 2**j * (s // 2), rows.shape[1]
+        mixed = rows.reshape(-1, 2, stride, count).swapaxes(1, 2).reshape(-1, s, count)
+        mixed = np.einsum("kpq,kqi->kpi", rotation[j], mixed)
+        found = rows = mixed.reshape(-1, stride, 2, count).swapaxes(1, 2).reshape(rows.shape)
+    found = found.reshape(weight.shape)
     return found * own["rescale"].reshape(-1, *[1] * (weight.ndim - 1)) if "rescale" in own else found
 
 

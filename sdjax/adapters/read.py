@@ -112,7 +112,11 @@ def _read_adapter(
     pages.release()
     unsaid = beside(located.config)
     said = strengths({**header.metadata, **unsaid}, located.config or header.path)
-    if not said and spelled.dialect.prefixes[UNET] == PEFT_PREFIX and not any("alpha" in own for own in modules.values()):
+    if (
+        not said
+        and spelled.dialect.prefixes[UNET] == PEFT_PREFIX
+        and not any("alpha" in own for own in modules.values())
+    ):
         notice(f"{header.path}: no {CONFIG} lies beside it, which says how strong it is; alpha is taken for the rank")
     deltas: dict[Module, Mapping[str, Delta]] = {}
     for module, names in modules.items():
