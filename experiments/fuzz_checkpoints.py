@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -28,19 +28,19 @@ from typing import Any
 from absl import flags
 
 from experiments import _cli
-from experiments.fuzz_door import Door, Result, make_bases, make_case, run_case, serve
+from experiments.fuzz_door import Door, Result, make_bases, run_case, serve
 
 WALL = 60  # seconds of waiting after which a worker is ended
 
 
-def run_share(cases: Iterator[int], bases: Path, seed: int) -> list[Result]:
+def run_share(cases: Iterator[int], opens: type, bases: Path, seed: int) -> list[Result]:
     """Runs cases in a worker process; one that dies or waits too long is ended and another begun."""
     context, results = multiprocessing.get_context("spawn"), []
     pipe = worker = None
     for case in cases:
         if pipe is None:
             pipe, theirs = context.Pipe()
-            worker = context.Process(target=serve, args=(theirs, bases, seed), daemon=True)
+            worker = context.Process(target=serve, args=(theirs, opens, bases, seed), daemon=True)
             worker.start()
             theirs.close()
             pipe.recv()
@@ -55,7 +55,7 @@ def run_share(cases: Iterator[int], bases: Path, seed: int) -> list[Result]:
             worker.kill()  # type: ignore[union-attr]
             pipe = None
             with contextlib.suppress(Exception), tempfile.TemporaryDirectory() as folder:
-                base, kind, _ = make_case(seed, case, bases, Path(folder))
+                base, kind, _ = opens.make_case(seed, case, bases, Path(folder))
                 results[-1] = Result(case, base, kind, results[-1].outcome, results[-1].message)
         if case % 500 == 0:
             print(f"case {case}", file=sys.stderr, flush=True)
@@ -86,47 +86,52 @@ def distinct(results: list[Result]) -> list[tuple[int, Result]]:
     return [(len(group), group[0]) for _, group in ordered]
 
 
-def report(results: list[Result], command: str, seconds: float) -> str:
-    """The page that --out writes."""
+def report(results: list[Result], what: str, command: str, seconds: float) -> str:
+    """The page that --out writes; what: was damaged."""
     slowest, largest = max(r.seconds for r in results), max(r.mebibytes for r in results)
     messages = len({key.message for _, key in distinct(results) if key.outcome == "refused"})
     return (
-        f"# Damaged checkpoints\n\n    {command}\n\n"
+        f"# Damaged {what}\n\n    {command}\n\n"
         "Each is loaded right, bit for bit what its bytes say, or refused with one message that names the file or the "
-        "key (`experiments/fuzz_checkpoints.py`).\n\n"
+        f"key (`experiments/fuzz_{what}.py`).\n\n"
         f"{table(results)}\n\n"
         f"About {messages} different messages. The slowest case took {slowest:.1f} s of work, the largest "
         f"{largest:.0f} MiB over what the process held before; {seconds / 60:.0f} minutes in all.\n"
     )
 
 
-def main(values: Any) -> None:
-    """Runs the cases, prints the table and every fault; exits 1 where there is one."""
+def run(values: Any, what: str, opens: type, make: Callable[[Path], None]) -> None:
+    """Runs the cases, prints the table and every fault; exits 1 where there is one.
+
+    what: is damaged, in one word. opens: the class that opens and judges it (`fuzz_door.Door`). make: writes sound ones
+    into a folder.
+    """
     with tempfile.TemporaryDirectory() as folder:
         bases = Path(folder)
-        make_bases(bases)
+        make(bases)
         if values.only is not None:
-            print(run_case(Door(bases), values.seed, values.only, traced=True))
+            print(run_case(opens(bases), values.seed, values.only, traced=True))
             return
         begun, cases = time.perf_counter(), iter(range(values.cases))
         with ThreadPoolExecutor(values.workers) as pool:
-            shares = [pool.submit(run_share, cases, bases, values.seed) for _ in range(values.workers)]
+            shares = [pool.submit(run_share, cases, opens, bases, values.seed) for _ in range(values.workers)]
             results = sorted((r for share in shares for r in share.result()), key=lambda result: result.case)
     if values.log:
         Path(values.log).write_text("".join(json.dumps(asdict(result)) + "\n" for result in results))
     if values.messages:
         Path(values.messages).write_text("".join(f"{n} x {r}\n" for n, r in distinct(results)))
-    command = f"python -m experiments.fuzz_checkpoints --cases={values.cases} --seed={values.seed}"
-    page = report(results, command, time.perf_counter() - begun)
+    command = f"python -m experiments.fuzz_{what} --cases={values.cases} --seed={values.seed}"
+    page = report(results, what, command, time.perf_counter() - begun)
     print(page)
     if values.out:
         Path(values.out).write_text(page)
     faults = [result for result in results if result.outcome.isupper()]
     if faults:
-        _cli.fail("fuzz_checkpoints", "\n".join(map(str, faults[:20])), 1)
+        _cli.fail(f"fuzz_{what}", "\n".join(map(str, faults[:20])), 1)
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Called for the program only."""
     flags.DEFINE_integer("cases", 10_000, "How many.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of all of them.")
     flags.DEFINE_integer("only", None, "The one case to run, here, with its traceback.")
@@ -134,4 +139,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Markdown file for the table.")
     flags.DEFINE_string("log", None, "File for every case, a line of JSON each.")
     flags.DEFINE_string("messages", None, "File for one case of each message.")
-    _cli.run(lambda: main(flags.FLAGS))
+
+
+if __name__ == "__main__":
+    _cli.run(lambda: run(flags.FLAGS, "checkpoints", Door, make_bases), define_flags)

@@ -24,11 +24,11 @@ import numpy as np
 
 from experiments.fuzz_mutations import (
     DTYPES,
-    FOLDERS_ONLY,
     KINDS,
+    ONLY,
     SCHEDULER_KEYS,
-    SHARDED_ONLY,
     WEIGHTS,
+    Mutation,
     file_of,
     files,
     tensors_of,
@@ -87,17 +87,24 @@ def _shard(file: Path) -> None:
     file.unlink()
 
 
-def make_case(seed: int, case: int, bases: Path, into: Path) -> tuple[str, str, Path]:
-    """A base's name, the kind of mutation, and where the mutated copy lies."""
+def make_case(
+    seed: int,
+    case: int,
+    bases: Path,
+    into: Path,
+    kinds: Mapping[str, Mutation] = KINDS,
+    only: Mapping[str, Sequence[str]] = ONLY,
+) -> tuple[str, str, Path]:
+    """A base's name, the kind of mutation, and where the mutated copy lies.
+
+    kinds: of mutations, by name. only: the bases that a kind is for, where not for all.
+    """
     rng = Random(f"{seed} {case}")
-    kind = rng.choices(list(KINDS), [WEIGHTS.get(kind, 2.0) for kind in KINDS])[0]
-    choice = sorted(path.name for path in bases.iterdir())
-    if kind in FOLDERS_ONLY + SHARDED_ONLY:
-        choice = ["shards", "folder"][: 1 if kind in SHARDED_ONLY else 2]
-    base = rng.choice(choice)
+    kind = rng.choices(list(kinds), [WEIGHTS.get(kind, 2.0) for kind in kinds])[0]
+    base = rng.choice(only.get(kind) or sorted(path.name for path in bases.iterdir()))
     path = into / base
     shutil.copytree(bases / base, path) if path.suffix == "" else shutil.copy(bases / base, path)
-    KINDS[kind](rng, path)
+    kinds[kind](rng, path)
     return base, kind, path
 
 
@@ -110,6 +117,8 @@ class Wrong(Exception):
 
 class Door:
     """Opens checkpoints as a user would, and checks what came out. One a process."""
+
+    make_case = staticmethod(make_case)
 
     def __init__(self, bases: Path) -> None:
         from sdjax.nn import shapes
@@ -210,10 +219,10 @@ def _sorted(array: np.ndarray) -> bytes:
     return np.sort(_bits(array), axis=None).tobytes()
 
 
-def run_case(door: Door, seed: int, case: int, traced: bool = False) -> Result:
+def run_case(door: Any, seed: int, case: int, traced: bool = False) -> Result:
     """Mutates, opens, judges; traced: prints the traceback of an error."""
     with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
-        base, kind, path = make_case(seed, case, door.bases, Path(folder))
+        base, kind, path = door.make_case(seed, case, door.bases, Path(folder))
         size = sum(file.stat().st_size for file in files(path) if file.stat().st_blocks) if path.exists() else 0
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
         before, begun, outcome, message = _memory("VmRSS"), time.process_time(), "loaded", ""
@@ -250,7 +259,7 @@ def judge(error: Exception, path: Path) -> str:
         return "UNCLEAR"
     if len(message) > 4000 or not all(c.isprintable() or c == "\n" for c in message):
         return "UNREADABLE"
-    named = path.name in message or ".json" in message or any(key in message for key in SCHEDULER_KEYS)
+    named = path.stem in message or ".json" in message or any(key in message for key in SCHEDULER_KEYS)
     return "refused" if named else "NAMES NOTHING"
 
 
@@ -258,11 +267,11 @@ def _memory(what: str) -> int:
     return int(re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
 
 
-def serve(pipe: Any, bases: Path, seed: int) -> None:
-    """A worker: takes numbers of cases, gives results."""
+def serve(pipe: Any, opens: type, bases: Path, seed: int) -> None:
+    """A worker: takes numbers of cases, gives results; opens: a class as Door."""
     warnings.simplefilter("ignore")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    door = Door(bases)
+    door = opens(bases)
     size = _memory("VmSize") + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     pipe.send(None)

@@ -21,6 +21,7 @@ import numpy as np
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
 from sdjax.diffusion.noise import Settings
 
+Mutation = Callable[[Random, Path], None]
 Tensor = tuple[str, list[int], bytes]  # dtype as safetensors spells it, shape, bytes
 DTYPES = {
     "F16": np.float16, "F32": np.float32, "BF16": jnp.bfloat16, "F64": np.float64, "I8": np.int8, "U8": np.uint8,
@@ -370,7 +371,7 @@ def _things(rng: Random, path: Path) -> None:
             one.write_bytes(rng.choice((b"{", b"null", b"\xff\xfe", b"[" * 10**5, b"1" * 10**4, b'{"a":' * 10**4)))
 
 
-KINDS: dict[str, Callable[[Random, Path], None]] = {
+KINDS: dict[str, Mutation] = {
     "bytes of any file": edit(_bytes),
     "bytes of a header": edit(_header_bytes, "*.safetensors"),
     "length of a header": edit(_length, "*.safetensors"),
@@ -391,11 +392,9 @@ KINDS: dict[str, Callable[[Random, Path], None]] = {
     "scheduler_config.json": edit_json("scheduler_config.json", SCHEDULER_KEYS),
     "tokenizer's JSON": lambda rng, path: edit_json("*.json")(rng, path / "tokenizer"),
 }  # fmt: skip
-FOLDERS_ONLY = (
-    "a network's config.json",
-    "model_index.json",
-    "scheduler_config.json",
-    "tokenizer's JSON",
-)
-SHARDED_ONLY = ("index of shards",)
+# The bases that a kind is for, where not for all.
+ONLY = {
+    **{kind: ("shards", "folder") for kind in KINDS if "json" in kind.lower()},
+    "index of shards": ("shards",),
+}
 WEIGHTS = {"a network's config.json": 5.0, "100,000 tensors": 0.1, "100,000 tensors, one twice": 0.05}  # others 1 or so

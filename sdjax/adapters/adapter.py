@@ -4,14 +4,17 @@ A file names modules in one of several dialects (`names`), and knows nothing of 
 keeps what the file says, and `bind` finds the parameters of a model that are meant.
 """
 
+import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sdjax.adapters import bind
+from sdjax.adapters import bind, save
 from sdjax.adapters.bind import Bound as Bound
 from sdjax.adapters.kinds.delta import Delta
 from sdjax.adapters.module_names import Module as Module
@@ -27,8 +30,8 @@ class Adapter:
       tensors: of the file, as they lie there, by name. metadata: of the file.
       strict: whether a module that a model lacks is an error, and is not left aside with a notice.
       embeddings: the words that came in the same file, by name.
-      path: the file, None for one that was computed. hash_of_file, hash_of_tensors: SHA-256 of all of it, and of what
-        follows its header; "" for one that was computed.
+      path: the file, None for one that was computed.
+      unsaid: metadata that its file lacks, since it came from beside it (PEFT's adapter_config.json).
     """
 
     name: str
@@ -40,6 +43,7 @@ class Adapter:
     strict: bool = True
     embeddings: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    unsaid: Mapping[str, str] = field(default_factory=dict)
 
     def bind(self, params: Mapping[str, Any]) -> Bound:
         """The parameters of a model that are meant; params: its tree, {"unet", "text_encoder" ..}.
@@ -47,6 +51,48 @@ class Adapter:
         Raises ValueError, with one sentence of what does not fit, where it is an adapter for another model.
         """
         return bind.bind(self.name, self.modules, params, family=self.family, strict=self.strict)
+
+    def save(
+        self, path: str | os.PathLike[str], dialect: str | None = None, *, model: Mapping[str, Any] | None = None
+    ) -> None:
+        """Writes the adapter to a .safetensors file, whole or not at all.
+
+        dialect: None for its own names, tensors and metadata, bit for bit; "kohya" (for SDXL with SGM's block names, as
+        A1111 reads them; "kohya-diffusers" and "kohya-sgm" say which), or "peft" (LoRA and DoRA alone).
+        model: parameters that tell the paths of its modules; for another dialect of an adapter for a custom model.
+
+        Raises CheckpointError where it cannot be written, or the dialect cannot say what it holds.
+        """
+        save.save(self, Path(path), dialect, model)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of its file's bytes, in hex; of one that was computed, of those that `save` would write."""
+        return self._hash(whole=True)
+
+    @cached_property
+    def short_hash(self) -> str:
+        """The 12 digits that A1111 writes into a picture's `Lora hashes`.
+
+        They are of what its trainer noted as `sshs_model_hash`, else of all bytes that follow the header. Source:
+        AUTOMATIC1111's webui, modules/hashes.py (addnet_hash_safetensors) and extensions-builtin/Lora/network.py
+        (NetworkOnDisk).
+        """
+        return (self.metadata.get("sshs_model_hash") or self._hash(whole=False))[:12]
+
+    def _hash(self, whole: bool) -> str:
+        found = hashlib.sha256()
+        for number, part in enumerate(save.content(self)):
+            if whole or number:
+                found.update(part)
+        return found.hexdigest()
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The names that prompts may call it by: its own, its file's, and what its trainer called it."""
+        file = () if self.path is None else (self.path.stem,)
+        said = (self.metadata.get("ss_output_name", ""),)
+        return tuple(dict.fromkeys(name for name in (self.name, *file, *said) if name))
 
     @property
     def kinds(self) -> tuple[str, ...]:

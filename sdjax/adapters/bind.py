@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdjax.adapters.families import CUSTOM, UNKNOWN, family_of_params, text_width
+from sdjax.adapters.families import described, family_of_params, text_width
 from sdjax.adapters.kinds.delta import Delta
 from sdjax.adapters.module_names import Module
 from sdjax.adapters.names import TE, TE1, UNET
@@ -106,7 +106,9 @@ def _misfit(name: str, family: str, modules: Deltas, held: Mapping[str, Any], fo
     own, width = family_of_params(held.get(UNET, {}))
     theirs = text_width(widths_of(modules))
     fit = len(modules) - len(found.lacking) - len(found.wrong)
-    what = f"{name} is for {_described(family, theirs)}, and this model is {_described(own, width)}"
+    if (family, theirs) == (own, width) and found.wrong:
+        return f"{name} does not fit this model: {fit} of its {len(modules)} modules do, and {found.wrong[0]}"
+    what = f"{name} is for {described(family, theirs)}, and this model is {described(own, width)}"
     count = f"{fit} of its {len(modules)} modules fit"
     if found.wrong:
         return f"{what}: {count}, as {found.wrong[0]}. Take an adapter for this model"
@@ -122,13 +124,6 @@ def widths_of(modules: Deltas) -> dict[Module, tuple[int, int]]:
 def shape_of(delta: Delta) -> Shape:
     """Of the weight that a delta is for; () where it fits several."""
     return getattr(getattr(delta, "inner", delta), "shape", ())
-
-
-def _described(family: str, width: int | None) -> str:
-    told = "" if width is None else f" (text {width} wide)"
-    return {CUSTOM: f"a model of its own kind{told}", UNKNOWN: f"a family that it does not tell{told}"}.get(
-        family, f"{family}{told}"
-    )
 
 
 def _tell_lacking(

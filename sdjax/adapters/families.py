@@ -51,6 +51,12 @@ def family_of_params(params: Mapping[str, Any]) -> tuple[str, int | None]:
     return family_of(widths, {}), text_width(widths)
 
 
+def described(family: str, width: int | None = None) -> str:
+    """A family, and the width of its text, for messages."""
+    told = "" if width is None else f" (text {width} wide)"
+    return {CUSTOM: "a model of its own kind", UNKNOWN: "a family that it does not tell"}.get(family, family) + told
+
+
 def _cross(widths: Mapping[Module, Widths]) -> list[Widths]:
     return [
         width

@@ -1,6 +1,7 @@
 """What a file is that holds no adapter of weights, in words: the files that people keep in one folder with them."""
 
 import re
+from itertools import islice
 from typing import NoReturn
 
 from sdjax.core.errors import CheckpointError, listing, shown
@@ -21,6 +22,7 @@ _NAMES = (
     (r"(.*[._])?joint_blocks[._]\d+.*", f"an adapter for Stable Diffusion 3, {_OTHER}"),
     (r"(lora_)?(transformer|prior)[._].*", f"an adapter for another architecture, {_OTHER}"),
 )  # fmt: skip
+_LOOKED_AT = 2000  # names of a file that has many: all of its kind are like them
 _CHECKPOINT = (
     r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\..*",
     r"((unet|vae)\.)?(down_blocks|mid_block|up_blocks|encoder|decoder)\..*\.(weight|bias)",
@@ -29,7 +31,7 @@ _CHECKPOINT = (
 
 def what_it_is(header: Header) -> str | None:
     """What a file is whose tensors' names are known from elsewhere; None for others."""
-    names = list(header.tensors)
+    names = list(islice(header.tensors, _LOOKED_AT))
     return next((what for pattern, what in _NAMES if any(re.fullmatch(pattern, name) for name in names)), None)
 
 

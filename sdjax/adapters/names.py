@@ -144,7 +144,10 @@ _COMFY = {
     TE: "text_encoders.clip_h.transformer.",
     UNET: "diffusion_model.",
 }
-_TO_PEFT = {DOWN: "lora_A.weight", UP: "lora_B.weight"}
+PEFT_PREFIX = "base_model.model."  # of PEFT's own folders
+_BASE, _BARE = {UNET: PEFT_PREFIX, TE: PEFT_PREFIX}, {UNET: "", TE: ""}
+_TO_NAMED = {DOWN: "lora_A.default.weight", UP: "lora_B.default.weight"}
+_TO_PEFT = {DOWN: "lora_A.weight", UP: "lora_B.weight", "lora_up.bias": "lora_B.bias"}
 _TO_DIFFUSERS = {DOWN: "lora.down.weight", UP: "lora.up.weight"}
 
 # The order matters: a file is of the first that reads all of it, else of the one that reads most.
@@ -159,10 +162,11 @@ DIALECTS: Mapping[str, Dialect] = {
         Processors("diffusers-attn", _PIPELINE, dotted=True),
         Processors("diffusers-attn-bare", {UNET: ""}, dotted=True),
         Dialect("peft", _PIPELINE, dotted=True, words=_TO_PEFT, strict=True),
-        Dialect("peft-model", {UNET: "base_model.model.", TE: "base_model.model."}, True, words=_TO_PEFT, strict=True),
-        Dialect("peft-bare", {UNET: "", TE: ""}, dotted=True, words=_TO_PEFT, strict=True),
-        Named("peft-named", {**_PIPELINE, TE: "base_model.model."}, dotted=True, words=_TO_PEFT, strict=True),
-        Named("peft-named-model", {UNET: "base_model.model.", TE: ""}, dotted=True, words=_TO_PEFT, strict=True),
+        Dialect("peft-model", _BASE, dotted=True, words=_TO_PEFT, strict=True),
+        Dialect("peft-bare", _BARE, dotted=True, words=_TO_PEFT, strict=True),
+        Named("peft-named", _PIPELINE, dotted=True, words=_TO_NAMED, strict=True),
+        Named("peft-named-model", _BASE, dotted=True, words=_TO_NAMED, strict=True),
+        Named("peft-named-bare", _BARE, dotted=True, words=_TO_NAMED, strict=True),
         Dialect("diffusers", _PIPELINE, dotted=True, words=_TO_DIFFUSERS),
         Dialect("comfy", _COMFY, dotted=True, blocks="sgm"),
         Dialect("comfy-diffusers", _COMFY, dotted=True),

@@ -7,18 +7,21 @@ Of a module of rank r, with the config's lora_alpha a, or that of its own in alp
 so that in kohya's words, where the scale is always alpha / r, alpha is a, or a sqrt(r). The rank is the tensors' own.
 
 PEFT writes adapter_config.json into a folder; diffusers writes the same fields into the file's metadata, as JSON under
-"lora_adapter_metadata", each behind the name of its component: "unet.lora_alpha". Where there is neither, a is r.
+"lora_adapter_metadata", each behind the name of its component: "unet.lora_alpha". Where there is neither, a is r, as
+diffusers has it.
 
 Sources: huggingface/peft src/peft/tuners/lora/layer.py, LoraLayer.update_layer, and utils/other.py, get_pattern_key;
 diffusers loaders/lora_base.py, LoraBaseMixin.save_lora_weights.
 """
 
+import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +36,8 @@ METADATA = "lora_adapter_metadata"
 _COMPONENTS = {UNET: "unet.", TE1: "text_encoder.", TE2: "text_encoder_2."}
 # PEFT's patterns are regular expressions, which a stranger may write so that they never end. Names are all that occur.
 _PLAIN = re.compile(r"\^?[\w.]+\$?", re.ASCII)
-_LARGEST = 1e6  # of alpha
+_LARGEST, _DEFAULT = 1e6, 8.0  # of alpha; where a config leaves it out, PEFT has 8
+_FIELDS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
 
 
 @dataclass(frozen=True)
@@ -41,38 +45,42 @@ class Strength:
     """What one config says of the modules that it is for.
 
     Attributes:
-      alpha: of modules in no pattern; None where it is their rank. patterns: alpha by a module's name, or its end, with
+      alpha: of modules in no pattern. patterns: alpha by a module's name, or its end, with
         underscores. root: whether alpha is shared by the root of the rank (use_rslora).
     """
 
-    alpha: float | None = None
+    alpha: float
     patterns: tuple[tuple[str, bool, float], ...] = ()
     root: bool = False
 
-    def of(self, module: str, rank: int) -> np.ndarray | None:
-        """Alpha as kohya's files would have it, float32; None where it is the rank."""
+    def of(self, module: str, rank: int) -> np.ndarray:
+        """Alpha as kohya's files would have it, float64."""
         own = (alpha for name, whole, alpha in self.patterns if module == name or _ends(module, name, whole))
-        alpha = next(own, self.alpha)
-        if alpha is None and not self.root:
-            return None
-        return np.float32((rank if alpha is None else alpha) * (math.sqrt(rank) if self.root else 1.0))
+        return np.array(next(own, self.alpha) * (math.sqrt(rank) if self.root else 1.0))
 
 
-def strengths(metadata: Mapping[str, str], config: Path | None, where: Path) -> dict[str, Strength]:
-    """What is said of each part, by part; of "te" what a folder's config says of all. Raises CheckpointError."""
-    if config is not None:
-        found = read_json(config)
-        _check_kind(found, config)
-        return dict.fromkeys((UNET, TE, TE1, TE2), _strength(found, str(config)))
+def beside(config: Path | None) -> dict[str, str]:
+    """What adapter_config.json says, as the metadata that would say as much. Raises CheckpointError."""
+    if config is None:
+        return {}
+    found = read_json(config)
+    _check_kind(found, config)
+    said = {key: found[key] for key in _FIELDS if key in found}
+    fields = {f"{prefix}{key}": value for prefix in _COMPONENTS.values() for key, value in said.items()}
+    return {METADATA: json.dumps(fields, indent=2, sort_keys=True)}
+
+
+def strengths(metadata: Mapping[str, str], where: Path) -> dict[str, Strength]:
+    """What the metadata of a file says of each part, by part; `where` it is. Raises CheckpointError, ConfigError."""
     if METADATA not in metadata:
         return {}
-    said, told = parse_json(metadata[METADATA], where), f"{where}: {METADATA}"
-    by_part = {}
+    said = parse_json(metadata[METADATA], where)
+    by_part: dict[str, Strength] = {}
     for part, prefix in _COMPONENTS.items():
         own = {key.removeprefix(prefix): value for key, value in said.items() if key.startswith(prefix)}
         if own:
-            by_part[part] = _strength(own, f"{told}: {prefix[:-1]}")
-    return by_part
+            by_part[part] = _strength(own, f"{where}: {prefix[:-1]}")
+    return by_part | ({TE: by_part[TE1]} if TE1 in by_part else {})
 
 
 def _check_kind(config: Mapping[str, Any], where: Path) -> None:
@@ -90,7 +98,7 @@ def _check_kind(config: Mapping[str, Any], where: Path) -> None:
 
 def _strength(config: Mapping[str, Any], where: str) -> Strength:
     fields = Fields(config, where)
-    alpha = None if config.get("lora_alpha") is None else fields.number("lora_alpha", 0.0, 0.0, _LARGEST)
+    alpha = fields.number("lora_alpha", _DEFAULT, 0.0, _LARGEST)
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, Mapping):
         raise fields.error("alpha_pattern", "an object of numbers", patterns)
@@ -113,5 +121,30 @@ def with_alpha(module: Module, tensors: dict[str, np.ndarray], said: Mapping[str
     strength = said.get(module.part)
     if strength is None or down is None or down.ndim == 0 or "alpha" in tensors:
         return tensors
-    alpha = strength.of(module.name, down.shape[0])
-    return tensors if alpha is None else tensors | {"alpha": alpha}
+    return tensors | {"alpha": strength.of(module.name, down.shape[0])}
+
+
+class Said(NamedTuple):
+    """What PEFT's config says of one module."""
+
+    rank: int
+    alpha: float
+    dora: bool
+
+
+def packed(modules: Mapping[str, Mapping[str, Said]]) -> str:
+    """The metadata that says as much, of the modules of each part by path; the inverse of `strengths`."""
+    fields: dict[str, Any] = {}
+    for part, own in modules.items():
+        rank = Counter(one.rank for one in own.values()).most_common(1)[0][0]
+        alpha = Counter(one.alpha for one in own.values()).most_common(1)[0][0]
+        config = {
+            "r": rank,
+            "lora_alpha": alpha,
+            "rank_pattern": {path: one.rank for path, one in own.items() if one.rank != rank},
+            "alpha_pattern": {path: one.alpha for path, one in own.items() if one.alpha != alpha},
+            "target_modules": sorted(own),
+            "use_dora": any(one.dora for one in own.values()),
+        }
+        fields |= {f"{_COMPONENTS[part]}{key}": value for key, value in config.items()}
+    return json.dumps(fields, indent=2, sort_keys=True)

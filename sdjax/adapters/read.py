@@ -11,7 +11,6 @@ What is no change of weights has readers of its own, in READERS: a new kind of f
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,14 +20,15 @@ from sdjax.adapters.adapter import Adapter
 from sdjax.adapters.bind import widths_of
 from sdjax.adapters.families import family_of
 from sdjax.adapters.hypernetwork import Hypernetwork
-from sdjax.adapters.kinds import SUFFIXES, read_module
+from sdjax.adapters.kinds import read_module
 from sdjax.adapters.kinds.delta import Delta
-from sdjax.adapters.locate import Located, locate
-from sdjax.adapters.module_names import Module, blocks, is_text, nearest_module
-from sdjax.adapters.names import DIALECTS, UNET, Dialect, Spelled
-from sdjax.adapters.peft_config import strengths, with_alpha
+from sdjax.adapters.locate import CONFIG, Located, locate
+from sdjax.adapters.module_names import Module
+from sdjax.adapters.names import PEFT_PREFIX, UNET
+from sdjax.adapters.peft_config import beside, strengths, with_alpha
+from sdjax.adapters.spelling import BUNDLE, Spelling, spell, with_nearest
 from sdjax.adapters.textual_inversion import TextualInversion
-from sdjax.core.errors import CheckpointError, closest, listing, shown
+from sdjax.core.errors import CheckpointError, listing, shown
 from sdjax.core.notice import notice
 from sdjax.core.short import short
 from sdjax.weights.files import Entry, Header, read_single_header
@@ -36,7 +36,6 @@ from sdjax.weights.names import READABLE
 from sdjax.weights.tensors import Pages, check_finite
 from sdjax.weights.write import DTYPES as WRITABLE
 
-BUNDLE = "bundle_emb."
 ALL_DTYPES = {**WRITABLE, **READABLE}
 NUMBERS = ("alpha", "on_input", "scale")  # single numbers, which files have in any dtype
 
@@ -90,80 +89,10 @@ def load_adapter(
     if not header.tensors:
         raise CheckpointError(f"{located.path} holds no tensors")
     called = name or located.name
-    spelled = spell(header)
+    spelled = spell(header.tensors)
     if not spelled.known and not spelled.words and not any(spelled.unknown.values()):
         return _read_other(header, called)
     return _read_adapter(located, header, spelled, called, strict, convention)
-
-
-@dataclass(frozen=True)
-class Spelling:
-    """What a file's names say.
-
-    Attributes:
-      dialect: in which most are. known: what each tensor of a module is, by name.
-      unknown: names that mean nothing, with what they would say.
-      words: of tensors of new words, the word and the rest of the name.
-    """
-
-    dialect: Dialect
-    known: Mapping[str, Spelled]
-    unknown: Mapping[str, Spelled | None]
-    words: Mapping[str, tuple[str, str]]
-
-
-def spell(header: Header) -> Spelling:
-    """What the names of a file say. Nothing is read but the header."""
-    words = {name: found for name in header.tensors if (found := _word(name))}
-    names = [name for name in header.tensors if name not in words]
-    dialect, read = _dialect(names)
-    known = {name: one for name, one in read.items() if _is_known(one)}
-    unknown = {name: read.get(name) for name in names if name not in known}
-    return Spelling(dialect, known, unknown, words)
-
-
-def _dialect(names: list[str]) -> tuple[Dialect, dict[str, Spelled]]:
-    """The dialect that most of the names are in, and what each says in it, or in another where it says nothing."""
-    best, most = DIALECTS["kohya"], dict[str, Spelled]()
-    for dialect in DIALECTS.values():
-        read = {name: found for name in names if (found := dialect.read(name))}
-        if len(read) > len(most):
-            best, most = dialect, read
-        if len(read) == len(names):
-            break
-    for name in names if len(most) < len(names) else ():
-        if name not in most and (found := next((r for d in DIALECTS.values() if (r := d.read(name))), None)):
-            most[name] = found
-    return best, most
-
-
-def _word(name: str) -> tuple[str, str] | None:
-    """The word and the rest, of the name of a tensor of a new word."""
-    if not name.startswith(BUNDLE):
-        return None
-    word, _, rest = name.removeprefix(BUNDLE).rpartition(".")
-    if word.endswith(".string_to_param"):
-        word, rest = word.removesuffix(".string_to_param"), f"string_to_param.{rest}"
-    return (word, rest) if word and rest else None
-
-
-def _is_known(spelled: Spelled) -> bool:
-    module, suffix = spelled
-    has = blocks(module.name) is not None if module.part == UNET else is_text(module.name)
-    return has and suffix in SUFFIXES
-
-
-def _with_nearest(name: str, spelled: Spelled | None, dialect: Dialect) -> str:
-    """The name, with what was perhaps meant where something is near."""
-    if spelled is None:
-        return shown(name)
-    (part, module), suffix = spelled
-    known = blocks(module) is not None if part == UNET else is_text(module)
-    near = module if known else nearest_module(module)
-    ends = [suffix] if suffix in SUFFIXES else closest(suffix[:100], SUFFIXES)
-    if not near or not ends or part not in dialect.prefixes:
-        return shown(name)
-    return f"{shown(name)} (nearest: {dialect.write(part, near, ends[0])})"
 
 
 def _read_adapter(
@@ -181,24 +110,35 @@ def _read_adapter(
         if tensors[one].dtype.kind not in "biu":
             check_finite(tensors[one].reshape(-1), f"{header.path}: {shown(one)}")
     pages.release()
-    said = strengths(header.metadata, located.config, header.path)
+    unsaid = beside(located.config)
+    said = strengths({**header.metadata, **unsaid}, located.config or header.path)
+    if (
+        not said
+        and spelled.dialect.prefixes[UNET] == PEFT_PREFIX
+        and not any("alpha" in own for own in modules.values())
+    ):
+        notice(f"{header.path}: no {CONFIG} lies beside it, which says how strong it is; alpha is taken for the rank")
     deltas: dict[Module, Mapping[str, Delta]] = {}
     for module, names in modules.items():
         own = with_alpha(module, {suffix: tensors[one] for suffix, one in names.items()}, said)
-        deltas[module] = _deltas(header, names, own, convention)
+        deltas[module] = _deltas(header, spelled, names, own, convention)
     family = family_of(widths_of(deltas), header.metadata)
     words = _words(header, spelled, tensors)
-    return Adapter(name, spelled.dialect.name, family, deltas, tensors, header.metadata, strict, words, header.path)
+    return Adapter(
+        name, spelled.dialect.name, family, deltas, tensors, header.metadata, strict, words, header.path, unsaid
+    )
 
 
 def _deltas(
-    header: Header, names: Mapping[str, str], tensors: Mapping[str, np.ndarray], convention: str
+    header: Header, spelled: Spelling, names: Mapping[str, str], tensors: Mapping[str, np.ndarray], convention: str
 ) -> dict[str, Delta]:
     try:
         return read_module(tensors, convention)
     except ValueError as error:
-        first = next(iter(names.values()))
-        raise CheckpointError(f"{header.path}: {shown(first)} and what belongs to it: {error}") from None
+        first, told = next(iter(names.values())), str(error)
+        for ours, theirs in spelled.dialect.words.items():
+            told = told.replace(ours, theirs)
+        raise CheckpointError(f"{header.path}: {shown(first)} and what belongs to it: {told}") from None
 
 
 def _tell_unknown(header: Header, spelled: Spelling, strict: bool) -> None:
@@ -206,7 +146,7 @@ def _tell_unknown(header: Header, spelled: Spelling, strict: bool) -> None:
     if not spelled.unknown:
         return
     count = f"{len(spelled.unknown):,} of {len(header.tensors):,} tensors"
-    lines = [_with_nearest(name, one, spelled.dialect) for name, one in [*spelled.unknown.items()][:8]]
+    lines = [with_nearest(name, one, spelled.dialect) for name, one in [*spelled.unknown.items()][:8]]
     if strict or not (spelled.known or spelled.words):
         if what := foreign.what_it_is(header):
             raise CheckpointError(f"{header.path} is {what}")

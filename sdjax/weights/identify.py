@@ -28,7 +28,8 @@ _FOREIGN = (
     (
         r"lora_(unet|te\d?|transformer|prior)_.*"
         r"|.*\.(lora_(up|down|A|B|mid)|lora\.(up|down)|hada_w1_[ab]|lokr_w[12](_[ab])?|oft_(blocks|diag))(\..*)?",
-        "a LoRA (or LyCORIS) file: it changes a model and is none; load the model it was made for",
+        "a LoRA (or LyCORIS) file: it changes a model and is none; load the model it was made for, and this with "
+        "sdjax.load_adapter",
     ),
     (
         r"(.*\.)?(control_model|controlnet_cond_embedding|input_hint_block|controlnet_.*_blocks?)\..*",
@@ -118,7 +119,10 @@ def _embedding(header: Header) -> str | None:
         len(e.shape) in (1, 2) and e.shape[-1] in _WIDTHS and _rows(e.shape) <= 75 for e in header.tensors.values()
     )
     if header.tensors and (named or small):
-        return "a textual-inversion embedding: it adds a word to a model's text encoder and is no model"
+        return (
+            "a textual-inversion embedding: it adds a word to a model's text encoder and is no model; "
+            "sdjax.load_adapter reads it"
+        )
     return None
 
 

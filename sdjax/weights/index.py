@@ -77,7 +77,7 @@ def read_index(folder: str | os.PathLike[str]) -> ModelIndex:
     if files and not os.path.lexists(path):
         raise CheckpointError(
             f"{path} is missing: the folder is no checkpoint in the diffusers layout, but holds {listing(files, 4)}\n  "
-            "If one of these is a whole checkpoint, give its own path"
+            "If one of these is a whole checkpoint, give its own path; a LoRA is for sdjax.load_adapter"
         )
     text = read_text(within(path, home_of(path.parent)))
     found = parse_json(text, path)

@@ -8,7 +8,7 @@ the widest first, and by name (https://github.com/huggingface/safetensors#format
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from sdjax.core.tree import Shape
 
 # In safetensors' own order, which is that of the tensors in a file, backwards. Not all are for parameters.
 DTYPES: dict[str, np.dtype] = {
-    "BOOL": np.dtype(bool), "U8": np.dtype(np.uint8), "I8": np.dtype(np.int8), "I16": np.dtype(np.int16),
+    "BOOL": np.dtype(bool), "U8": np.dtype(np.uint8), "I8": np.dtype(np.int8),
+    "F8_E5M2": np.dtype(jnp.float8_e5m2), "F8_E4M3": np.dtype(jnp.float8_e4m3fn), "I16": np.dtype(np.int16),
+    "F8_E4M3FNUZ": np.dtype(jnp.float8_e4m3fnuz), "F8_E5M2FNUZ": np.dtype(jnp.float8_e5m2fnuz),
     "U16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16),
     "I32": np.dtype(np.int32), "U32": np.dtype(np.uint32), "F32": np.dtype(np.float32), "F64": np.dtype(np.float64),
     "I64": np.dtype(np.int64), "U64": np.dtype(np.uint64),
@@ -52,6 +54,13 @@ class Draft:
 
 def write_tensors(tensors: Mapping[str, Draft], metadata: Mapping[str, str], path: Path) -> None:
     """Write a safetensors file, in place: see `write_file`. Raises OSError."""
+    with open(path, "wb") as file:
+        for part in parts(tensors, metadata):
+            file.write(part)
+
+
+def parts(tensors: Mapping[str, Draft], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file: its header with the length before it, then each tensor's."""
     order = sorted(tensors, key=lambda name: (-_RANK[tensors[name].dtype], name))
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     start = 0
@@ -62,13 +71,12 @@ def write_tensors(tensors: Mapping[str, Draft], metadata: Mapping[str, str], pat
         start = stop
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
-    with open(path, "wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for name in order:
-            draft = tensors[name]
-            array = np.ascontiguousarray(draft.make()).astype(DTYPES[draft.dtype], copy=False)
-            assert array.size == math.prod(draft.shape), name
-            file.write(array.reshape(-1).view(np.uint8).data)
+    yield len(header).to_bytes(8, "little") + header
+    for name in order:
+        draft = tensors[name]
+        array = np.ascontiguousarray(draft.make()).astype(DTYPES[draft.dtype], copy=False)
+        assert array.size == math.prod(draft.shape), name
+        yield array.reshape(-1).view(np.uint8).data
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:

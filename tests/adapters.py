@@ -1,0 +1,52 @@
+"""Small LoRA files, their tensors named by hand, and the trees that they are for."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from sdjax.config import read_networks
+from sdjax.config.presets import PRESETS
+from sdjax.nn.shapes import expected_params
+
+SITE = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"  # SGM's: SGM_SITE
+SGM_SITE = "input_blocks.1.1.transformer_blocks.0.attn2.to_k"
+LAYER = "text_model.encoder.layers.0.self_attn.q_proj"
+
+
+@cache
+def published(family: str) -> dict[str, Any]:
+    """The shapes of a published family's U-Net and text encoders; traced once, which takes seconds."""
+    configs = PRESETS[family].configs
+    return expected_params(read_networks({name: configs[name] for name in configs if name != "vae"}))
+
+
+def factors(outputs: int, inputs: int, rank: int = 4, seed: int = 0, dtype: Any = np.float16) -> list[np.ndarray]:
+    """Down and up of one module."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(dtype) for shape in ((rank, inputs), (outputs, rank))]
+
+
+def kohya(modules: dict[str, tuple[int, int]], rank: int = 4, alpha: float | None = 2.0) -> dict[str, np.ndarray]:
+    """A LoRA by kohya's names, of modules (without a suffix) with their outputs and inputs."""
+    tensors = {}
+    for seed, (name, (outputs, inputs)) in enumerate(modules.items()):
+        down, up = factors(outputs, inputs, rank, seed)
+        tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+        if alpha is not None:
+            tensors[f"{name}.alpha"] = np.array(alpha, np.float16)
+    return tensors
+
+
+SMALL = {
+    f"lora_unet_{SITE.replace('.', '_')}": (320, 768),
+    f"lora_te_{LAYER.replace('.', '_')}": (768, 768),
+}
+
+
+def written(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> Path:
+    """A .safetensors file."""
+    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata)
+    return path
