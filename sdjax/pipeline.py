@@ -381,8 +381,8 @@ class StableDiffusion:
         for one, scale in given:
             if (scale.start, scale.end) != (0.0, 1.0):
                 raise ValueError(f"adapter {one.name}: start and end are for generate(adapters=); a merge is for good")
-        merged = [(one, scale.factor) for one, scale in given if isinstance(one, Adapter)]
-        params = merge(self.params, merged, dtype=self.networks.dtype_of)
+        merged = [(one, scale.of(self.params["unet"]).factor) for one, scale in given if isinstance(one, Adapter)]
+        params = merge(self.params, merged, dtype=self.networks.dtype)
         nets = [(one, scale.parts["unet"]) for one, scale in given if isinstance(one, Hypernetwork)]
         said = ", ".join(f"{one.name} ({one.short_hash}):{scale}" for one, scale in given)
         spec = replace(self.spec, name=f"{self.name} + {said}") if said else self.spec
@@ -494,10 +494,10 @@ class StableDiffusion:
           depth: of a depth model, a map of what is near (light), in place of an estimate from `image`.
           image_guidance_scale: of InstructPix2Pix, the pull of `image`; 1.5. noise_level: of an upscaler; 20.
           regions: [(prompt, mask), ..]: what to show where the masks are white; `prompt` counts everywhere else.
-          adapters: what the pictures wear: [(adapter, scale), ..], each as `sdjax.load_adapter` gives it, or a path; the
-            scale a number, a list with one for each picture, or a mapping: see `adapters.scales`. Which they are and
-            how strong is data: nothing compiles again. Or a mapping by name, for tags as <lora:name:0.8> in prompts
-            under prompt_style="a1111". adapters_folder: where such names are found as files.
+          adapters: what the pictures wear: [(adapter, scale), ..], each as `sdjax.load_adapter` gives it, or a path.
+            The scale is a number, a list with one for each picture, or a mapping: see `adapters.scales`. Which they
+            are and how strong is data: nothing compiles again. Or a mapping by name, for tags as <lora:name:0.8> in
+            prompts under prompt_style="a1111". adapters_folder: where such names are found as files.
           show_steps: which evaluations are kept in `Output.steps`: True is all, a number so many, or a list from 0.
           callback: called with a `Preview` after every evaluation; False stops the run, and what is done is kept.
           stop_after: so many evaluations, a refiner's counted on: the result is the clean latents predicted last.

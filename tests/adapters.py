@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from sdjax.adapters.slots import in_transformer
 from sdjax.config import read_networks
 from sdjax.config.presets import PRESETS
+from sdjax.core import tree
 from sdjax.nn.shapes import expected_params
 
 SITE = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"  # SGM's: SGM_SITE
@@ -50,3 +52,27 @@ def written(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None
     """A .safetensors file."""
     save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata)
     return path
+
+
+def whole_lora(params: dict[str, Any], rank: int, seed: int = 0, convolutions: bool = False) -> dict[str, np.ndarray]:
+    """A LoRA by kohya's names of every linear layer of a model's transformers, and of its convolutions if asked for.
+
+    Its differences are about a third of a kernel drawn as `lecun_normal`.
+    """
+    rng = np.random.default_rng(seed)
+    tensors: dict[str, np.ndarray] = {}
+    parts = {"unet": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}
+    if "text_encoder_2" in params:
+        parts["text_encoder"] = "lora_te1"
+    for part, prefix in parts.items():
+        for path, leaf in tree.flatten(params.get(part, {})).items():
+            module = ".".join(path[:-1])
+            if path[-1] != "kernel" or not (convolutions and part == "unet" or in_transformer(module)):
+                continue
+            *size, inputs, outputs = leaf.shape
+            down = rng.standard_normal((rank, inputs, *size)) / np.sqrt(9 * inputs * max(1, len(size) * 4))
+            up = rng.standard_normal((outputs, rank, *[1] * len(size))) / np.sqrt(rank)
+            name = f"{prefix}_{module.replace('.', '_')}"
+            tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = down.astype("f"), up.astype("f")
+            tensors[f"{name}.alpha"] = np.array(rank, "f")
+    return tensors

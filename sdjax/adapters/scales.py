@@ -11,7 +11,7 @@ What is given, beside an adapter, is a number, a list with one for each picture,
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sdjax.adapters.blocks import BlockWeights
@@ -75,6 +75,10 @@ class Scale:
             rows = _each(value, count, name)
         return [cls.read(row, name) for row in rows]
 
+    def of(self, unet: Mapping[str, Any]) -> "Scale":
+        """The same for a U-Net of these parameters, whose blocks are counted. Raises ValueError for other blocks."""
+        return self if self.blocks is None else replace(self, blocks=self.blocks.of(unet))
+
     def factor(self, component: str, path: str) -> float:
         """m of one module of a part of a model."""
         return self.parts.get(component, 0.0) * (1.0 if self.blocks is None else self.blocks(component, path))
@@ -85,7 +89,19 @@ class Scale:
         said = [f"{self.parts['unet']:g}"] if alike else [f"{part}={m:g}" for part, m in self.parts.items()]
         if (self.start, self.end) != (0.0, 1.0):
             said += [f"start={self.start:g}", f"end={self.end:g}"]
-        return ":".join(said + ([] if self.blocks is None else [f"blocks={self.blocks}"]))
+        return ":".join(said + ([] if self.blocks is None else [f"blocks={str(self.blocks).replace(',', '/')}"]))
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> "Scale":
+        """From its own words. Raises ValueError, also for blocks by rule, which words do not tell."""
+        said: dict[str, Any] = {}
+        for word in text.split(":"):
+            key, _, value = word.rpartition("=") if word.count("=") < 2 else (word, "", "")
+            try:
+                said[key or "scale"] = value.replace("/", ",") if key == "blocks" else float(value)
+            except ValueError:
+                raise ValueError(f"adapter {name}: {short(text)} is no scale that can be read") from None
+        return cls.read(said, name)
 
 
 def _each(value: Any, count: int, name: str) -> Sequence[Any]:

@@ -60,7 +60,7 @@ _NOT_DONE = {
     "eta noise seed delta", "skip early cfg", "token merging ratio", "sgm noise multiplier", "noise multiplier",
     "schedule max sigma", "schedule min sigma", "discard penultimate sigma", "noise schedule", "distilled cfg scale",
     "shift", "beta schedule alpha", "beta schedule beta", "old prompt editing timelines", "hypernet", "upscaler",
-    "use old emphasis implementation", "downcast alphas_cumprod", "styles", "lora hashes", "ti hashes", "lora weights",
+    "use old emphasis implementation", "downcast alphas_cumprod", "styles", "ti hashes", "lora weights",
     "conditional mask weight", "image cfg scale", "unipc order", "unipc variant", "unipc skip type", "sharpness",
     "variation strength", "lora networks", "prompt2", "negative2", "cfg end", "cfg start", "tome", "todo", "embeddings",
     "sampler timesteps", "sampler spacing", "sampler order", "sampler type", "sampler beta schedule",
@@ -96,6 +96,8 @@ def write(settings: Mapping[str, Any], model: str) -> str:
         "Prompt style": get("prompt_style"),
         "Clip skip": (get("clip_skip") or "").removeprefix("a1111:") or None,
         "RNG": RNG.get(get("noise_source") or "jax"),
+        "Lora hashes": _hashes(get("adapters")),
+        "Adapters": get("adapters"),
         "Refiner": get("refiner"),
         "Refiner switch at": get("refiner_start"),
         "Eta DDIM" if settings["sampler"] == "ddim" else "Eta": _short(get("eta")),
@@ -284,8 +286,17 @@ def _notes(settings: Mapping[str, Any], fields: Mapping[str, str]) -> list[str]:
         others.append("the LoRAs and embeddings of civitai resources")
     notes += not_done(others)
     if re.search(r"<(?:lora|lyco|hypernet):", settings["prompt"]):
-        notes.append("<lora:...> in the prompt is read as words")
+        hashes = f" ({on['lora hashes'][:200]})" if "lora hashes" in on else ""
+        notes.append(f"the prompt names adapters{hashes}: give adapters_folder=, or adapters={{name: adapter}}")
+    elif "lora hashes" in on:
+        notes.append(f"the picture wore adapters ({on['lora hashes'][:200]}): give adapters=")
     return notes
+
+
+def _hashes(adapters: str | None) -> str | None:
+    """A1111's field of the adapters that a picture wore, from ours."""
+    found = re.findall(r"(?:^|, )(.+?) \(([0-9a-f]+)\)", adapters or "")
+    return ", ".join(f"{name}: {digest}" for name, digest in found) or None
 
 
 def _clip_skip(text: str) -> dict[str, Any]:
@@ -388,6 +399,7 @@ _READERS: dict[str, Callable[[str], dict[str, Any]]] = {
     "Prompt style": lambda text: {"prompt_style": text},
     "Clip skip": _clip_skip,
     "RNG": _rng,
+    "Adapters": lambda text: {"adapters": text},
     "Eta": _number("eta"),
     "Eta DDIM": _number("eta"),
     **{theirs: _option(ours) for ours, theirs in SIGMAS.items()},

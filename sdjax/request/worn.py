@@ -5,6 +5,7 @@ parameters, before anything is compiled. `adapters.slots` says how the factors o
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +22,15 @@ from sdjax.adapters.read import load_adapter
 from sdjax.adapters.scales import PARTS, USAGE, Scale
 from sdjax.adapters.slots import Factors, Slots, factors_of
 from sdjax.adapters.textual_inversion import TextualInversion
-from sdjax.core.errors import CheckpointError, unknown
+from sdjax.core.errors import CheckpointError, shown, unknown
+from sdjax.core.notice import notice
 from sdjax.core.short import short
 from sdjax.diffusion.guidance_schedule import progress
 from sdjax.diffusion.progress import Run
 from sdjax.model.spec import ModelSpec
 from sdjax.nn.worn import Strengths
-from sdjax.text.tags import Tag
+from sdjax.request.checks import is_list, spread
+from sdjax.text.tags import HYPERNET, LORA, Tag
 from sdjax.weights.files import read_header
 
 Wearable = Adapter | Hypernetwork
@@ -40,13 +43,14 @@ class Worn:
     Attributes:
       adapter: a LoRA, or a hypernetwork. blocks: a factor for each module, the same for all pictures, or None.
       scales: of each picture; None where it does not wear it.
-      ranks: of its factors the first so many count; None is all.
+      ranks: of its factors the first so many count; None is all. by_tag: whether prompts said so.
     """
 
     adapter: Wearable
     scales: tuple[Scale | None, ...]
     blocks: BlockWeights | None = None
     ranks: int | None = None
+    by_tag: bool = False
 
     def along(self, part: str, within: np.ndarray) -> np.ndarray:
         """m of each picture in a part of the model, float32 [b], where `within` [b] says whether it is worn there."""
@@ -57,17 +61,17 @@ class Worn:
         """Its factors by component. Raises ValueError where it is for another model, or more than low-rank."""
         assert isinstance(self.adapter, Adapter)
         made = {}
+        blocks = None if self.blocks is None else self.blocks.of(spec.expected_params["unet"])
         for component, deltas in self.adapter.bind(spec.expected_params).items():
             try:
                 found = factors_of(deltas)
             except ValueError as error:
                 raise ValueError(f"adapter {self.adapter.name}: {error}") from None
-            made[component] = {path: self._cut(component, path, *both) for path, both in found.items()}
+            made[component] = {
+                path: (down[: self.ranks], up[:, : self.ranks] * np.float32(blocks(component, path) if blocks else 1))
+                for path, (down, up) in found.items()
+            }
         return made
-
-    def _cut(self, component: str, path: str, down: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        factor = 1.0 if self.blocks is None else self.blocks(component, path)
-        return down[: self.ranks], np.float32(factor) * up[:, : self.ranks] if factor != 1 else up[:, : self.ranks]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +133,16 @@ class Outfits:
         return np.concatenate([[0], np.cumsum((flat[1:] != flat[:-1]).any(axis=1))])
 
     def said(self, i: int) -> str | None:
-        """What picture i wears, in words, as its settings have it; None where it wears nothing."""
-        own = [(one.adapter, one.scales[i]) for one in self.worn]
-        told = [f"{adapter.name} ({adapter.short_hash}):{scale}" for adapter, scale in own if scale is not None]
+        """What picture i wears, in words, as its settings have it; None where it wears nothing.
+
+        How strongly stands there for what was an argument; what the prompt says is not said twice.
+        """
+        own = [(one, one.scales[i]) for one in self.worn]
+        told = [
+            f"{one.adapter.name} ({one.adapter.short_hash}){'' if one.by_tag else f':{scale}'}"
+            for one, scale in own
+            if scale is not None
+        ]
         return ", ".join(told) or None
 
 
@@ -240,9 +251,7 @@ def _aliases(path: Path) -> tuple[str, ...]:
     return () if told is None else (told,)
 
 
-def worn_by(
-    given: Any, closet: Closet, tags: Sequence[Sequence[Tag]], runs: Sequence[Run]
-) -> list[Worn]:
+def worn_by(given: Any, closet: Closet, tags: Sequence[Sequence[Tag]], runs: Sequence[Run]) -> list[Worn]:
     """What each of b pictures wears: of `adapters=[..]` and of the tags in its prompt. Raises ValueError.
 
     tags: of each picture's prompt.
@@ -250,28 +259,53 @@ def worn_by(
     rows: dict[tuple[Any, ...], Worn] = {}
     times: Counter[tuple[Any, ...]] = Counter()
 
-    def wear(adapter: Wearable, i: int, scale: Scale, ranks: int | None = None) -> None:
+    def wear(adapter: Wearable, i: int, scale: Scale, ranks: int | None = None, by_tag: bool = False) -> None:
         """One more adapter of picture i; what it wears twice counts twice."""
-        told = (id(adapter), str(scale.blocks), ranks)
+        told = (id(adapter), str(scale.blocks), ranks, by_tag)
         times[(*told, i)] += 1
         key = (*told, times[(*told, i)])
-        worn = rows.setdefault(key, Worn(adapter, (None,) * len(runs), scale.blocks, ranks))
+        worn = rows.setdefault(key, Worn(adapter, (None,) * len(runs), scale.blocks, ranks, by_tag))
         rows[key] = replace(worn, scales=(*worn.scales[:i], scale, *worn.scales[i + 1 :]))
 
-    for adapter, value in opened_pairs(given):
+    for i, own in enumerate(spread(given, len(runs), "adapters") if _is_words(given) else ()):
+        for name, digest, scale in _told(own):
+            adapter = closet.find(name)
+            if adapter.short_hash != digest:
+                notice(f"adapter {name} is another file ({adapter.short_hash}) than the settings name ({digest})")
+            if scale is not None:
+                wear(adapter, i, scale)
+    for adapter, value in () if _is_words(given) else opened_pairs(given):
         for i, scale in enumerate(Scale.column(value, len(runs), adapter.name)):
             wear(adapter, i, scale)
     for i, own in enumerate(tags):
         for tag in own:
-            wear(closet.find(tag.name), i, _scale_of(tag, runs[i].whole.steps), tag.dyn)
+            if tag.kind not in (*LORA, *HYPERNET):
+                notice(f"<{shown(tag.kind)}:..> in a prompt is a tag that nothing here reads; it is left out")
+                continue
+            wear(closet.find(tag.name), i, _scale_of(tag, runs[i].whole.steps), tag.dyn, by_tag=True)
     return list(rows.values())
+
+
+def _is_words(given: Any) -> bool:
+    """Whether adapters are given in the words of settings, for all pictures or for each."""
+    return isinstance(given, str) or (is_list(given) and any(isinstance(one, str) for one in given))
+
+
+def _told(words: str | None) -> list[tuple[str, str, Scale | None]]:
+    """What the words of a picture's settings name: (adapter, its hash, its scale if no tag says it)."""
+    found = re.findall(r"(.+?) \(([0-9a-f]*)\)(?::([^,]+))?(?:, |$)", words or "")
+    return [(name, digest, Scale.parse(scale, name) if scale else None) for name, digest, scale in found]
 
 
 def _scale_of(tag: Tag, steps: int) -> Scale:
     """What a tag in a prompt says; its places in the run are steps there."""
     said = {"unet": tag.unet, "text_encoder": tag.te, "start": _place(tag.start, steps, 0.0)}
-    said |= {"end": _place(tag.stop, steps, 1.0)} | ({} if tag.lbw is None else {"blocks": tag.lbw})
+    said |= {"end": _place(tag.stop, steps, 1.0)} | ({} if tag.lbw is None else {"blocks": _blocks(tag.lbw)})
     return Scale.read(said, tag.name)
+
+
+def _blocks(lbw: str | tuple[float, ...]) -> str | list[float]:
+    return lbw if isinstance(lbw, str) else list(lbw)
 
 
 def _place(step: float | None, steps: int, usual: float) -> float:

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sdjax.core.short import short
 from sdjax.diffusion.progress import Run
 from sdjax.model.spec import ModelSpec
 from sdjax.request.arguments.topic import NEVER, NONE, UNUSUAL, Flag, Topic, argument
+from sdjax.request.checks import is_list
 from sdjax.request.worn import Closet, Outfits, worn_by
 from sdjax.text.tags import Tag
 
@@ -25,11 +27,12 @@ class AdapterArguments(Topic):
 
     def outfits(self, spec: ModelSpec, tags: Sequence[Sequence[Tag]], runs: Sequence[Run]) -> Outfits | None:
         """What the pictures of these runs wear, by `adapters` and by the tags in their prompts. Raises ValueError."""
-        if isinstance(self.adapters, str):
+        if self.adapters_folder is None and any(
+            isinstance(one, str) for one in (self.adapters if is_list(self.adapters) else [self.adapters])
+        ):
             raise ValueError(
-                f"these settings are of pictures that wore adapters, {self.adapters[:200]}: give them again, as "
-                'adapters=[(sdjax.load_adapter("style.safetensors"), 0.8)], or {"style": ..} for those that the prompt '
-                "names"
+                f"these settings are of pictures that wore adapters, {short(self.adapters)}: give the folder that they "
+                'are in as adapters_folder=, or themselves, as adapters=[(sdjax.load_adapter("style.safetensors"), 0.8)]'
             )
         named = self.adapters if isinstance(self.adapters, Mapping) else {}
         closet = Closet(named, None if self.adapters_folder is None else Path(self.adapters_folder))
