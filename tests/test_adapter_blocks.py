@@ -86,7 +86,8 @@ def test_names_are_lists():
         assert [block for block in ORDER[17].split() if numbers[block]] == blocks.split(), name
     everything = [("unet", path) for path in module_paths(unet("sd15"))] + [("text_encoder", "x")]
     for name, factor in (("ALL", 1), ("NONE", 0), ("ALL0.5", 0.5)):
-        assert {BlockWeights.read(name).of(unet("sd15"))(*at) for at in everything} == {factor}
+        weights = BlockWeights.read(name).of(unet("sd15"))
+        assert {weights(*at) for at in everything} == {factor}
     assert BlockWeights.read(" outall ").name == "OUTALL"
 
 
@@ -145,7 +146,7 @@ def test_what_is_no_block_weight(value, message):
     ([1.0] * 17, "sdxl", "a list of 17 is for another family: this U-Net has 9 blocks .* takes lists of 20 or 12"),
     ([1.0] * 12, "sd15", "a list of 12 is for another family: this U-Net has 12 blocks .* takes lists of 26 or 17"),
     ("INS", "sdxl", "INS is for another family"),
-    ({"down_block.1": 0.5}, "sd15", "'down_block.1' fits no module; nearest: 'down_blocks.1"),
+    ({"down_block.1": 0.5}, "sd15", "'down_block.1' fits no module; nearest: 'down_blocks."),
     ({"IN12": 0.5}, "sd15", "'IN12' fits no module"),
 ])  # fmt: skip
 def test_block_weights_for_another_family(value, family, message):
