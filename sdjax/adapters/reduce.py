@@ -55,8 +55,8 @@ def extract(
 
     params_a, params_b: trees of the same networks, {"unet": .., "text_encoder": ..}; text encoders that both have take
     part. rank: at most; conv_rank: that of 3x3 convolutions, None for the same. biases: whether biases and norms take
-    part too, whole. (Embeddings of tokens do not: no adapter of kohya's changes them.) clamp: the quantile at which each module's factors are cut, as kohya's tool does by 0.99.
-    name, family: of the adapter. dtype: of its tensors.
+    part too, whole; embeddings of tokens never do. clamp: the quantile at which each module's factors are cut, as
+    kohya's tool does by 0.99. name, family: of the adapter. dtype: of its tensors.
 
     Raises ValueError where the two are not of one shape, do not differ, or are not finite.
     """
