@@ -1,6 +1,5 @@
 """Small LoRA files, their tensors named by hand, and the trees that they are for."""
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,11 @@ from sdjax.config import read_networks
 from sdjax.config.presets import PRESETS
 from sdjax.core import tree
 from sdjax.nn.shapes import expected_params
+from sdjax.adapters.paths import published as published
 
 SITE = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"  # SGM's: SGM_SITE
 SGM_SITE = "input_blocks.1.1.transformer_blocks.0.attn2.to_k"
 LAYER = "text_model.encoder.layers.0.self_attn.q_proj"
-
-
-@cache
-def published(family: str) -> dict[str, Any]:
-    """The shapes of a published family's U-Net and text encoders; traced once, which takes seconds."""
-    configs = PRESETS[family].configs
-    return expected_params(read_networks({name: configs[name] for name in configs if name != "vae"}))
 
 
 def factors(outputs: int, inputs: int, rank: int = 4, seed: int = 0, dtype: Any = np.float16) -> list[np.ndarray]:

@@ -40,12 +40,12 @@ def locate(source: str | os.PathLike[str], revision: str = "main") -> Located:
     text = _checked(source)
     path = Path(os.path.expanduser(text))
     if os.path.isdir(path):
-        return _in_folder(path, choose((one.name for one in path.iterdir()), str(path)), _named(path))
+        return _in_folder(path, choose((one.name for one in path.iterdir()), str(path)))
     if os.path.lexists(path):
         if not os.path.isfile(path):
             raise CheckpointError(no_file(path))
         _refuse_pickle(path)
-        return _in_folder(path.parent, path.name, path.stem, inside=False)
+        return _in_folder(path.parent, path.name, inside=False)
     owner, _, rest = text.partition("/")
     name, _, file = rest.partition("/")
     if not HUB_ID.fullmatch(f"{owner}/{name}") or (file and not _is_inside(file)):
@@ -86,7 +86,7 @@ def _checked(source: str | os.PathLike[str]) -> str:
     return text
 
 
-def _in_folder(folder: Path, file: str, name: str, inside: bool = True) -> Located:
+def _in_folder(folder: Path, file: str, inside: bool = True) -> Located:
     """A folder's file, and PEFT's config where it is PEFT's; `inside`: links may not lead out of the folder."""
     path = folder / file
     if inside:
@@ -94,7 +94,7 @@ def _in_folder(folder: Path, file: str, name: str, inside: bool = True) -> Locat
     _refuse_pickle(path)
     config = folder / CONFIG
     there = path.name == PEFT and os.path.lexists(config)
-    return Located(path, _named(folder) if path.name in STANDARD else name, config if there else None)
+    return Located(path, _named(folder) if path.name in STANDARD else path.stem, config if there else None)
 
 
 def _refuse_pickle(path: Path) -> None:
@@ -128,10 +128,9 @@ def _from_hub(repository: str, file: str, revision: str) -> Located:
     markers = (file,) if file else STANDARD
     folder = fetch(repository, revision, wanted, markers, lambda marker, _: _above(marker, file))
     chosen = file or choose((one.name for one in folder.iterdir() if not one.is_dir()), str(folder))
-    name = repository.partition("/")[2]
     found = folder / chosen
-    located = _in_folder(found.parent, found.name, found.stem)
-    return located._replace(name=name if found.name in STANDARD else found.stem)
+    located = _in_folder(found.parent, found.name)
+    return located._replace(name=repository.partition("/")[2]) if found.name in STANDARD else located
 
 
 def _above(marker: Path, file: str) -> Path:

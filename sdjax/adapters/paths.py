@@ -65,16 +65,17 @@ class Paths:
             raise CheckpointError(
                 f"{self.name} is for {self._whose()}, and its names do not tell where its modules are; {_REMEDY}"
             )
-        return _tables_of(families.PRESETS[self.family])
+        return _tables(published(families.PRESETS[self.family]))
 
 
 _REMEDY = "give model=, the parameters of the model that it is for"
 
 
 @cache
-def _tables_of(preset: str) -> tuple[Mapping[str, Table], Mapping[str, str]]:
-    configs = {name: config for name, config in PRESETS[preset].configs.items() if name != "vae"}
-    return _tables(expected_params(read_networks(configs)))
+def published(preset: str) -> Mapping[str, Any]:
+    """The shapes of a published family's U-Net and text encoders."""
+    configs = PRESETS[preset].configs
+    return expected_params(read_networks({name: configs[name] for name in configs if name != "vae"}))
 
 
 def _tables(params: Mapping[str, Any]) -> tuple[Mapping[str, Table], Mapping[str, str]]:

@@ -155,7 +155,7 @@ def _tell_unknown(header: Header, spelled: Spelling, strict: bool) -> None:
             f"{header.path} holds {count} that mean nothing to a Stable Diffusion model:{listing([*lines, *more], 9)}"
             "\n  load_adapter(..., strict=False) leaves them aside"
         )
-    modules = {name.rpartition(".")[0] for name in spelled.unknown}
+    modules = {one.module if one else name for name, one in spelled.unknown.items()}
     notice(f"{header.path}: {count}, of {len(modules):,} modules, mean nothing and are left aside, as {lines[0]}")
 
 

@@ -34,6 +34,8 @@ from sdjax.text.tags import HYPERNET, LORA, Tag
 from sdjax.weights.files import read_header
 
 Wearable = Adapter | Hypernetwork
+# An adapter in the words of settings: its name, its hash, and its scale where no tag in the prompt says it.
+WORDS = re.compile(r"(.+?) \(([0-9a-f]{6,64})\)(?::([^,]+))?(?:, |$)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +166,7 @@ def pairs(value: Any) -> list[tuple[Any, Any]]:
     """(adapter or path, its scale as given) of `adapters=[..]`; one alone counts fully. Raises ValueError."""
     if value is None:
         return []
-    if isinstance(value, Adapter | Hypernetwork) or _is_pair(value):
+    if isinstance(value, Adapter | Hypernetwork | str | os.PathLike) or _is_pair(value):
         value = [value]
     if not isinstance(value, list | tuple):
         raise ValueError(f"adapters must be a list of (adapter, scale), or a mapping by name, not {short(value)}")
@@ -267,14 +269,14 @@ def worn_by(given: Any, closet: Closet, tags: Sequence[Sequence[Tag]], runs: Seq
         worn = rows.setdefault(key, Worn(adapter, (None,) * len(runs), scale.blocks, ranks, by_tag))
         rows[key] = replace(worn, scales=(*worn.scales[:i], scale, *worn.scales[i + 1 :]))
 
-    for i, own in enumerate(spread(given, len(runs), "adapters") if _is_words(given) else ()):
+    for i, own in enumerate(spread(given, len(runs), "adapters") if are_words(given) else ()):
         for name, digest, scale in _told(own):
             adapter = closet.find(name)
             if adapter.short_hash != digest:
                 notice(f"adapter {name} is another file ({adapter.short_hash}) than the settings name ({digest})")
             if scale is not None:
                 wear(adapter, i, scale)
-    for adapter, value in () if _is_words(given) else opened_pairs(given):
+    for adapter, value in () if are_words(given) else opened_pairs(given):
         for i, scale in enumerate(Scale.column(value, len(runs), adapter.name)):
             wear(adapter, i, scale)
     for i, own in enumerate(tags):
@@ -286,14 +288,15 @@ def worn_by(given: Any, closet: Closet, tags: Sequence[Sequence[Tag]], runs: Seq
     return list(rows.values())
 
 
-def _is_words(given: Any) -> bool:
-    """Whether adapters are given in the words of settings, for all pictures or for each."""
-    return isinstance(given, str) or (is_list(given) and any(isinstance(one, str) for one in given))
+def are_words(given: Any) -> bool:
+    """Whether adapters are given in the words of settings, for all pictures or for each, and not as paths."""
+    each = given if is_list(given) else [given]
+    return any(isinstance(one, str) and WORDS.match(one) for one in each)
 
 
 def _told(words: str | None) -> list[tuple[str, str, Scale | None]]:
     """What the words of a picture's settings name: (adapter, its hash, its scale if no tag says it)."""
-    found = re.findall(r"(.+?) \(([0-9a-f]*)\)(?::([^,]+))?(?:, |$)", words or "")
+    found = WORDS.findall(words or "")
     return [(name, digest, Scale.parse(scale, name) if scale else None) for name, digest, scale in found]
 
 

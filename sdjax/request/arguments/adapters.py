@@ -9,8 +9,7 @@ from sdjax.core.short import short
 from sdjax.diffusion.progress import Run
 from sdjax.model.spec import ModelSpec
 from sdjax.request.arguments.topic import NEVER, NONE, UNUSUAL, Flag, Topic, argument
-from sdjax.request.checks import is_list
-from sdjax.request.worn import Closet, Outfits, worn_by
+from sdjax.request.worn import Closet, Outfits, are_words, worn_by
 from sdjax.text.tags import Tag
 
 Adapters = Sequence[tuple[Any, Any]] | Mapping[str, Any] | Any
@@ -27,12 +26,10 @@ class AdapterArguments(Topic):
 
     def outfits(self, spec: ModelSpec, tags: Sequence[Sequence[Tag]], runs: Sequence[Run]) -> Outfits | None:
         """What the pictures of these runs wear, by `adapters` and by the tags in their prompts. Raises ValueError."""
-        if self.adapters_folder is None and any(
-            isinstance(one, str) for one in (self.adapters if is_list(self.adapters) else [self.adapters])
-        ):
+        if self.adapters_folder is None and are_words(self.adapters):
             raise ValueError(
-                f"these settings are of pictures that wore adapters, {short(self.adapters)}: give the folder that they "
-                'are in as adapters_folder=, or themselves, as adapters=[(sdjax.load_adapter("style.safetensors"), 0.8)]'
+                f"these settings are of pictures that wore adapters, {short(self.adapters)}: give their folder as "
+                'adapters_folder=, or give them, as adapters=[(sdjax.load_adapter("style.safetensors"), 0.8)]'
             )
         named = self.adapters if isinstance(self.adapters, Mapping) else {}
         closet = Closet(named, None if self.adapters_folder is None else Path(self.adapters_folder))
