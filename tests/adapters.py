@@ -6,12 +6,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from sdjax.adapters.slots import in_transformer
-from sdjax.config import read_networks
-from sdjax.config.presets import PRESETS
-from sdjax.core import tree
-from sdjax.nn.shapes import expected_params
 from sdjax.adapters.paths import published as published
+from sdjax.adapters.slots import in_transformer
+from sdjax.core import tree
 
 SITE = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"  # SGM's: SGM_SITE
 SGM_SITE = "input_blocks.1.1.transformer_blocks.0.attn2.to_k"
