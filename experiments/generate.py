@@ -19,6 +19,11 @@ A picture to begin from, to paint into or to make larger (--helpshort lists all 
     python -m experiments.generate --image=out/00000.png --grow=right:64 --ramp=8 --model=shapes-inpainting \
         --prompt="a red circle to the left of a blue square on a white background"
 
+What the pictures wear, and words that the model does not know (docs/adapters.md):
+
+    python -m experiments.generate --prompt="a red hexagon" --adapter=hexagon:0.9
+    python -m experiments.generate --prompt="a <teal> circle" --embedding="<teal>=teal"
+
 --show_steps=all writes out/00000_steps.png beside the picture, a strip of what the network saw at each step
 and of what it took that for, and out/00000_steps.webp, the same as an animation. Ctrl-C ends a run after the
 step that is going on, and what is done is kept; again, and it ends at once.
@@ -50,6 +55,8 @@ def define_flags() -> None:
     flags.DEFINE_string("variant", None, "Which weights where there are several files, as fp16.")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "What the networks compute in.")
     flags.DEFINE_multi_string("sampler_option", [], "name=value, as s_churn=20; several times for several.")
+    flags.DEFINE_multi_string("adapter", [], "path:scale, as style.safetensors:0.8; several times for several.")
+    flags.DEFINE_multi_string("embedding", [], "word=path of a textual inversion, as <cat>=cat.safetensors.")
     flags.DEFINE_string("out", "out", "Folder for the pictures; none that is there is overwritten.")
     flags.DEFINE_string("compilation_cache", "on", "on (in the user's cache folder), off, or a folder.")
     _pictures.define_flags()
@@ -70,6 +77,31 @@ def sampler_options(given: list[str]) -> dict[str, Any] | None:
     return options or None
 
 
+def adapters(given: list[str]) -> list[tuple[str, float]] | None:
+    """["style.safetensors:0.8", "pose.safetensors"] as paths with their scales, 1 where there is none."""
+    pairs = []
+    for one in given:
+        path, _, scale = one.rpartition(":")
+        try:
+            pairs.append((path, float(scale)) if path else (one, 1.0))
+        except ValueError:  # a colon in the path, as in C:\\style.safetensors
+            pairs.append((one, 1.0))
+    return pairs or None
+
+
+def embeddings(given: list[str]) -> dict[str, str] | None:
+    """["<cat>=cat.safetensors"] as paths by word. Raises ValueError."""
+    words: dict[str, str] = {}
+    for one in given:
+        word, sign, path = one.partition("=")
+        if not sign or not path:
+            raise ValueError(f"--embedding={one}: write word=path, as <cat>=cat.safetensors")
+        if word in words:
+            raise ValueError(f"--embedding={one}: the word {word!r} is given twice")
+        words[word] = path
+    return words or None
+
+
 def main(values: Any) -> None:
     """Checks the folder, loads, generates, saves, prints the pictures' paths. `values` has a flag an attribute.
 
@@ -88,6 +120,7 @@ def main(values: Any) -> None:
     sd = sdjax.load(values.model, prediction_type=values.prediction_type, vae=values.vae, **opening)
     refiner = sdjax.load(values.refiner, **opening) if values.refiner else None
     arguments |= {"sampler_options": options, "refiner": refiner, "show_steps": show_steps}
+    arguments |= {"adapters": adapters(values.adapter), "embeddings": embeddings(values.embedding)}
     with _steps.Interrupt() as interrupt:
         made = sd.generate(values.prompt, callback=interrupt.go_on, **arguments)
     paths = picture.save_all(made.images, values.out)

@@ -26,6 +26,7 @@ from sdjax.core.jit import Program
 from sdjax.core.keys import settled
 from sdjax.core.short import short
 from sdjax.request import checks
+from sdjax.request.arguments.adapters import Adapters
 from sdjax.request.arguments.size_conditioning import REFINER_IDS
 from sdjax.runtime import compilation_cache
 from sdjax.runtime.exported import COMPILED, FORMAT, MANIFEST, fingerprint, is_export, made_by, runnable
@@ -46,6 +47,7 @@ def export(
     *,
     batches: Sequence[int] = (1,),
     guidance: Sequence[bool] = (True,),
+    adapters: Adapters = None,
 ) -> Path:
     """Writes the programs of `sd` into `folder`, and returns it. They are compiled here, which takes its time.
 
@@ -53,6 +55,8 @@ def export(
       folder: a new one, an empty one, or one that an earlier export wrote, which is replaced.
       sizes: (height, width) of the pictures, in pixels; default the checkpoint's own size.
       batches: how many pictures at once. guidance: whether with it (True), without, or both.
+      adapters: as `generate` takes them, for pictures that wear these, or others of as many ranks in all: their
+        programs besides those without. What is merged needs none.
 
     Raises:
       ValueError: anything out of range, or a folder that holds something else, before anything is traced.
@@ -62,7 +66,7 @@ def export(
         raise ValueError(f"export takes a loaded model, as sdjax.load() gives one, not {short(sd)}")
     out, sizes = Path(folder).resolve(), [_native(sd)] if sizes is None else sizes
     _check(sd, out, sizes, batches, guidance)
-    found = calls(sd, sizes, batches, guidance)
+    found = calls(sd, sizes, batches, guidance, adapters)
     make_folder(out.parent)
     with replaced(out) as unfinished:
         make_folder(unfinished / COMPILED)
@@ -81,12 +85,13 @@ def calls(
     sizes: Sequence[tuple[int, int]] | None = None,
     batches: Sequence[int] = (1,),
     guidance: Sequence[bool] = (True,),
+    adapters: Adapters = None,
 ) -> dict[ProgramSignature, tuple[Program, Any]]:
     """Every call that such pictures go through, with its program and its arguments' shapes; see `export`."""
     recorder = Recorder()
     for (height, width), count, guided in itertools.product(sizes or [_native(sd)], batches, guidance):
-        for given in _pictures(sd, height, width, count):
-            _record(sd, recorder, given | {"guidance_scale": 2.0 if guided else 1.0})
+        for given, worn in itertools.product(_pictures(sd, height, width, count), (None, adapters)):
+            _record(sd, recorder, given | {"guidance_scale": 2.0 if guided else 1.0, "adapters": worn})
     return {call: (program, data) for call, (program, data, _) in recorder.calls.items()}
 
 

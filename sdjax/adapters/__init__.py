@@ -1,6 +1,19 @@
 """Adapters: files that change a model: LoRA and its relatives, textual inversions, hypernetworks.
 
-Read `kinds.delta` (what a kind does to a parameter), `adapter` (a file of them), `names` (the dialects in which files
-name modules), `read` (a file, a folder or a Hub id), then `merge` (into the parameters) and `worn` (beside them, each
-picture its own).
+    load_adapter(file)                  `read`: what is in a file, told from its tensors
+    merge(params, adapters)             into a model's parameters
+    combine, extract, resize            sums of adapters, what lies between two models, fewer ranks
+    generate(adapters=[..])             worn beside them, each picture its own (`slots`)
+
+Read `kinds.delta` (what a kind does to a parameter), `adapter` (a file of them), `names` and `spelling` (the dialects in
+which files name modules), `bind` (whose parameters are meant), `read` and `save`; then `merge`, `slots` (beside the
+kernels), `scales` and `blocks` (how strongly), `algebra`; then `textual_inversion` and `hypernetwork`, files of another
+kind.
 """
+
+from sdjax.adapters.adapter import Adapter as Adapter
+from sdjax.adapters.algebra import combine as combine
+from sdjax.adapters.hypernetwork import Hypernetwork as Hypernetwork
+from sdjax.adapters.merge import merge as merge
+from sdjax.adapters.read import load_adapter as load_adapter
+from sdjax.adapters.textual_inversion import TextualInversion as TextualInversion

@@ -24,6 +24,7 @@ _EMBEDS = "prompts are texts here; embeddings go to sd.predict(x, t, context), w
 _FORMAT = "the result has all forms: .images (PIL), .pixels (uint8), .latents; decode=False leaves the pictures out"
 _NETWORK = "nothing is to be moved or switched on: "
 _NONE = "sdjax has nothing of the kind"
+_ADAPTERS = "write adapters=[(sdjax.load_adapter(path), 0.8)]"
 _TWICE = "there is no second pass: generate(image=out[0], width=, height=, strength=) of the picture is one"
 _SAVED = "generate gives pictures and writes none: out[0].save(path)"
 _CROP = "write mask_crop=, the pixels around the region"
@@ -86,7 +87,9 @@ GENERATE: dict[str, str] = {
     **dict.fromkeys(("restore_faces", "tiling", "styles", "freeu", "hypertile", "s_min_uncond", "pag_scale"), _NONE),
     **dict.fromkeys(("script_name", "alwayson_scripts", "override_settings", "inpainting_fill"), _NONE),
     **dict.fromkeys(("ip_adapter_image", "control_image", "controlnet", "cross_attention_kwargs"), _NONE),
-    **dict.fromkeys(("loras", "lora", "lora_scale"), f"{_NONE} yet; sd.params is a tree to merge into"),
+    **dict.fromkeys(("loras", "lora", "adapter", "lora_scale", "hypernetwork"), _ADAPTERS),
+    **dict.fromkeys(("textual_inversion", "embedding"), 'write embeddings={"<cat>": sdjax.load_adapter(path)}'),
+    "lora_dir": "write adapters_folder=",
     **dict.fromkeys(("jit", "compile"), "leave it out: a run is always compiled"),
     "device": "leave it out: it is jax's default device, or see sdjax.parallel",
     **dict.fromkeys(("params", "unet"), 'dataclasses.replace(sd, params={**sd.params, "unet": ...}) has others'),
@@ -163,7 +166,7 @@ MODEL: dict[str, str] = {
     **dict.fromkeys(("save_pretrained", "save_checkpoint"), "write sd.save(folder)"),
     **dict.fromkeys(("from_pretrained", "from_single_file", "load"), "write sdjax.load(model)"),
     **dict.fromkeys(("txt2img", "img2img", "inpaint", "sample", "pipeline"), "write sd.generate(prompt)"),
-    **dict.fromkeys(("load_lora_weights", "fuse_lora"), "sd.params is a tree to merge into"),
+    **dict.fromkeys(("load_lora_weights", "fuse_lora", "set_adapters"), "sd.with_adapters([(adapter, 0.8)]) is one"),
     "load_textual_inversion": 'write generate(embeddings={"<cat>": path})',
     "set_progress_bar_config": "write generate(progress=False)",
     "betas": "sd.alphas_cumprod is the cumulative product of 1 - betas",

@@ -23,6 +23,8 @@ from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.scan import Carry
 from sdjax.diffusion.table import Table
 from sdjax.nn.conditioning import Added, Chunks, Conditions
+from sdjax.nn.hypernetwork import HypernetworkLayer
+from sdjax.nn.hypernetwork import Step as HypernetworkStep
 from sdjax.nn.linear import LowRank
 from sdjax.nn.worn import Strengths
 
@@ -81,7 +83,9 @@ def _plain(value: Any) -> Any:
 
 def _register() -> None:
     """How the arguments' trees are written beside an exported program: their static fields as JSON."""
-    for node in (Carry, Chunks, Conditions, Guidance, KnownRegion, LowRank, Table):
+    for node in (
+        Carry, Chunks, Conditions, Guidance, HypernetworkLayer, HypernetworkStep, KnownRegion, LowRank, Table
+    ):
         export.register_pytree_node_serialization(
             node,
             serialized_name=f"sdjax.{node.__name__}",
