@@ -14,7 +14,7 @@ kohya's and ComfyUI's extractions cut the largest 1 % of all entries afterwards;
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +66,7 @@ def extract(
     modules: dict[Module, dict[str, np.ndarray]] = {}
     total = Total()
     for component, part in parts_of(params_a).items():
-        for path, change in _changes(component, params_a, params_b).items():
+        for path, change in _changes(component, params_a, params_b):
             tensors = modules.setdefault(Module(part, "_".join(path[:-1]).replace(".", "_")), {})
             if path[-1] == "kernel":
                 wide = change.ndim == 4 and change.shape[2:] != (1, 1)
@@ -197,28 +197,27 @@ def _rank(value: Any, name: str) -> int:
     return int(value)
 
 
-def _changes(component: str, params_a: Mapping[str, Any], params_b: Mapping[str, Any]) -> dict[Path, np.ndarray]:
-    """What differs in a component, in torch's order of axes. Raises ValueError as `extract` does."""
+def _changes(
+    component: str, params_a: Mapping[str, Any], params_b: Mapping[str, Any]
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """What differs in a component, leaf by leaf, in torch's order of axes. Raises ValueError as `extract` does."""
     if component not in params_b:
         if component == "unet":
             raise ValueError("extract: the second checkpoint has no unet")
-        return {}
+        return
     ours, theirs = tree.flatten(params_a[component]), tree.flatten(params_b[component])
     if other := sorted(ours.keys() ^ theirs.keys()):
         raise ValueError(f"extract: {component} is of different parts: only one has {'.'.join(other[0])}")
-    found = {}
+    shapes = {path: (list(leaf.shape), list(theirs[path].shape)) for path, leaf in ours.items()}
+    for path, (one, other_one) in shapes.items():
+        if one != other_one:
+            raise ValueError(f"extract: {component}: {'.'.join(path)} is {one} in one and {other_one} in the other")
     for path, leaf in ours.items():
-        where = f"{component}: {'.'.join(path)}"
-        if leaf.shape != theirs[path].shape:
-            raise ValueError(
-                f"extract: {where} is {list(leaf.shape)} in one and {list(theirs[path].shape)} in the other"
-            )
         change = np.asarray(theirs[path]).astype(np.float32) - np.asarray(leaf).astype(np.float32)
         if not np.isfinite(change).all():
-            raise ValueError(f"extract: {where} is not finite in one of the two")
+            raise ValueError(f"extract: {component}: {'.'.join(path)} is not finite in one of the two")
         if change.any():
-            found[path] = names.to_file(path, change)
-    return found
+            yield path, names.to_file(path, change)
 
 
 def _module(params: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

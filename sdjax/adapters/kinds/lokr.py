@@ -73,7 +73,7 @@ class LoKr(Additive):
 
     @property
     def rank(self) -> int | None:
-        return self.w2.rank or self.w1.rank
+        return rank_of(self.w1, self.w2)
 
     @property
     def shape(self) -> Shape:
@@ -83,6 +83,11 @@ class LoKr(Additive):
     def product(self, like: np.ndarray) -> np.ndarray:
         w1, w2 = self.w1.whole(like), self.w2.whole(like)
         return np.multiply(w1[:, None, :, None, None], w2.reshape(1, len(w2), 1, w2.shape[1], -1)).reshape(self.shape)
+
+
+def rank_of(w1: Factor, w2: Factor) -> int | None:
+    """That by which alpha is divided; None where it means nothing."""
+    return w2.rank or w1.rank
 
 
 def factor(parts: Parts, name: str, may_be_4d: bool = False) -> Factor:
@@ -109,7 +114,7 @@ def factor(parts: Parts, name: str, may_be_4d: bool = False) -> Factor:
 
 def read(parts: Parts, convention: str) -> dict[str, Delta]:
     w1, w2 = factor(parts, "lokr_w1"), factor(parts, "lokr_w2", may_be_4d=True)
-    rank = w2.rank or w1.rank
+    rank = rank_of(w1, w2)
     if rank is None:
         parts.number("alpha")
         scale = parts.number("scale")
