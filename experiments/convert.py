@@ -25,7 +25,6 @@ from absl import flags
 
 from experiments import _cli
 
-
 DIALECTS = ["own", "kohya", "kohya-sgm", "kohya-diffusers", "peft"]
 
 
@@ -72,7 +71,7 @@ def main(values: Any) -> None:
 
 
 def convert_adapter(values: Any) -> None:
-    """Opens an adapter and writes it in another dialect; prints the path. Raises ValueError for flags of checkpoints."""
+    """Opens an adapter, writes it in another dialect and prints the path. Raises ValueError for others' flags."""
     for name in ("layout", "dtype", "variant", "vae", "prediction_type"):
         if getattr(values, name):
             raise ValueError(f"--{name} is for checkpoints, and --dialect for adapters")
