@@ -1,12 +1,17 @@
-r"""A checkpoint from one layout into the other.
+r"""A checkpoint from one layout into the other, an adapter from one dialect into another.
 
     python -m experiments.convert --source=model.safetensors --target=folder
     python -m experiments.convert --source=folder --target=model.safetensors --dtype=float16
+    python -m experiments.convert --source=lora.safetensors --target=new.safetensors --dialect=kohya
 
 The source is a folder in the diffusers layout, a .safetensors file in the original one, or a Hub id; the target's name
 says which layout is written, or --layout does. Nothing is computed: without --dtype every weight keeps its bits, so
 that there and back again gives the same tensors. What no picture needs (averaged weights, a safety checker) is left
 behind, and said so.
+
+With --dialect the source is an adapter (a LoRA and the like): a file, a folder of diffusers' or PEFT's, or a Hub id.
+"kohya" is what A1111 and ComfyUI read, "peft" what diffusers does, "own" the names that it came in. One for a model of
+your own needs that model, --model, to tell the paths of its modules.
 
 Run time: that of reading and writing the file, about 10 s for Stable Diffusion 1.5 in float16, and as much memory as
 the weights take.
@@ -20,6 +25,8 @@ from absl import flags
 
 from experiments import _cli
 
+DIALECTS = ["own", "kohya", "kohya-sgm", "kohya-diffusers", "peft"]
+
 
 def define_flags() -> None:
     """Called for the program only: who imports this file may name flags of their own as they like."""
@@ -31,11 +38,16 @@ def define_flags() -> None:
     flags.DEFINE_enum("dtype", None, ["float32", "float16", "bfloat16"], "What to store; default: as it is.")
     flags.DEFINE_string("variant", None, "Which weights of a folder where there are several, as fp16.")
     flags.DEFINE_string("vae", None, "Another autoencoder, a file or a folder, in place of the checkpoint's own.")
+    flags.DEFINE_enum("dialect", None, DIALECTS, "Of an adapter: whose names its tensors are to bear.")
+    flags.DEFINE_string("model", None, "Of an adapter for a custom model: that model's folder or file.")
     flags.DEFINE_string("prediction_type", None, "epsilon or v_prediction, where the checkpoint has it wrong.")
 
 
 def main(values: Any) -> None:
     """Opens the source, reads it and writes the target, whose path is printed. `values` has a flag an attribute."""
+    if values.dialect:
+        convert_adapter(values)
+        return
     layout = values.layout or ("single_file" if values.target.endswith(".safetensors") else "diffusers")
     check_target(Path(values.target), layout)
     import jax  # takes a second, which a wrong flag should not cost
@@ -55,6 +67,22 @@ def main(values: Any) -> None:
         weights.save_single_file(values.target, opened.configs, components, opened.scheduler)
     else:
         weights.save_folder(values.target, components, opened.files)
+    print(values.target)
+
+
+def convert_adapter(values: Any) -> None:
+    """Opens an adapter, writes it in another dialect and prints the path. Raises ValueError for others' flags."""
+    for name in ("layout", "dtype", "variant", "vae", "prediction_type"):
+        if getattr(values, name):
+            raise ValueError(f"--{name} is for checkpoints, and --dialect for adapters")
+    import sdjax
+    from sdjax.adapters.adapter import Adapter
+
+    adapter = sdjax.load_adapter(values.source)
+    if not isinstance(adapter, Adapter):
+        raise ValueError(f"{values.source} holds no LoRA or its like, but {adapter!r}; --dialect is for those")
+    model = sdjax.load(values.model, compilation_cache=False).params if values.model else None
+    adapter.save(values.target, None if values.dialect == "own" else values.dialect, model=model)
     print(values.target)
 
 

@@ -14,6 +14,7 @@ Case i of a seed is the same on every machine; `--only=i` runs it alone and show
 import contextlib
 import json
 import multiprocessing
+import os
 import re
 import sys
 import tempfile
@@ -46,8 +47,7 @@ def run_share(cases: Iterator[int], opens: type, bases: Path, seed: int) -> list
             pipe.recv()
         pipe.send(case)
         try:
-            # By the second, so that a machine that was put to sleep is not taken for a hang.
-            answered = any(pipe.poll(1.0) for _ in range(WALL))
+            answered = answers(pipe, worker.pid)  # type: ignore[union-attr]
             results.append(pipe.recv() if answered else Result(case, "", "", "HANGS", f"no answer in {WALL} s"))
         except EOFError:
             results.append(Result(case, "", "", "CRASH", "the process died"))
@@ -62,6 +62,30 @@ def run_share(cases: Iterator[int], opens: type, bases: Path, seed: int) -> list
     if pipe is not None:
         pipe.send(None)
     return results
+
+
+def answers(pipe: Any, worker: int) -> bool:
+    """Whether a worker answers in time. Not counted is when it would run and others have the processors.
+
+    By the second, so that a machine that was put to sleep is not taken for a hang either.
+    """
+    left, (_, spent) = float(WALL), state(worker)
+    while left > 0:
+        if pipe.poll(1.0):
+            return True
+        runs, now = state(worker)
+        left -= max(now - spent, 0.001) if runs else 1.0
+        spent = now
+    return False
+
+
+def state(process: int) -> tuple[bool, float]:
+    """Whether a process could run, and the seconds that it has run."""
+    try:
+        words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended, and its pipe says so
+        return False, 0.0
+    return words[0] == "R", (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def table(results: list[Result]) -> str:

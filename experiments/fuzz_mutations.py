@@ -293,7 +293,9 @@ def _values(rng: Random, tensors: dict[str, Tensor], name: str) -> None:
     dtype, shape, data = tensors[name]
     numbers = np.frombuffer(data, DTYPES[dtype]).copy()
     if numbers.size:
-        numbers[rng.randrange(numbers.size)] = rng.choice((np.nan, np.inf, -np.inf, 0.0, -0.0, 6e-8))
+        with np.errstate(all="ignore"):  # of whole numbers, there is none that is infinite
+            value = np.array(rng.choice((np.nan, np.inf, -np.inf, 0.0, -0.0, 6e-8))).astype(numbers.dtype)
+        numbers[rng.randrange(numbers.size)] = value
     tensors[name] = dtype, shape, rng.randbytes(len(data)) if rng.random() < 0.2 else numbers.tobytes()
 
 

@@ -13,14 +13,25 @@ import safetensors.numpy
 from safetensors import safe_open
 
 from experiments import convert
+from sdjax.adapters.save import CHOICES
 from sdjax.weights import CheckpointError, open_single_file, save_folder, save_single_file, single_file
+from tests.adapters import SMALL as SMALL_LORA
+from tests.adapters import kohya, written
 from tests.checkpoints import make_checkpoint
 from tests.single_files import SMALL, components
 from tests.test_single_file import tensors_of
 from tests.test_weights import same_folder
 
 ROOT = Path(__file__).parents[1]
-FLAGS = {"layout": None, "dtype": None, "variant": None, "vae": None, "prediction_type": None}
+FLAGS = {
+    "layout": None,
+    "dtype": None,
+    "variant": None,
+    "vae": None,
+    "prediction_type": None,
+    "dialect": None,
+    "model": None,
+}
 
 
 @pytest.fixture
@@ -138,3 +149,36 @@ def test_the_program_exits_2_with_one_line(tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("convert: ") and "is a LoRA" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+# Adapters -----------------------------------------------------------------
+
+
+def test_an_adapter_from_one_dialect_to_another(tmp_path, capsys):
+    source = written(tmp_path / "a.safetensors", kohya(SMALL_LORA))
+    run(source, tmp_path / "b.safetensors", dialect="own")
+    assert (tmp_path / "b.safetensors").read_bytes() == source.read_bytes()
+    run(source, tmp_path / "c.safetensors", dialect="kohya-diffusers")
+    assert tensors_of(tmp_path / "c.safetensors").keys() == tensors_of(source).keys()
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "c.safetensors")
+
+
+def test_an_adapter_for_a_custom_model(tmp_path):
+    model = make_checkpoint(tmp_path / "model")
+    source = written(tmp_path / "a.safetensors", kohya({next(iter(SMALL_LORA)): (8, 16)}))
+    with pytest.raises(CheckpointError, match="give model="):
+        run(source, tmp_path / "b.safetensors", dialect="peft")
+    run(source, tmp_path / "b.safetensors", dialect="peft", model=str(model))
+    assert any(name.endswith("attn2.to_k.lora_A.weight") for name in tensors_of(tmp_path / "b.safetensors"))
+
+
+def test_flags_of_the_one_for_the_other(tmp_path):
+    with pytest.raises(ValueError, match="--dtype is for checkpoints, and --dialect for adapters"):
+        run(tmp_path, tmp_path, dialect="peft", dtype="float16")
+    words = written(tmp_path / "a.safetensors", {"emb_params": np.ones((1, 768), np.float32)})
+    with pytest.raises(ValueError, match="holds no LoRA or its like, but TextualInversion"):
+        run(words, tmp_path / "b.safetensors", dialect="peft")
+
+
+def test_the_dialects_are_those_of_the_package():
+    assert set(convert.DIALECTS) == {"own", *CHOICES}

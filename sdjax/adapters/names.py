@@ -88,12 +88,13 @@ class Dialect:
         """The module's path and what of it, in kohya's words; ("", "") where that is nothing that is known."""
         if not self.dotted:
             path, _, suffix = rest.partition(".")
-            return path, _LOOSE.get(suffix, suffix)
+            if suffix in _LOOSE or "." not in suffix:
+                return path, _LOOSE.get(suffix, suffix)
         known, words = _STRICT if self.strict else _LOOSE, rest.split(".")
         for count in range(min(3, len(words) - 1), 0, -1):
             if found := known.get(".".join(words[-count:])):
-                return ".".join(words[:-count]), found
-        return "", ""
+                return (".".join if self.dotted else "_".join)(words[:-count]), found
+        return ("", "") if self.dotted else (path, suffix)
 
     def _has(self, part: str, module: str) -> bool:
         """Whether a part's module is called so here; behind a prefix, one that no model has is too."""

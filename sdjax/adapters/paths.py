@@ -52,7 +52,11 @@ class Paths:
             raise CheckpointError(
                 f"{self.name}: {module.part}_{module.name} is no module of {self._whose()}; {_REMEDY}"
             )
-        return sgm[path] if module.part == UNET and dialect.blocks == "sgm" else path
+        if module.part == UNET:
+            return sgm[path] if dialect.blocks == "sgm" else path
+        # transformers' modules lost "text_model" in 5.6, and files that PEFT writes since are told by that.
+        bare = dialect.dotted and not module.name.startswith("text_model_")
+        return path.removeprefix("text_model.") if bare else path
 
     def _whose(self) -> str:
         return families.described(self.family) if self.model is None else "the model given"
