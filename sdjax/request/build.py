@@ -33,7 +33,7 @@ def request(spec: ModelSpec, given: Arguments) -> Request:
     """What `spec` has to do, and in `refiner` what a refiner has to do after it. Raises ValueError."""
     checks.check_known(given.items(), "generate")
     given.monitoring.check_switches()
-    given = replace(given, prompting=given.prompting.opened())
+    given = replace(given, prompting=given.prompting.opened(spec))
     made = part(spec, given) if given.handoff.refiner is None else _refined(spec, given)
     given.monitoring.wanted(len(made.evaluated))
     if said := resized(spec, given, made.inputs):  # a picture comes out of another size than it went in
@@ -86,7 +86,7 @@ def part(spec: ModelSpec, given: Arguments, goes_on: bool = False) -> Request:
     checks.check_source(given.batch.noise_source)
     columns = given.prompting.columns(prompts)
     style = given.prompting.prompt_style
-    new = new_words.of_model(spec, given.prompting.embeddings, style)
+    new = new_words.of_model(spec, given.prompting.embeddings)
     regions = _regions(spec, inputs, given.images.regions)
     told = partial(_branches, spec, texts=columns, style=style, inputs=inputs, regions=regions, new=new)
     branches = tuple(told(i // given.batch.num_images, run=run) for i, run in enumerate(runs))
