@@ -570,7 +570,7 @@ class StableDiffusion:
         self._check_text()
         check_style(style)
         skip = ClipSkip.read(clip_skip, style)
-        new = new_words.of_model(self.spec, new_words.opened(embeddings), style)
+        new = new_words.of_model(self.spec, new_words.opened(embeddings, self.spec, style))
         encoding = Encoding(self.encoders, cache(self.networks.encode_row), self.spec.family, style, skip, new)
         listed = checks.texts(texts, "prompts")
         given = [dict.fromkeys(self.encoders, text) for text in listed]

@@ -27,7 +27,7 @@ def small(tmp_path_factory) -> Tokenizer:
 def shown(row, tokenizer) -> list:
     """A row without BOS, EOS and padding: ids, and the vectors of new words as "name.i"."""
     at = dict(row.vectors)
-    whole = [f"{at[i].word}.{at[i].index}" if i in at else one for i, one in enumerate(row.ids)]
+    whole = [f"{at[i].word}.{at[i].number}" if i in at else one for i, one in enumerate(row.ids)]
     return whole[1 : whole.index(tokenizer.eos)]
 
 
@@ -138,7 +138,7 @@ def test_whatever_is_written_all_vectors_of_a_word_are_there_in_order(clip, text
         except ValueError as error:
             assert "chunks" in str(error) or "does not hold" in str(error)
             return
-    placed = [vector.index for row in rows for _, vector in row.vectors]
+    placed = [vector.number for row in rows for _, vector in row.vectors]
     whole = list(range(count)) * (1 + len(placed) // count)
     assert placed == whole[: len(placed)] and (style == "plain" or len(placed) % count == 0)
     assert {len(row.ids) for row in rows} == {len(row.weights) for row in rows} == {clip.max_length}

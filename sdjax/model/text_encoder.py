@@ -158,8 +158,8 @@ class Encoding:
             encoder = self.encoders[name]
             spliced = np.zeros((encoder.tokenizer.max_length, encoder.config.hidden_size), np.float32)
             here = np.zeros(len(spliced), bool)
-            for place, (word, index) in vectors:
-                spliced[place], here[place] = self.new[name][word][index], True
+            for place, (word, number) in vectors:
+                spliced[place], here[place] = self.new[name][word][number], True
             return NewWords(here, spliced)
 
         return cache(made)

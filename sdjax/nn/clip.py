@@ -13,6 +13,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from sdjax.config import ClipTextConfig, ClipVisionConfig
@@ -29,8 +30,8 @@ class NewWords:
       here: bool `.. l`, where they stand. vectors: float32 `.. l d`, anything elsewhere.
     """
 
-    here: jax.Array
-    vectors: jax.Array
+    here: jax.Array | np.ndarray
+    vectors: jax.Array | np.ndarray
 
 
 class ClipTextOutput(NamedTuple):

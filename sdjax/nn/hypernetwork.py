@@ -20,9 +20,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sdjax.nn.layers import gelu
 
+Array = jax.Array | np.ndarray
 EPS = 1e-5  # of torch's LayerNorm
 RRELU = (1 / 8 + 1 / 3) / 2  # the mean slope, which torch's RReLU has outside of training
 
@@ -59,10 +61,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class Step:
     """One step of equation 2: `kernel` W_i, `c o`; `bias` b_i, `o`; of the layer norm `scale` and `shift`, `o`."""
 
-    kernel: jax.Array
-    bias: jax.Array
-    scale: jax.Array | None = None
-    shift: jax.Array | None = None
+    kernel: Array
+    bias: Array
+    scale: Array | None = None
+    shift: Array | None = None
 
 
 @jax.tree_util.register_dataclass

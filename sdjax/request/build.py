@@ -34,7 +34,7 @@ def request(spec: ModelSpec, given: Arguments) -> Request:
     """What `spec` has to do, and in `refiner` what a refiner has to do after it. Raises ValueError."""
     checks.check_known(given.items(), "generate")
     given.monitoring.check_switches()
-    given = replace(given, prompting=given.prompting.opened())
+    given = replace(given, prompting=given.prompting.opened(spec))
     made = part(spec, given) if given.handoff.refiner is None else _refined(spec, given)
     given.monitoring.wanted(len(made.evaluated))
     if said := resized(spec, given, made.inputs):  # a picture comes out of another size than it went in
@@ -92,7 +92,7 @@ def part(spec: ModelSpec, given: Arguments, goes_on: bool = False) -> Request:
     outfits = given.adapters.outfits(spec, [tags[i // given.batch.num_images] for i in range(count)], runs)
     style = given.prompting.prompt_style
     bundled = {} if outfits is None else outfits.embeddings
-    new = new_words.of_model(spec, {**bundled, **given.prompting.embeddings}, style)
+    new = new_words.of_model(spec, {**bundled, **given.prompting.embeddings})
     regions = _regions(spec, inputs, given.images.regions)
     told = partial(_branches, spec, texts=untagged, style=style, inputs=inputs, regions=regions, new=new)
     branches = tuple(told(i // given.batch.num_images, run=run) for i, run in enumerate(runs))

@@ -19,8 +19,11 @@ Embeddings = Mapping[str, TextualInversion]  # by word
 SHOWN = 12  # letters of a digest, as many as A1111's
 
 
-def opened(value: Any) -> dict[str, TextualInversion]:
-    """What was given as embeddings=, files opened. Raises ValueError, and CheckpointError for a file that is none."""
+def opened(value: Any, spec: ModelSpec, style: str) -> dict[str, TextualInversion]:
+    """What was given as embeddings= for prompts of this style, files opened.
+
+    Raises ValueError, also for a word that cannot be found in such prompts; CheckpointError for a file that is none.
+    """
     if isinstance(value, str):
         raise ValueError(
             f"these settings are of a picture made with the embeddings {short(value)}: pass your own by these words, "
@@ -28,7 +31,10 @@ def opened(value: Any) -> dict[str, TextualInversion]:
         )
     if value is not None and not isinstance(value, Mapping):
         raise ValueError(f'embeddings must map words to textual inversions, as {{"<cat>": x}}, not {short(value)}')
-    return {word: _opened(word, one) for word, one in (value or {}).items()}
+    made = {word: _opened(word, one) for word, one in (value or {}).items()}
+    for encoder in list(spec.encoders.values())[:1]:  # all of a model's tokenizers have one vocabulary
+        words.check({word: len(one) for word, one in made.items()}, encoder.tokenizer, style)
+    return made
 
 
 def _opened(word: Any, value: Any) -> TextualInversion:
@@ -42,19 +48,13 @@ def _opened(word: Any, value: Any) -> TextualInversion:
     return value
 
 
-def of_model(spec: ModelSpec, embeddings: Embeddings, style: str) -> NewVectors:
-    """The vectors for each of a model's text encoders, by word.
-
-    Raises ValueError for a word that cannot be found in prompts of this style, and for vectors of another width.
-    """
+def of_model(spec: ModelSpec, embeddings: Embeddings) -> NewVectors:
+    """The vectors for each of a model's text encoders, by word. Raises ValueError for those of another width."""
     if not embeddings:
         return {}
     widths = {name: encoder.config.hidden_size for name, encoder in spec.encoders.items()}
     fitting = {word: one.check(widths, spec.name) for word, one in embeddings.items()}
-    made = {name: {word: own[name] for word, own in fitting.items()} for name in widths}
-    first = next(iter(widths))  # the same words for all, whose tokenizers have one vocabulary
-    words.check(counts_of(made)[first], spec.encoders[first].tokenizer, style)
-    return made
+    return {name: {word: own[name] for word, own in fitting.items()} for name in widths}
 
 
 def told(embeddings: Embeddings) -> str:

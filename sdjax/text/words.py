@@ -37,10 +37,10 @@ ById = Mapping[int, Sequence[tuple[list[int], str]]]
 
 
 class Vector(NamedTuple):
-    """What stands in a row in place of an id: the `index`-th vector of a word."""
+    """What stands in a row in place of an id: a vector of a word, by its number from 0."""
 
     word: str
-    index: int
+    number: int
 
 
 def vectors(word: str, words: Counts) -> list[Vector]:

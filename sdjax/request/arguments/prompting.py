@@ -80,9 +80,9 @@ class Prompting(Topic):
         texts |= {name: columns[name] for name in SECOND if getattr(self, name) is not None}
         return replace(self, **texts, clip_skip=None if self.clip_skip is None else str(skip))
 
-    def opened(self) -> "Prompting":
-        """With the embeddings read that were given as files. Raises ValueError."""
-        return replace(self, embeddings=new_words.opened(self.embeddings))
+    def opened(self, spec: ModelSpec) -> "Prompting":
+        """With the embeddings read that were given as files, and their words checked. Raises ValueError."""
+        return replace(self, embeddings=new_words.opened(self.embeddings, spec, self.prompt_style))
 
     def settings(self) -> dict[str, Any]:
         """As of other topics; embeddings go by their words and digests."""
