@@ -18,6 +18,8 @@ from sdjax.weights.links import home_of, within
 DIFFUSERS, PEFT, CONFIG = "pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_config.json"
 EMBEDDING = "learned_embeds.safetensors"
 STANDARD = (DIFFUSERS, PEFT, EMBEDDING)  # names that say nothing of what is inside
+ASSETS = Path(__file__).resolve().parents[1] / "assets" / "adapters"
+SHIPPED = ("hexagon", "teal")  # for the shapes model: a thing that it draws then, and a colour
 CONVERT = (
     "is a pickle. Such a file can run any code when it is opened, so it never is; look for its .safetensors, or "
     "convert it once with `safetensors.torch.save_file(torch.load(old, weights_only=True), new)`"
@@ -35,10 +37,12 @@ class Located(NamedTuple):
 def locate(source: str | os.PathLike[str], revision: str = "main") -> Located:
     """The one file that is meant: a path, a folder, `owner/name` or `owner/name/file.safetensors` on the Hub.
 
-    Raises CheckpointError where there is none, or more than one.
+    Or one of SHIPPED, where no such path is here. Raises CheckpointError where there is none, or more than one.
     """
     text = _checked(source)
     path = Path(os.path.expanduser(text))
+    if text in SHIPPED and not os.path.lexists(path):
+        return Located(ASSETS / f"{text}.safetensors", text, None)
     if os.path.isdir(path):
         return _in_folder(path, choose((one.name for one in path.iterdir()), str(path)))
     if os.path.lexists(path):

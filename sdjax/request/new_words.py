@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sdjax.adapters.read import load_adapter
 from sdjax.adapters.textual_inversion import TextualInversion
 from sdjax.core.notice import notice
 from sdjax.core.short import short
@@ -38,8 +39,7 @@ def opened(value: Any, spec: ModelSpec, style: str) -> dict[str, TextualInversio
 
 
 def _opened(word: Any, value: Any) -> TextualInversion:
-    if isinstance(value, str | os.PathLike):
-        return TextualInversion.open(os.fspath(value))
+    value = load_adapter(value) if isinstance(value, str | os.PathLike) else value
     if not isinstance(value, TextualInversion):
         raise ValueError(
             f"embeddings[{short(word)}] must be a textual inversion, as sdjax.load_adapter(path) gives one, or its "
