@@ -302,6 +302,26 @@ def test_rotations_as_they_are_and_rescaled():
     assert np.array_equal(merged(OFT | {"alpha": np.array(10.0)}, W), merged(OFT, W))
 
 
+def test_pefts_oft_turns_inputs():
+    weight, turned = f(7, 6, 8), np.empty((6, 8))
+    triangles = 0.1 * f(1, 2, 6)  # two blocks of 4 inputs
+    for k in range(2):
+        q = np.zeros((4, 4))
+        q[np.triu_indices(4, 1)] = triangles[k]
+        q -= q.T
+        rotation = np.eye(4) + 2 * q + 2 * q @ q + 2 * q @ q @ q + q @ q @ q @ q
+        exact = (np.eye(4) + q) @ np.linalg.inv(np.eye(4) - q)
+        assert 1e-9 < np.abs(rotation - exact).max() < 1e-2
+        for o in range(6):
+            for p in range(4):
+                turned[o, 4 * k + p] = sum(rotation[p, j] * weight[o, 4 * k + j] for j in range(4))
+    found = merged({"oft_R.weight": triangles}, weight, 0.5, "peft")
+    assert np.abs(found - (weight + 0.5 * (turned - weight))).max() < 1e-12
+    shared = merged({"oft_R.weight": triangles[:1]}, weight, 1.0, "peft")
+    assert np.allclose(shared[:, :4], turned[:, :4])
+    assert np.allclose(shared[:, 4:], merged({"oft_R.weight": triangles[:1]}, weight[:, 4:], 1.0, "peft"))
+
+
 def test_a_butterfly_at_half_strength():
     weight, q = f(7, 8, 4), BOFT["oft_blocks"] - BOFT["oft_blocks"].swapaxes(2, 3)
     one = np.eye(4)

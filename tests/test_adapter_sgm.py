@@ -29,3 +29,15 @@ def test_the_same_as_from_the_config(family):
         assert f"{found[module]}.{leaf}" == ldm.renamed(name, words)
     assert len(set(found.values())) == len(found) == len(module_paths(params))
     assert all(TOPS.match(name) for name in found.values())
+
+
+@pytest.mark.parametrize("family, ours, theirs", [
+    ("sd15", "up_blocks.0.upsamplers.0.conv", "output_blocks.2.1.conv"),  # the one level that does not attend
+    ("sd15", "up_blocks.1.upsamplers.0.conv", "output_blocks.5.2.conv"),
+    ("sdxl", "up_blocks.0.upsamplers.0.conv", "output_blocks.2.2.conv"),
+    ("sdxl", "add_embedding.linear_2", "label_emb.0.2"),
+])  # fmt: skip
+def test_names_that_are_known(family, ours, theirs):
+    config = UNetConfig.from_dict(dict(ALL[family].configs["unet"]))
+    found = sgm_modules(expected_params({"unet": config})["unet"])
+    assert found[ours] == theirs

@@ -60,7 +60,8 @@ def extract(
 
     Raises ValueError where the two are not of one shape, do not differ, or are not finite.
     """
-    ranks = {2: _rank(rank, "rank"), 4: _rank(rank if conv_rank is None else conv_rank, "conv_rank")}
+    usual = _rule(rank, None, None)
+    of_convolutions = usual if conv_rank is None else _rule(conv_rank, None, None, "conv_rank")
     if clamp is not None and not (is_number(clamp) and 0 < clamp <= 1):
         raise ValueError(f"clamp is a quantile above 0 and up to 1, not {short(clamp)}")
     modules: dict[Module, dict[str, np.ndarray]] = {}
@@ -70,7 +71,7 @@ def extract(
             tensors = modules.setdefault(Module(part, "_".join(path[:-1]).replace(".", "_")), {})
             if path[-1] == "kernel":
                 wide = change.ndim == 4 and change.shape[2:] != (1, 1)
-                up, down = total.truncated(change.reshape(len(change), -1), lambda s, r=ranks[4 if wide else 2]: r)
+                up, down = total.truncated(change.reshape(len(change), -1), of_convolutions if wide else usual)
                 up, down = _clamped(up, down, clamp)
                 tensors |= low_rank(up, down.reshape(len(down), *change.shape[1:]))
             elif biases and path[-1] in ("bias", "scale"):
@@ -169,11 +170,11 @@ def _real(s: np.ndarray, count: Count) -> int:
     return min(count(s), real) if real else 0
 
 
-def _rule(rank: int | None, sv_fro: float | None, sv_ratio: float | None) -> Count:
-    """How many singular values `resize` keeps. Raises ValueError for what is out of range."""
+def _rule(rank: int | None, sv_fro: float | None, sv_ratio: float | None, name: str = "rank") -> Count:
+    """How many singular values are kept; name: of the rank. Raises ValueError for what is out of range."""
     if rank is None and sv_fro is None and sv_ratio is None:
         raise ValueError("resize: give a rank, sv_fro or sv_ratio")
-    most = None if rank is None else _rank(rank, "rank")
+    most = None if rank is None else _rank(rank, name)
     if sv_fro is not None and not (is_number(sv_fro) and 0 < sv_fro <= 1):
         raise ValueError(f"sv_fro is a share of the norm, above 0 and up to 1, not {short(sv_fro)}")
     if sv_ratio is not None and not (is_number(sv_ratio) and 1 <= sv_ratio < math.inf):
