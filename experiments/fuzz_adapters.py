@@ -241,7 +241,7 @@ def by_hand(own: Arrays, leaf: str, weight: np.ndarray, said: float | None) -> n
         return weight + SCALE * difference
     moved = weight + difference
     lengths = own["dora_scale"]
-    axes = (1,) if lengths.shape[0] == len(weight) else (0,)
+    axes = (1,) if lengths.size == len(weight) else (0,)  # the weight of the base has other outputs than inputs
     norm = np.sqrt((moved**2).sum(axis=axes, keepdims=True))
     return weight + SCALE * (lengths.reshape(norm.shape) / norm * moved - weight)
 
