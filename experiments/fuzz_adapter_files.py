@@ -146,13 +146,13 @@ def make(folder: Path) -> None:
         said = {"ss_output_name": "x"}
         if style == "peft":
             said = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": ALPHA, "text_encoder.lora_alpha": ALPHA})}
-        path = folder / base
+        file = folder / base
         if style == "folder":
-            path.mkdir()
+            file.mkdir()
             config = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "alpha_pattern": {}, "use_rslora": False}
-            (path / "adapter_config.json").write_text(json.dumps(config))
-            path = path / "adapter_model.safetensors"
-        _write(path, tensors, said)
+            (file / "adapter_config.json").write_text(json.dumps(config))
+            file = file / "adapter_model.safetensors"
+        _write(file, tensors, said)
     rng = np.random.default_rng(9)
     pair = {name: rng.standard_normal((2, 16)).astype(np.float16) for name in ("clip_l", "clip_g")}
     _write(folder / "words.safetensors", pair)

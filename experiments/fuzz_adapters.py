@@ -37,6 +37,11 @@ from experiments.fuzz_mutations import (
 )
 
 SCALE = 0.7
+LARGEST = 1e37  # of numbers that float32 can be asked to multiply
+ENDS = (
+    ".lora_up.weight", ".lora_down.weight", ".lora_A.weight", ".lora_B.weight", ".hada_w1_a", ".lokr_w1", ".diff",
+    ".oft_blocks", ".on_input", ".w_norm",
+)  # fmt: skip
 PEFT_KEYS = ("r", "lora_alpha", "alpha_pattern", "use_rslora", "peft_type", "init_lora_weights", "x")
 Arrays = dict[str, np.ndarray]
 
@@ -152,6 +157,8 @@ class AdapterDoor:
             for leaf, delta in bound[component][module].items():
                 weight = rng.standard_normal(shape_for(delta, own, component, module, path.name)) + 3
                 right = by_hand(own, leaf, weight, alphas(component, module, own))
+                if max(np.abs(one).max(initial=0.0) for one in own.values()) > LARGEST:
+                    continue
                 for one in (delta, again[component][module][leaf]):
                     got_weight = one.apply(weight.astype(np.float32), SCALE)
                     size = max(float(np.abs(right).max()), 1e-30)
@@ -167,16 +174,20 @@ def numbers(tensor: Tensor) -> np.ndarray:
 
 def by_module(arrays: Arrays, means: Means, embeddings: Mapping[str, Any]) -> dict[tuple[str, str], Arrays]:
     """The tensors of each module, by kohya's words; one renamed stands for the one that is missing."""
+    owners = {
+        name.removesuffix(ending): place for name, place in means.items() for ending in ENDS if name.endswith(ending)
+    }
     missing = [name for name in means if name not in arrays]
     unknown = [name for name in arrays if name not in means and not name.startswith("bundle_emb.")]
-    if len(unknown) == len(missing) == 1:
-        means = means | {unknown[0]: means[missing[0]]}
     found: dict[tuple[str, str], Arrays] = {}
     for name, array in arrays.items():
+        module, _, word = name.rpartition(".")
         if name in means:
             component, path, word = means[name]
-        elif owner := next((m for n, m in means.items() if n.partition(".lora")[0] == name.rpartition(".")[0]), None):
-            component, path, word = *owner[:2], name.rpartition(".")[2]
+        elif module in owners:
+            component, path, _ = owners[module]
+        elif name in unknown and len(unknown) == len(missing) == 1:
+            component, path, word = means[missing[0]]
         elif name.startswith("bundle_emb.") and embeddings:
             continue
         else:
@@ -241,7 +252,7 @@ def by_hand(own: Arrays, leaf: str, weight: np.ndarray, said: float | None) -> n
         return weight + SCALE * difference
     moved = weight + difference
     lengths = own["dora_scale"]
-    axes = (1,) if lengths.shape[0] == len(weight) else (0,)
+    axes = (1,) if lengths.size == len(weight) else (0,)  # the weight of the base has other outputs than inputs
     norm = np.sqrt((moved**2).sum(axis=axes, keepdims=True))
     return weight + SCALE * (lengths.reshape(norm.shape) / norm * moved - weight)
 

@@ -34,7 +34,7 @@ from experiments.fuzz_door import Door, Result, make_bases, run_case, serve
 WALL = 60  # seconds of waiting after which a worker is ended
 
 
-def run_share(cases: Iterator[int], opens: type, bases: Path, seed: int) -> list[Result]:
+def run_share(cases: Iterator[int], opens: Any, bases: Path, seed: int) -> list[Result]:
     """Runs cases in a worker process; one that dies or waits too long is ended and another begun."""
     context, results = multiprocessing.get_context("spawn"), []
     pipe = worker = None
@@ -47,7 +47,7 @@ def run_share(cases: Iterator[int], opens: type, bases: Path, seed: int) -> list
             pipe.recv()
         pipe.send(case)
         try:
-            answered = answers(pipe, worker.pid)  # type: ignore[union-attr]
+            answered = answers(pipe, worker)
             results.append(pipe.recv() if answered else Result(case, "", "", "HANGS", f"no answer in {WALL} s"))
         except EOFError:
             results.append(Result(case, "", "", "CRASH", "the process died"))
@@ -64,16 +64,16 @@ def run_share(cases: Iterator[int], opens: type, bases: Path, seed: int) -> list
     return results
 
 
-def answers(pipe: Any, worker: int) -> bool:
+def answers(pipe: Any, worker: Any) -> bool:
     """Whether a worker answers in time. Not counted is when it would run and others have the processors.
 
     By the second, so that a machine that was put to sleep is not taken for a hang either.
     """
-    left, (_, spent) = float(WALL), state(worker)
+    left, (_, spent) = float(WALL), state(worker.pid)
     while left > 0:
         if pipe.poll(1.0):
             return True
-        runs, now = state(worker)
+        runs, now = state(worker.pid)
         left -= max(now - spent, 0.001) if runs else 1.0
         spent = now
     return False

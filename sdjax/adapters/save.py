@@ -34,14 +34,20 @@ Tensors = Mapping[str, np.ndarray]
 
 
 class Savable(Protocol):
-    """What is asked of an adapter; `unsaid`: metadata that came from beside its file."""
+    """What is asked of an adapter, as `Adapter` has it."""
 
-    name: str
-    family: str
-    modules: Mapping[Module, Mapping[str, Delta]]
-    tensors: Tensors
-    metadata: Mapping[str, str]
-    unsaid: Mapping[str, str]
+    @property
+    def name(self) -> str: ...
+    @property
+    def family(self) -> str: ...
+    @property
+    def modules(self) -> Mapping[Module, Mapping[str, Delta]]: ...
+    @property
+    def tensors(self) -> Tensors: ...
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+    @property
+    def unsaid(self) -> Mapping[str, str]: ...
 
 
 def save(adapter: Savable, path: Path, dialect: str | None, model: Mapping[str, Any] | None) -> None:
