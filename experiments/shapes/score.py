@@ -98,7 +98,7 @@ def score(image: np.ndarray | Image.Image, caption: str | Scene) -> Verdict:
         ValueError: no caption of the shapes world, or no picture.
     """
     scene = parse_caption(caption) if isinstance(caption, str) else caption
-    background, found = find_objects(np.asarray(image))
+    background, found = find_objects(np.asarray(image), scene.new())
     errors: set[str] = set()
     if not background.even or scene.background not in (None, background.colour):
         errors.add("background")
