@@ -12,7 +12,7 @@ noise for noise (`train_lora`), so it is the base that is preserved, its mistake
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,8 @@ OLD, EMPTY = 1000, 0.2
 ENCODED = 40  # pictures encoded at once; the numbers above are its multiples
 _MIRRORED = {"to the left of": "to the right of", "to the right of": "to the left of"}
 
+Encode = Callable[[np.ndarray], Any]
+"""The text encoder: ids `b l` to hidden states `b l d`."""
 Told = tuple[np.ndarray, list[str]]
 """Pictures' latents float16 `n h w c`, and their captions."""
 
@@ -123,7 +125,7 @@ def new_pictures(name: str, seed: int = 0) -> Told:
 
 
 def old_pictures(seed: int = 1000) -> Told:
-    """Pictures of old captions, encoded, some of them without their caption: what guidance leads away from stays too."""
+    """Pictures of old captions, encoded, some of them without theirs: what guidance leads away from stays, too."""
     pictures, captions = world.dataset(seed, 0, OLD)
     rng = np.random.default_rng([seed, 2])
     return encoded(pictures), ["" if rng.random() < EMPTY else caption for caption in captions]
@@ -140,19 +142,16 @@ def encoded(pictures: np.ndarray) -> np.ndarray:
 class Lessons:
     """The batch of any step: as many pictures of each kind as asked for."""
 
-    def __init__(self, pools: Mapping[str, tuple[np.ndarray, np.ndarray]], counts: Sequence[int], seed: int) -> None:
-        """pools: by kind, latents `n h w c` and ids int32 `n l`. counts: of each kind in a batch."""
-        self.pools = {
-            kind: {"latents": latents, "ids": ids, "weights": object_weights(latents)}
-            for kind, (latents, ids) in pools.items()
-        }
+    def __init__(self, pools: Mapping[str, Mapping[str, np.ndarray]], counts: Sequence[int], seed: int) -> None:
+        """pools: by kind, arrays `n ...` by name, of which "latents" is one. counts: of each kind in a batch."""
+        self.pools = {kind: {**pool, "weights": object_weights(pool["latents"])} for kind, pool in pools.items()}
         self.counts, self.seed = counts, seed
 
     def batch(self, n: int) -> dict[str, dict[str, Any]]:
-        """Step n's batch: by kind "latents", "ids" and "weights", of which the object's latents have more."""
+        """Step n's batch: by kind its arrays, and "weights", of which an object's latents have more."""
         rng = np.random.default_rng([self.seed, n])
         made = {}
         for (kind, pool), count in zip(self.pools.items(), self.counts, strict=True):
-            picked = rng.integers(len(pool["ids"]), size=count)
+            picked = rng.integers(len(pool["latents"]), size=count)
             made[kind] = {name: values[picked] for name, values in pool.items()}
         return made

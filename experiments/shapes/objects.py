@@ -27,7 +27,6 @@ SPECK = 0.002
 """Parts under this fraction of the picture's area are no objects; the smallest object has ten times that."""
 
 
-
 @dataclass(frozen=True)
 class Found:
     """One object found in a picture; lengths are fractions of the picture's width, y points down."""

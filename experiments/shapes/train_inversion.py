@@ -74,7 +74,7 @@ def main() -> None:
         out,
         TrainState.create({"vectors": start}, optimiser),
         make_step(partial(loss, UNet(models.UNET), text, alphas_cumprod()), optimiser, FLAGS.ema, base),
-        lessons.Lessons({"new": (latents, ids)}, [FLAGS.batch], FLAGS.seed).batch,
+        lessons.Lessons({"new": {"latents": latents, "ids": ids}}, [FLAGS.batch], FLAGS.seed).batch,
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, FLAGS.steps // 2, warmup=20),
         steps=FLAGS.steps,
         seed=FLAGS.seed,

@@ -3,14 +3,14 @@
     python -m experiments.shapes.train_lora --name=hexagon --out=runs/hexagon
 
 Writes the adapter as `<out>/<name>.safetensors`, in kohya's dialect, float16. Started again on the same folder it goes
-on where it was. What it learns from: `lessons`. The loss is the sum of two means (Ruiz et al. 2022), over pictures of
-the new thing and over those of old captions,
+on where it was. As the model itself was trained, the factors of the text encoder come first, from captions alone
+(`new_word`), then those of the U-Net, from the pictures of `lessons`. Their loss is the sum of two means (Ruiz et al.
+2022), over pictures of the new thing and over those of old captions,
 
     mean |v - v_true|^2  +  prior * mean |v - v_base|^2                                                         (1)
 
 with the weights of `train_unet`; v_base is what the model without the adapter answers to the same noise, so that the
-second mean is 0 where nothing is forgotten. "hexagon" is no word of the tokenizer: it comes in letters, which the text
-encoder never read, so that the adapter has factors in its layers too.
+second mean is 0 where nothing is forgotten.
 """
 
 import json
@@ -22,11 +22,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from experiments import _cli
-from experiments.shapes import lessons, models, train_pictures
+from experiments.shapes import lessons, models, new_word, train_pictures
 from experiments.shapes.train_unet import GAMMA, alphas_cumprod, noised, time_weight
+from sdjax.config import ClipTextConfig
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
@@ -37,40 +39,40 @@ from sdjax.weights.write import Draft, write_file, write_tensors
 
 FLAGS = flags.FLAGS
 
+LAYERS = r"attn2|up_blocks\.1.*net\.2|up_blocks\.2.*conv[12]"
+"""What fits into 300 KB beside the text encoder: where the text comes in, and the last blocks, which draw outlines."""
 Factors = Mapping[str, low_rank.Factors]  # by component
 
 
-def velocity(
-    networks: tuple[UNet, ClipTextEncoder], params: Mapping[str, Any], x: jax.Array, t: jax.Array, ids: jax.Array
-) -> jax.Array:
-    """What a model answers at x `b h w c`, times `b` and ids `b l`: `b h w c`."""
-    unet, text = networks
-    context = text.apply({"params": params["text_encoder"]}, ids).last_hidden_state
-    return unet.apply({"params": params["unet"]}, x, t.astype(jnp.float32), Conditions(context))
-
-
 def loss(
-    networks: tuple[UNet, ClipTextEncoder],
+    unet: UNet,
     alpha_bar: jax.Array,
     scale: float,
     prior: float,
-    factors: Factors,
+    factors: low_rank.Factors,
     batch: dict[str, dict[str, jax.Array]],
     key: jax.Array,
     base: dict[str, Any],
 ) -> jax.Array:
-    """Equation 1. factors, base: by component. batch: "new" and "old", each "latents", "ids" and "weights"."""
-    own = {name: low_rank.worn(params, factors[name], scale) for name, params in base.items()}
+    """Equation 1, of the U-Net's factors beside its parameters `base`.
+
+    batch: "new" and "old", each "latents", "weights" and "context", which the text encoder with its factors makes; of
+    "old" also "base_context", which it makes without.
+    """
+
+    def velocity(params: dict[str, Any], x: jax.Array, t: jax.Array, context: jax.Array) -> jax.Array:
+        return unet.apply({"params": params}, x, t.astype(jnp.float32), Conditions(context.astype(jnp.float32)))
+
     new, old = batch["new"], batch["old"]
     (x, t, wanted), (x_old, t_old, _) = (
         noised(alpha_bar, part["latents"], k) for part, k in zip((new, old), jax.random.split(key), strict=True)
     )
-    wanted = jnp.concatenate([wanted, velocity(networks, base, x_old, t_old, old["ids"])])
+    wanted = jnp.concatenate([wanted, velocity(base, x_old, t_old, old["base_context"])])
     x, t = jnp.concatenate([x, x_old]), jnp.concatenate([t, t_old])
-    ids, weights = (jnp.concatenate([new[name], old[name]]) for name in ("ids", "weights"))
-    square = jnp.square(velocity(networks, own, x, t, ids) - wanted) * weights
+    context, weights = (jnp.concatenate([new[name], old[name]]) for name in ("context", "weights"))
+    square = jnp.square(velocity(low_rank.worn(base, factors, scale), x, t, context) - wanted) * weights
     each = jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t], GAMMA)
-    count = len(new["ids"])
+    count = len(new["latents"])
     return jnp.mean(each[:count]) + prior * jnp.mean(each[count:])
 
 
@@ -104,31 +106,76 @@ def metadata(name: str) -> dict[str, str]:
     }
 
 
-def main() -> None:
-    out, tokenizer = Path(FLAGS.out), train_pictures.tokenizer()
-    config, text_params = train_pictures.text_encoder()
-    base = {"unet": train_pictures.shipped_unet(), "text_encoder": text_params}
-    factors = fresh_factors(base, {"unet": FLAGS.unet_layers, "text_encoder": FLAGS.text_layers}, FLAGS.rank, FLAGS.seed)
-    print("numbers to learn:", {name: sum(p.size for p in jax.tree.leaves(own)) for name, own in factors.items()})
-    told = {"new": lessons.new_pictures(FLAGS.name), "old": lessons.old_pictures()}
-    pools = {kind: (latents, tokenizer.tokens(captions)) for kind, (latents, captions) in told.items()}
-    networks, optimiser = (UNet(models.UNET), ClipTextEncoder(config)), make_optimiser("adamw")
-    objective = partial(loss, networks, alphas_cumprod(), FLAGS.alpha / FLAGS.rank, FLAGS.prior)
-    names = ("name", "rank", "alpha", "new", "old", "learning_rate", "prior", "steps", "unet_layers", "text_layers")
+def train_text(config: ClipTextConfig, base: dict[str, Any], factors: low_rank.Factors) -> low_rank.Factors:
+    """The text encoder's factors, trained."""
+    encoder, tokenizer, optimiser = ClipTextEncoder(config), train_pictures.tokenizer(), make_optimiser("adamw")
+    captions = new_word.Captions(FLAGS.name, tokenizer, encoder_of(config, base), FLAGS.captions, FLAGS.seed)
     state = fit(
-        out,
+        Path(FLAGS.out) / "text",
+        TrainState.create(factors, optimiser),
+        make_step(partial(new_word.loss, encoder, FLAGS.alpha / FLAGS.rank), optimiser, FLAGS.ema, base),
+        captions.batch,
+        WarmupStableDecay(FLAGS.text_rate, FLAGS.text_steps, FLAGS.text_steps // 2, warmup=20),
+        steps=FLAGS.text_steps,
+        seed=FLAGS.seed,
+        settings=settings("name", "rank", "alpha", "captions", "text_rate", "text_steps", "text_layers", "ema", "seed"),
+        report=partial(print, flush=True),
+    )
+    return jax.device_get(state.average)
+
+
+def train_unet(
+    base: dict[str, Any], factors: low_rank.Factors, pools: Mapping[str, Mapping[str, np.ndarray]]
+) -> low_rank.Factors:
+    """The U-Net's factors, trained on what `loss` takes."""
+    optimiser = make_optimiser("adamw")
+    objective = partial(loss, UNet(models.UNET), alphas_cumprod(), FLAGS.alpha / FLAGS.rank, FLAGS.prior)
+    names = ("name", "rank", "alpha", "new", "old", "learning_rate", "prior", "steps", "unet_layers", "ema", "seed")
+    state = fit(
+        Path(FLAGS.out) / "unet",
         TrainState.create(factors, optimiser),
         make_step(objective, optimiser, FLAGS.ema, base),
         lessons.Lessons(pools, (FLAGS.new, FLAGS.old), FLAGS.seed).batch,
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, FLAGS.steps // 2, warmup=20),
         steps=FLAGS.steps,
         seed=FLAGS.seed,
-        settings={name: FLAGS[name].value for name in (*names, "ema", "seed")},
-        every=25,
+        settings=settings(*names),
+        every=20,
         report=partial(print, flush=True),
     )
-    tensors = {n: Draft.of(a) for n, a in low_rank.tensors(jax.device_get(state.average), FLAGS.alpha).items()}
-    write_file(out / f"{FLAGS.name}.safetensors", lambda path: write_tensors(tensors, metadata(FLAGS.name), path))
+    return jax.device_get(state.average)
+
+
+def encoder_of(config: ClipTextConfig, params: dict[str, Any]) -> lessons.Encode:
+    """The text encoder with these parameters."""
+    encoder = ClipTextEncoder(config)
+    apply = jax.jit(lambda params, ids: encoder.apply({"params": params}, ids).last_hidden_state)
+    return lambda ids: apply(params, ids)
+
+
+def settings(*names: str) -> dict[str, Any]:
+    """Flags by name."""
+    return {name: FLAGS[name].value for name in names}
+
+
+def main() -> None:
+    tokenizer, (config, text) = train_pictures.tokenizer(), train_pictures.text_encoder()
+    base = {"unet": train_pictures.shipped_unet(), "text_encoder": text}
+    layers = {"unet": FLAGS.unet_layers, "text_encoder": FLAGS.text_layers}
+    factors = fresh_factors(base, layers, FLAGS.rank, FLAGS.seed)
+    print("numbers to learn:", {name: sum(p.size for p in jax.tree.leaves(own)) for name, own in factors.items()})
+    trained = {"text_encoder": train_text(config, text, factors["text_encoder"])}
+    worn = low_rank.worn(text, trained["text_encoder"], FLAGS.alpha / FLAGS.rank)
+    encoders = {"context": encoder_of(config, worn), "base_context": encoder_of(config, text)}
+    pools = {}
+    for kind, (latents, captions) in (("new", lessons.new_pictures(FLAGS.name)), ("old", lessons.old_pictures())):
+        ids = tokenizer.tokens(captions)
+        pools[kind] = {"latents": latents} | {name: np.asarray(encode(ids)) for name, encode in encoders.items()}
+    trained["unet"] = train_unet(base["unet"], factors["unet"], pools)
+    tensors = {name: Draft.of(array) for name, array in low_rank.tensors(trained, FLAGS.alpha).items()}
+    path = Path(FLAGS.out) / f"{FLAGS.name}.safetensors"
+    write_file(path, partial(write_tensors, tensors, metadata(FLAGS.name)))
+    print(f"{path}: {path.stat().st_size / 1e3:.0f} KB")
 
 
 if __name__ == "__main__":
@@ -136,11 +183,14 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", "runs/hexagon", "Folder of the run; started again, it goes on where it was.")
     flags.DEFINE_integer("rank", 8, "Of every factor.", lower_bound=1)
     flags.DEFINE_float("alpha", 8, "The factors' product counts alpha / rank.")
-    flags.DEFINE_string("unet_layers", r"attn[12]\.", "Layers of the U-Net whose path holds this pattern.")
+    flags.DEFINE_string("unet_layers", LAYERS, "Layers of the U-Net whose path holds this pattern.")
     flags.DEFINE_string("text_layers", r".", "Layers of the text encoder, likewise.")
-    flags.DEFINE_integer("steps", 600, "Optimiser steps; over the last half the rate falls to zero.")
-    flags.DEFINE_integer("new", 16, "Pictures of the new thing per step.", lower_bound=1)
-    flags.DEFINE_integer("old", 16, "Pictures of old captions per step.", lower_bound=1)
+    flags.DEFINE_integer("text_steps", 300, "Optimiser steps of the text encoder's factors.")
+    flags.DEFINE_integer("captions", 64, "Captions per step, half of them old.", lower_bound=2)
+    flags.DEFINE_float("text_rate", 5e-3, "Peak rate of the text encoder's factors.")
+    flags.DEFINE_integer("steps", 300, "Optimiser steps; over the last half the rate falls to zero.")
+    flags.DEFINE_integer("new", 10, "Pictures of the new thing per step.", lower_bound=1)
+    flags.DEFINE_integer("old", 6, "Pictures of old captions per step.", lower_bound=1)
     flags.DEFINE_float("learning_rate", 2e-3, "Peak rate.")
     flags.DEFINE_float("prior", 1.0, "Weight of the old captions.")
     flags.DEFINE_float("ema", 0.98, "Decay of the averaged factors.")

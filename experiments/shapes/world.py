@@ -89,7 +89,9 @@ _ALL_COLOURS, _ALL_SHAPES = COLOURS | NEW_COLOURS, (*SHAPES, *NEW_SHAPES)
 _THING = r"(an?) (?:(small|large) )?({colours}) ({shapes})".format(
     colours="|".join(_ALL_COLOURS), shapes="|".join(_ALL_SHAPES)
 )
-_CAPTION = re.compile(rf"{_THING}(?: ({'|'.join(RELATIONS)}) {_THING})?(?: on (an?) ({'|'.join(_ALL_COLOURS)}) background)?")
+_CAPTION = re.compile(
+    rf"{_THING}(?: ({'|'.join(RELATIONS)}) {_THING})?(?: on (an?) ({'|'.join(_ALL_COLOURS)}) background)?"
+)
 
 
 def _need(name: str, kind: str, known: tuple[str, ...]) -> None:

@@ -42,7 +42,9 @@ def fresh_factors(params: Mapping[str, Any], chosen: Callable[[str], bool], rank
     picked = {path: shape for path, shape in kernels.items() if chosen(path)}
     if not picked:
         raise ValueError(f"no layer is chosen; there are {len(kernels)}, such as {next(iter(kernels), 'none')}")
-    return {path: _start(shape, rank, jax.random.fold_in(key(seed), i)) for i, (path, shape) in enumerate(picked.items())}
+    return {
+        path: _start(shape, rank, jax.random.fold_in(key(seed), i)) for i, (path, shape) in enumerate(picked.items())
+    }
 
 
 def _start(shape: tuple[int, ...], rank: int, key: jax.Array) -> dict[str, jax.Array]:
@@ -95,26 +97,29 @@ def tensors(factors: Mapping[str, Factors], alpha: float, dtype: Any = np.float1
 
 
 def untensors(named: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> tuple[dict[str, Factors], float]:
-    """The factors by component, float32, and alpha, of what `tensors` wrote, to be trained on; params: by component.
+    """The factors by component, float32, and alpha / r, of what `tensors` wrote, to train on; params: by component.
 
     Of files by others `sdjax.adapters` reads every dialect. Raises ValueError where a name belongs to no layer, or the
-    layers have several alphas.
+    layers have several scales.
     """
     found: dict[str, Factors] = {}
     left = {name.rpartition(".lora_down.")[0] for name in named if ".lora_down." in name}
+    scales = {float(named[f"{name}.alpha"]) / len(named[f"{name}.lora_down.weight"]) for name in left}
     for component, prefix in PREFIXES.items():
         own = {f"{prefix}_{path.replace('.', '_')}": path for path in _layers(params.get(component, {}))}
         found[component] = {path: _one(named, name) for name, path in own.items() if name in left}
         left -= own.keys()
-    alphas = {float(array) for name, array in named.items() if name.endswith(".alpha")}
-    if left or len(alphas) != 1:
-        raise ValueError(f"no adapter that was trained here: {min(left, default=f'{len(alphas)} alphas')}")
-    return found, alphas.pop()
+    if left or len(scales) != 1:
+        raise ValueError(f"no adapter that was trained here: {min(left, default=f'{len(scales)} scales')}")
+    return found, scales.pop()
 
 
 def _one(named: Mapping[str, np.ndarray], name: str) -> dict[str, jax.Array]:
     down, up = (np.asarray(named[f"{name}.lora_{part}.weight"], np.float32) for part in ("down", "up"))
-    return {"down": jnp.asarray(down.transpose(*range(2, down.ndim), 1, 0)), "up": jnp.asarray(up.reshape(len(up), -1).T)}
+    return {
+        "down": jnp.asarray(down.transpose(*range(2, down.ndim), 1, 0)),
+        "up": jnp.asarray(up.reshape(len(up), -1).T),
+    }
 
 
 def _layers(params: Mapping[str, Any], above: str = "") -> dict[str, Mapping[str, Any]]:
@@ -128,7 +133,9 @@ def _layers(params: Mapping[str, Any], above: str = "") -> dict[str, Mapping[str
 
 
 def _changed(
-    params: Mapping[str, Any], factors: Factors, change: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    params: Mapping[str, Any],
+    factors: Factors,
+    change: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]],
 ) -> dict[str, Any]:
     """The component's tree with `change(layer, factors)` in place of each layer that has factors."""
     left = dict(factors)
