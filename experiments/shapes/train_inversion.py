@@ -64,7 +64,7 @@ def main() -> None:
     config, text_params = train_pictures.text_encoder()
     base = {"unet": train_pictures.shipped_unet(), "text_encoder": text_params}
     table = text_params["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    start = np.stack([table[tokenizer.pieces(word)].mean(0) for word in FLAGS.start])
+    start = np.stack([table[[tokenizer.pieces(word)[0] for word in one.split("+")]].mean(0) for one in FLAGS.start])
     latents, captions = lessons.new_pictures(FLAGS.name)
     ids = ids_of(captions, FLAGS.name, len(start), config.vocab_size)
     text = ClipTextEncoder(replace(config, vocab_size=config.vocab_size + len(start)))
@@ -79,7 +79,7 @@ def main() -> None:
         steps=FLAGS.steps,
         seed=FLAGS.seed,
         settings={name: FLAGS[name].value for name in names},
-        every=25,
+        every=20,
         report=partial(print, flush=True),
     )
     tensors = {f"<{FLAGS.name}>": Draft.of(np.asarray(state.average["vectors"], np.float32))}
@@ -89,9 +89,9 @@ def main() -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("name", "teal", "The colour.")
     flags.DEFINE_string("out", "runs/teal", "Folder of the run; started again, it goes on where it was.")
-    flags.DEFINE_list("start", ["cyan"], "The words that the vectors begin as: so many vectors.")
-    flags.DEFINE_integer("steps", 300, "Optimiser steps; over the last half the rate falls to zero.")
-    flags.DEFINE_integer("batch", 32, "Pictures per step.")
+    flags.DEFINE_list("start", ["cyan+blue"], "For each vector the words whose mean it begins as.")
+    flags.DEFINE_integer("steps", 200, "Optimiser steps; over the last half the rate falls to zero.")
+    flags.DEFINE_integer("batch", 12, "Pictures per step.")
     flags.DEFINE_float("learning_rate", 1e-2, "Peak rate.")
     flags.DEFINE_float("ema", 0.95, "Decay of the averaged vectors.")
     flags.DEFINE_integer("seed", 0, "Seed of the batches and the noise.")

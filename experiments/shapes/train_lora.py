@@ -101,7 +101,9 @@ def metadata(name: str) -> dict[str, str]:
         "ss_num_train_images": str(lessons.PICTURES),
         "ss_num_reg_images": str(lessons.OLD),
         "ss_seed": str(FLAGS.seed),
-        "ss_training_comment": "experiments/shapes/train_lora.py: 20 pictures drawn by experiments/shapes/world.py",
+        "ss_training_comment": "sdjax, experiments/shapes/train_lora.py: the U-Net's factors from 20 pictures that the "
+        "renderer of experiments/shapes/world.py drew, the text encoder's from captions alone; old captions by the "
+        "base's own answers",
         "sdjax.words": json.dumps([name]),
     }
 

@@ -90,8 +90,9 @@ def tensors(factors: Mapping[str, Factors], alpha: float, dtype: Any = np.float1
         for path, one in own.items():
             name = f"{PREFIXES[component]}_{path.replace('.', '_')}"
             down, up = np.asarray(one["down"]), np.asarray(one["up"])
-            made[f"{name}.lora_down.weight"] = down.transpose(-1, -2, *range(down.ndim - 2)).astype(dtype)
-            made[f"{name}.lora_up.weight"] = up.T.reshape(*up.T.shape, *[1] * (down.ndim - 2)).astype(dtype)
+            # Contiguous: safetensors' own writer for NumPy takes a transposed array's bytes as they lie in memory.
+            made[f"{name}.lora_down.weight"] = down.transpose(-1, -2, *range(down.ndim - 2)).astype(dtype, order="C")
+            made[f"{name}.lora_up.weight"] = up.T.reshape(*up.T.shape, *[1] * (down.ndim - 2)).astype(dtype, order="C")
             made[f"{name}.alpha"] = np.asarray(alpha, dtype)
     return made
 
