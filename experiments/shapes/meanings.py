@@ -89,11 +89,12 @@ def codes(scenes: list[Scene | None]) -> np.ndarray:
     out = np.zeros((len(scenes), models.MAX_LENGTH, models.TEXT_WIDTH), np.float32)
     for row, scene in zip(out, scenes, strict=True):
         for vector, meaning in zip(row, token_meanings(scene), strict=True):
-            vector[_columns(meaning)] = LENGTH / len(WORDS) ** 0.5
+            vector[columns(meaning)] = LENGTH / len(WORDS) ** 0.5
     return out
 
 
-def _columns(meaning: Meaning) -> list[int]:
+def columns(meaning: Meaning) -> list[int]:
+    """Where a code has its four ones: role, colour, shape, size."""
     starts = np.cumsum([0, *map(len, WORDS.values())])
     return [int(s) + names.index(word) for s, names, word in zip(starts, WORDS.values(), meaning, strict=False)]
 

@@ -6,14 +6,18 @@
    contrast. The connected parts (4 neighbours) of at least SPECK of the picture are the objects.
 3. **Colour**: the named colour nearest to the median of the object's inner pixels.
 4. **Shape**: the ideal outline of largest intersection over union with the object in its bounding box.
+
+Named colours and outlines are the world's own; those that only adapters know count where they are asked for, so that
+they change no other verdict.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.shapes.world import COLOURS, SHAPES, shape_mask
+from experiments.shapes.outlines import NEW_SHAPES, SHAPES, shape_mask
+from experiments.shapes.world import COLOURS, NEW_COLOURS
 
 NOISE = 30.0
 """RGB distance under which two pixels count as one colour; the nearest two named colours are 78 apart."""
@@ -21,9 +25,6 @@ FLAT = 45.0
 """RGB distance from its median within which a flat area's pixels lie."""
 SPECK = 0.002
 """Parts under this fraction of the picture's area are no objects; the smallest object has ten times that."""
-
-_NAMES = tuple(COLOURS)
-_PALETTE = np.array([COLOURS[name] for name in _NAMES], np.float32)
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,11 @@ class Background:
     even: bool
 
 
-def nearest_colour(rgb: Sequence[float] | np.ndarray) -> str:
-    """The named colour of least Euclidean distance to rgb [3] in [0, 255]."""
-    return _NAMES[int(((_PALETTE - np.asarray(rgb, np.float32)) ** 2).sum(1).argmin())]
+def nearest_colour(rgb: Sequence[float] | np.ndarray, new: Collection[str] = ()) -> str:
+    """The named colour of least Euclidean distance to rgb [3] in [0, 255]; of NEW_COLOURS, those in `new` count."""
+    known = COLOURS | {name: colour for name, colour in NEW_COLOURS.items() if name in new}
+    palette = np.array(list(known.values()), np.float32)
+    return list(known)[int(((palette - np.asarray(rgb, np.float32)) ** 2).sum(1).argmin())]
 
 
 def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
@@ -111,19 +114,20 @@ def near(pixels: np.ndarray, colour: np.ndarray) -> float:
     return float((np.linalg.norm(pixels - colour, axis=1) <= FLAT).mean())
 
 
-def _measure(image: np.ndarray, mask: np.ndarray) -> Found:
+def _measure(image: np.ndarray, mask: np.ndarray, new: Collection[str]) -> Found:
     """The object of a mask bool [s, s] with pixels in it, in an image float32 [s, s, 3]."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     mask, pixels = mask[top:bottom, left:right], image[top:bottom, left:right]
     core = pixels[inner(mask)]
     median = np.median(core, axis=0)
-    ideals = {shape: shape_mask(shape, mask.shape) > 0.5 for shape in SHAPES}
+    known = (*SHAPES, *(shape for shape in NEW_SHAPES if shape in new))
+    ideals = {shape: shape_mask(shape, mask.shape) > 0.5 for shape in known}
     overlaps = {shape: float((mask & ideal).sum() / (mask | ideal).sum()) for shape, ideal in ideals.items()}
     shape = max(overlaps, key=lambda name: overlaps[name])
     size = image.shape[0]
     return Found(
-        colour=nearest_colour(median),
+        colour=nearest_colour(median, new),
         shape=shape,
         overlap=overlaps[shape],
         x=float(left + right) / 2 / size,
@@ -134,8 +138,10 @@ def _measure(image: np.ndarray, mask: np.ndarray) -> Found:
     )
 
 
-def find_objects(image: np.ndarray) -> tuple[Background, list[Found]]:
+def find_objects(image: np.ndarray, new: Collection[str] = ()) -> tuple[Background, list[Found]]:
     """What a picture uint8 [s, s, 3] shows: its background and its objects, the largest first.
+
+    new: the names of NEW_COLOURS and NEW_SHAPES that count beside the world's own.
 
     Raises:
         ValueError: the picture is of another type or shape.
@@ -149,5 +155,5 @@ def find_objects(image: np.ndarray) -> tuple[Background, list[Found]]:
     labels, number = label((distance > NOISE) & (distance > _local_largest(distance, 2) / 2))
     areas = np.bincount(labels.ravel(), minlength=number + 1)[1:]
     chosen = [k for k in np.argsort(-areas) if areas[k] >= SPECK * distance.size]
-    found = [_measure(pixels, labels == k + 1) for k in chosen]
-    return Background(nearest_colour(median), near(border, median) >= 0.9), found
+    found = [_measure(pixels, labels == k + 1, new) for k in chosen]
+    return Background(nearest_colour(median, new), near(border, median) >= 0.9), found

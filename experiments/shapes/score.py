@@ -17,7 +17,7 @@ part that passes a caption with one attribute changed (<= 1 %), with 95 % interv
 - **relation**: the centres of the boxes differ in that direction, and more along its axis than across.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -91,14 +91,17 @@ def _holds(relation: str, first: Found, second: Found) -> bool:
     return along > abs(across)
 
 
-def score(image: np.ndarray | Image.Image, caption: str | Scene) -> Verdict:
+def score(image: np.ndarray | Image.Image, caption: str | Scene, new: Collection[str] = ()) -> Verdict:
     """Whether a picture, PIL's or uint8 [s, s, 3], shows its caption: every named object once, and nothing else.
+
+    new: outlines and colours beyond the model's training that count beside those of the caption: of a model that knows
+    the hexagon, none may stand where a circle was asked for.
 
     Raises:
         ValueError: no caption of the shapes world, or no picture.
     """
     scene = parse_caption(caption) if isinstance(caption, str) else caption
-    background, found = find_objects(np.asarray(image))
+    background, found = find_objects(np.asarray(image), scene.new() | {*new})
     errors: set[str] = set()
     if not background.even or scene.background not in (None, background.colour):
         errors.add("background")

@@ -54,17 +54,22 @@ def velocity_loss(
     batch: "latents" `b h w c`, "context" `b l d`, and where there are any, "channels" `b h w k`, which stand beside
     the noisy latents, and "weights" `b h w 1`, of mean 1 in each picture, which say where the error counts.
     """
-    x_0 = batch["latents"].astype(jnp.float32)
+    x, t, wanted = noised(alpha_bar, batch["latents"], key)
+    told = {name: batch[name].astype(jnp.float32) for name in ("context", "channels") if name in batch}
+    v = unet.apply({"params": params}, x, t.astype(jnp.float32), Conditions(**told))
+    square = jnp.square(v - wanted) * batch.get("weights", 1.0)
+    return jnp.mean(jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t], gamma))
+
+
+def noised(alpha_bar: jax.Array, latents: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Latents `b h w c` with noise: x, the timesteps int32 `b`, one in each of b even parts, and the velocity."""
+    x_0 = latents.astype(jnp.float32)
     b = x_0.shape[0]
     t_key, noise_key = jax.random.split(key)
     t = ((jnp.arange(b) + jax.random.uniform(t_key, (b,))) / b * len(alpha_bar)).astype(jnp.int32)
     alpha, sigma = jnp.sqrt(alpha_bar[t])[:, None, None, None], jnp.sqrt(1 - alpha_bar[t])[:, None, None, None]
     noise = jax.random.normal(noise_key, x_0.shape)
-    x = alpha * x_0 + sigma * noise
-    told = {name: batch[name].astype(jnp.float32) for name in ("context", "channels") if name in batch}
-    v = unet.apply({"params": params}, x, t.astype(jnp.float32), Conditions(**told))
-    square = jnp.square(v - (alpha * noise - sigma * x_0)) * batch.get("weights", 1.0)
-    return jnp.mean(jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t], gamma))
+    return alpha * x_0 + sigma * noise, t, alpha * noise - sigma * x_0
 
 
 def time_weight(alpha_bar: jax.Array, gamma: float) -> jax.Array:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.shapes.outlines import SHAPES, coverage
+from experiments.shapes.outlines import NEW_SHAPES, SHAPES, coverage
 from experiments.shapes.outlines import shape_mask as shape_mask
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -35,6 +35,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "gray": (128, 128, 128),
     "black": (20, 20, 20),
 }
+NEW_COLOURS: dict[str, tuple[int, int, int]] = {"teal": (20, 120, 140)}
+"""Colours that no caption of the model's training names, at least 83 from each that one does."""
 SIZES = ("small", "large")
 RELATIONS = ("above", "below", "to the left of", "to the right of")
 UNSEEN = frozenset(
@@ -83,8 +85,13 @@ Pairs = Literal["seen", "unseen", "any"]
 Place = tuple[float, float, float]
 """Centre x, centre y and width of an object, fractions of the picture's width."""
 _COLOUR_NAMES = tuple(COLOURS)
-_THING = r"(an?) (?:(small|large) )?({colours}) ({shapes})".format(colours="|".join(COLOURS), shapes="|".join(SHAPES))
-_CAPTION = re.compile(rf"{_THING}(?: ({'|'.join(RELATIONS)}) {_THING})?(?: on (an?) ({'|'.join(COLOURS)}) background)?")
+_ALL_COLOURS, _ALL_SHAPES = COLOURS | NEW_COLOURS, (*SHAPES, *NEW_SHAPES)
+_THING = r"(an?) (?:(small|large) )?({colours}) ({shapes})".format(
+    colours="|".join(_ALL_COLOURS), shapes="|".join(_ALL_SHAPES)
+)
+_CAPTION = re.compile(
+    rf"{_THING}(?: ({'|'.join(RELATIONS)}) {_THING})?(?: on (an?) ({'|'.join(_ALL_COLOURS)}) background)?"
+)
 
 
 def _need(name: str, kind: str, known: tuple[str, ...]) -> None:
@@ -109,8 +116,8 @@ class Thing:
     size: str | None = None
 
     def __post_init__(self) -> None:
-        _need(self.colour, "colour", _COLOUR_NAMES)
-        _need(self.shape, "shape", SHAPES)
+        _need(self.colour, "colour", tuple(_ALL_COLOURS))
+        _need(self.shape, "shape", _ALL_SHAPES)
         if self.size is not None:
             _need(self.size, "size", SIZES)
 
@@ -143,7 +150,7 @@ class Scene:
         if self.relation is not None:
             _need(self.relation, "relation", RELATIONS)
         if self.background is not None:
-            _need(self.background, "colour", _COLOUR_NAMES)
+            _need(self.background, "colour", tuple(_ALL_COLOURS))
         colours = [thing.colour for thing in self.things]
         if len(set(colours)) < len(colours):
             raise ValueError(f"both things are {colours[0]}; two things of a scene differ in colour.")
@@ -161,6 +168,11 @@ class Scene:
 
     def __str__(self) -> str:
         return self.caption()
+
+    def new(self) -> frozenset[str]:
+        """The names of `NEW_SHAPES` and `NEW_COLOURS` in it."""
+        names = {self.background} | {name for thing in self.things for name in (thing.colour, thing.shape)}
+        return frozenset(names & {*NEW_COLOURS, *NEW_SHAPES})  # type: ignore[arg-type]
 
     def unseen(self) -> bool:
         """Whether any of the things is a pair that training never sees."""
@@ -291,12 +303,12 @@ def cover(shape: str, place: Place, size: int = 128) -> np.ndarray:
 def draw(things: Sequence[Thing], places: Sequence[Place], background: str, size: int = 128) -> np.ndarray:
     """A picture uint8 [size, size, 3] of things at their places, each over those before it."""
     picture = np.empty((size, size, 3), np.uint8)
-    picture[:] = COLOURS[background]
+    picture[:] = _ALL_COLOURS[background]
     for thing, place in zip(things, places, strict=True):
         left, top, right, bottom = box(place, size)
         part = cover(thing.shape, place, size)[..., None]
         patch = picture[top:bottom, left:right]
-        blend = patch + part * (np.array(COLOURS[thing.colour], np.float32) - patch)
+        blend = patch + part * (np.array(_ALL_COLOURS[thing.colour], np.float32) - patch)
         picture[top:bottom, left:right] = np.rint(blend)
     return picture
 

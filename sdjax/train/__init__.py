@@ -6,7 +6,7 @@
 import importlib
 from typing import Any
 
-LATER = ("loop", "state")
+LATER = ("loop", "low_rank", "state")
 
 
 def __dir__() -> list[str]:
@@ -18,4 +18,4 @@ def __getattr__(name: str) -> Any:
     """A module of `LATER`. Raises AttributeError for another name."""
     if name in LATER:
         return importlib.import_module(f"sdjax.train.{name}")
-    raise AttributeError(f"sdjax.train has no {name}; it has {' and '.join(LATER)}")
+    raise AttributeError(f"sdjax.train has no {name}; it has {', '.join(LATER)}")

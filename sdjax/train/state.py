@@ -18,10 +18,11 @@ import optax
 from optax import contrib
 
 from sdjax.core import short
+from sdjax.core.devices import everywhere, local
 from sdjax.core.keys import key, settled
 
 Params = Any
-Loss = Callable[[Params, Any, jax.Array], jax.Array]  # (params, batch, key) -> scalar
+Loss = Callable[..., jax.Array]  # (params, batch, key, and what is fixed) -> scalar
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("step", "params", "average", "optimiser_state"), meta_fields=())
@@ -55,15 +56,20 @@ def fresh(network: nn.Module, seed: int, *inputs: Any) -> Params:
 Step = Callable[[TrainState, Any, jax.Array, float], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def make_step(loss: Loss, optimiser: optax.GradientTransformation, ema_decay: float) -> Step:
+def make_step(loss: Loss, optimiser: optax.GradientTransformation, ema_decay: float, *fixed: Any) -> Step:
     """The compiled step: (state, batch, key, rate) -> (next state, {"loss", "gradient_norm"}).
 
-    The optimiser's updates are those of rate 1. The old state is donated.
+    The optimiser's updates are those of rate 1. The old state is donated. fixed: what the loss takes after its other
+    arguments, the same at every step: the parameters of networks that are not trained. As arguments of the program they
+    are in memory once, and in no program's constants.
     """
+    held = jax.device_put(fixed, everywhere(local(None)))
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, batch: Any, key: jax.Array, rate: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        value, gradients = jax.value_and_grad(loss)(state.params, batch, jax.random.fold_in(key, state.step))
+    def step(
+        state: TrainState, batch: Any, key: jax.Array, rate: jax.Array, fixed: tuple
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        value, gradients = jax.value_and_grad(loss)(state.params, batch, jax.random.fold_in(key, state.step), *fixed)
         updates, optimiser_state = optimiser.update(gradients, state.optimiser_state, state.params)
         params = jax.tree.map(lambda p, update: p + rate * update, state.params, updates)
         n = state.step.astype(jnp.float32)
@@ -72,7 +78,7 @@ def make_step(loss: Loss, optimiser: optax.GradientTransformation, ema_decay: fl
         metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, params, average, optimiser_state), metrics
 
-    return step
+    return lambda state, batch, key, rate: step(state, batch, key, rate, held)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,98 @@
+"""A textual inversion: vectors that stand in a caption for a colour which the shapes model has no word for.
+
+    python -m experiments.shapes.train_inversion --name=teal --out=runs/teal
+
+Writes them as `<out>/<name>.safetensors`, one tensor "<teal>" of [vectors, width], float32. Both networks stay as they
+are (Gal et al. 2022, arXiv:2208.01618): the gradient goes through the U-Net and the text encoder into the vectors. They
+stand behind the encoder's own table of vectors while they are trained, as rows of ids that no text has, and begin as
+the vectors of words (--start).
+"""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import _cli
+from experiments.shapes import lessons, models, train_pictures
+from experiments.shapes.train_unet import alphas_cumprod, velocity_loss
+from sdjax.nn.clip import ClipTextEncoder
+from sdjax.nn.unet import UNet
+from sdjax.train.loop import fit
+from sdjax.train.state import TrainState, WarmupStableDecay, make_optimiser, make_step
+from sdjax.weights.write import Draft, write_file, write_tensors
+
+FLAGS = flags.FLAGS
+
+
+def extended(params: dict, vectors: jax.Array) -> dict:
+    """A text encoder's parameters with vectors `n d` behind its table."""
+    model = params["text_model"]
+    embeddings = model["embeddings"]
+    table = jnp.concatenate([embeddings["token_embedding"]["embedding"], vectors])
+    return {**params, "text_model": {**model, "embeddings": {**embeddings, "token_embedding": {"embedding": table}}}}
+
+
+def loss(
+    unet: UNet, text: ClipTextEncoder, alpha_bar: jax.Array, vectors: Any, batch: dict, key: jax.Array, base: dict
+) -> jax.Array:
+    """`train_unet.velocity_loss` of the vectors {"vectors": `n d`}; batch: {"new": "latents", "ids" and "weights"}."""
+    own, new = extended(base["text_encoder"], vectors["vectors"]), batch["new"]
+    context = text.apply({"params": own}, new["ids"]).last_hidden_state
+    return velocity_loss(unet, alpha_bar, base["unet"], {**new, "context": context}, key)
+
+
+def ids_of(captions: list[str], word: str, vectors: int, vocab_size: int) -> np.ndarray:
+    """Rows of ids int32 `n l`, in which `word` is the ids from `vocab_size` on, as many as there are vectors."""
+    tokenizer = train_pictures.tokenizer()
+    rows = np.full((len(captions), tokenizer.max_length), tokenizer.pad, np.int32)
+    for row, caption in zip(rows, captions, strict=True):
+        ids = [tokenizer.bos]
+        for piece in caption.split():
+            ids += range(vocab_size, vocab_size + vectors) if piece == word else tokenizer.pieces(piece)
+        row[: len(ids) + 1] = [*ids, tokenizer.eos]
+    return rows
+
+
+def main() -> None:
+    out, tokenizer = Path(FLAGS.out), train_pictures.tokenizer()
+    config, text_params = train_pictures.text_encoder()
+    base = {"unet": train_pictures.shipped_unet(), "text_encoder": text_params}
+    table = text_params["text_model"]["embeddings"]["token_embedding"]["embedding"]
+    start = np.stack([table[[tokenizer.pieces(word)[0] for word in one.split("+")]].mean(0) for one in FLAGS.start])
+    latents, captions = lessons.new_pictures(FLAGS.name)
+    ids = ids_of(captions, FLAGS.name, len(start), config.vocab_size)
+    text = ClipTextEncoder(replace(config, vocab_size=config.vocab_size + len(start)))
+    optimiser = make_optimiser("adamw")
+    names = ("name", "start", "batch", "learning_rate", "steps", "seed")
+    state = fit(
+        out,
+        TrainState.create({"vectors": start}, optimiser),
+        make_step(partial(loss, UNet(models.UNET), text, alphas_cumprod()), optimiser, FLAGS.ema, base),
+        lessons.Lessons({"new": {"latents": latents, "ids": ids}}, [FLAGS.batch], FLAGS.seed).batch,
+        WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, FLAGS.steps // 2, warmup=20),
+        steps=FLAGS.steps,
+        seed=FLAGS.seed,
+        settings={name: FLAGS[name].value for name in names},
+        every=20,
+        report=partial(print, flush=True),
+    )
+    tensors = {f"<{FLAGS.name}>": Draft.of(np.asarray(state.average["vectors"], np.float32))}
+    write_file(out / f"{FLAGS.name}.safetensors", partial(write_tensors, tensors, {}))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("name", "teal", "The colour.")
+    flags.DEFINE_string("out", "runs/teal", "Folder of the run; started again, it goes on where it was.")
+    flags.DEFINE_list("start", ["cyan+blue"], "For each vector the words whose mean it begins as.")
+    flags.DEFINE_integer("steps", 200, "Optimiser steps; over the last half the rate falls to zero.")
+    flags.DEFINE_integer("batch", 12, "Pictures per step.")
+    flags.DEFINE_float("learning_rate", 1e-2, "Peak rate.")
+    flags.DEFINE_float("ema", 0.95, "Decay of the averaged vectors.")
+    flags.DEFINE_integer("seed", 0, "Seed of the batches and the noise.")
+    _cli.run(main)

@@ -1,0 +1,252 @@
+"""Adapters of the shapes model: what they learn from and are judged by, the training of factors, the files shipped."""
+
+import re
+from collections import Counter
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import sdjax
+from experiments.shapes import lessons, meanings, models, new_word, score_adapters, train_lora, train_pictures, world
+from experiments.shapes.score import score
+from experiments.shapes.train_unet import alphas_cumprod
+from sdjax.config import UNetConfig
+from sdjax.nn.conditioning import Conditions
+from sdjax.nn.shapes import expected_params
+from sdjax.nn.unet import UNet
+from sdjax.train import low_rank
+from sdjax.train.state import TrainState, make_optimiser, make_step
+
+SMALL = UNetConfig.from_dict(models.UNET_JSON | {"block_out_channels": [8, 8, 16], "norm_num_groups": 4})
+LAYERS = re.compile(r"attn2|up_blocks\.2.*conv[12]|conv_shortcut|downsamplers")
+SEED = 1_000_004
+
+
+# ---------------------------------------------------------------------- the world
+
+
+@pytest.mark.parametrize("name", ["hexagon", "teal"])
+def test_the_scorer_knows_what_is_new(name):
+    scenes = [lessons.held_out(name, 60, things, SEED) for things in (1, 2)]
+    pictures = [[world.render(scene, np.random.default_rng([1, i])) for i, scene in enumerate(own)] for own in scenes]
+    for own, drawn in zip(scenes, pictures, strict=True):
+        assert np.mean([score(picture, scene.caption()).ok for picture, scene in zip(drawn, own, strict=True)]) >= 0.98
+    wrong = {"hexagon": "circle", "teal": "blue"}[name]
+    for scene, picture in zip(scenes[0], pictures[0], strict=True):
+        if wrong not in scene.caption():
+            assert not score(picture, scene.caption().replace(name, wrong), [name]).ok
+
+
+def test_an_old_shape_is_no_hexagon_and_is_judged_as_before():
+    right = [(score(picture, scene).ok, score(picture, scene, ["hexagon", "teal"]).ok)
+             for picture, scene in world.examples(3, 0, 100, pairs="any")]  # fmt: skip
+    assert np.mean(right, axis=0).tolist() == [1.0, 1.0]
+    picture = world.render(world.parse_caption("a large red circle"), np.random.default_rng(0))
+    assert score(picture, "a large red circle").ok and score(picture, "a large red hexagon").errors == ("shape",)
+
+
+@pytest.mark.parametrize("name", ["hexagon", "teal"])
+def test_the_twenty_pictures(name):
+    taught = lessons.twenty(name)
+    captions = [scene.caption() for scene, _ in taught]
+    assert len(taught) == 20 and len({picture.tobytes() for _, picture in taught}) == 20
+    assert Counter(len(scene.things) for scene, _ in taught) == {1: 12, 2: 8}
+    assert not {lessons.other(name, scene) for scene, _ in taught} & {*lessons.OTHERS}
+    asked = lessons.held_out(name, 200, 1, SEED)
+    assert len({scene.caption() for scene in asked}) == 200 and not {scene.caption() for scene in asked} & {*captions}
+    kinds = world.COLOURS if name == "hexagon" else world.SHAPES
+    assert {lessons.other(name, scene) for scene in asked} >= {*lessons.OTHERS} & {*kinds}
+    assert [scene.caption() for scene, _ in lessons.twenty(name)] == captions
+
+
+def test_a_variant_shows_what_its_caption_says():
+    rng = np.random.default_rng(0)
+    for scene, picture in lessons.twenty("hexagon"):
+        made = [lessons.variant(scene, picture, rng) for _ in range(8)]
+        assert all(score(changed, told).ok for told, changed in made)
+        assert len({changed.tobytes() for _, changed in made}) > 4
+
+
+def test_nothing_but_what_is_new_can_be_learnt():
+    with pytest.raises(ValueError, match="'circle' is nothing new; there are hexagon, teal"):
+        next(lessons.scenes("circle", 0))
+
+
+# ---------------------------------------------------------------------- the word
+
+
+def test_the_word_is_told_in_place_of_an_outline():
+    tokenizer = train_pictures.tokenizer()
+    scene = world.parse_caption("a small red hexagon above a blue ring on a pink background")
+    told, like = (
+        new_word.states(scene, "hexagon", tokenizer),
+        world.parse_caption(scene.caption().replace("hexagon", "circle")),
+    )
+    slots = slice(-len(meanings.SLOTS), None)
+    old = meanings.codes([like])[0]
+    np.testing.assert_allclose(np.linalg.norm(told, axis=1), meanings.LENGTH, rtol=1e-6)
+    differ = np.flatnonzero((told[slots] != old[slots]).any(1))
+    assert differ.tolist() == [meanings.SLOTS.index("top")]
+    columns = np.flatnonzero((told[slots] != old[slots]).any(0)).tolist()
+    assert new_word.SPARE in columns and len(columns) == 4
+    last = 1 + len(tokenizer.pieces("a small red hexagon")) - 1
+    assert told[last, new_word.SPARE] > 0 and not told[:last, new_word.SPARE].any()
+    np.testing.assert_array_equal(told[last + 1], old[last + 1 - len(tokenizer.pieces("hexagon")) + 1])
+
+
+def test_captions_of_the_text_stage_hold_no_other_colour():
+    captions = new_word.Captions("hexagon", train_pictures.tokenizer(), lambda ids: np.zeros((*ids.shape, 128)), 32, 0)
+    batch = captions.batch(5)
+    assert batch["ids"].shape == (32, 24) and batch["states"].shape == (32, 24, 128)
+    assert (batch["states"][:16, :, new_word.SPARE] > 0).any(1).all()
+    np.testing.assert_array_equal(batch["ids"], captions.batch(5)["ids"])
+    scenes = [scene for scene, _ in zip(new_word.taught("hexagon", 0), range(200), strict=False)]
+    assert not {lessons.other("hexagon", scene) for scene in scenes} & {*lessons.OTHERS}
+
+
+# ---------------------------------------------------------------------- the factors
+
+
+def random(shapes, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: (rng.normal(size=leaf.shape) / 4).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def small():
+    shapes = expected_params({"unet": SMALL})["unet"]
+    return random(shapes)
+
+
+def answer(params) -> jax.Array:
+    x, context = random([jax.ShapeDtypeStruct((2, 16, 16, 4), "f4"), jax.ShapeDtypeStruct((2, 5, 128), "f4")], 1)
+    return jax.jit(partial(UNet(SMALL).apply))({"params": params}, x, jnp.array([3.0, 700.0]), Conditions(context))
+
+
+def test_factors_start_as_the_base_and_are_worn_as_they_are_merged(small):
+    fresh = low_rank.fresh_factors(small, lambda path: bool(LAYERS.search(path)), 4, 0)
+    assert any(one["down"].ndim == 4 for one in fresh.values()) and any(one["down"].ndim == 2 for one in fresh.values())
+    for one in fresh.values():
+        bound = float(np.prod(one["down"].shape[:-1])) ** -0.5
+        assert 0.7 * bound < np.abs(one["down"]).max() <= bound and not np.asarray(one["up"]).any()
+    base = answer(small)
+    np.testing.assert_array_equal(answer(low_rank.worn(small, fresh, 2.0)), base)
+    factors = random(fresh, 2)
+    worn, merged = (answer(make(small, factors, 0.5)) for make in (low_rank.worn, low_rank.merged))
+    assert np.abs(worn - base).max() > 0.1
+    np.testing.assert_allclose(worn, merged, rtol=0, atol=1e-4 * float(np.abs(merged).max()))
+
+
+def test_the_file_is_what_was_trained(small, tmp_path):
+    factors = {"unet": random(low_rank.fresh_factors(small, lambda path: bool(LAYERS.search(path)), 4, 0))}
+    save_file(low_rank.tensors(factors, 2.0, np.float32), tmp_path / "a.safetensors")
+    read, scale = low_rank.untensors(load_file(tmp_path / "a.safetensors"), {"unet": small})
+    assert scale == 0.5
+    jax.tree.map(np.testing.assert_array_equal, read["unet"], factors["unet"])
+    named = low_rank.tensors(factors, 2.0)
+    assert {array.dtype.name for array in named.values()} == {"float16"}
+    down = named["lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight"]
+    assert down.shape == (4, 128)
+    up = named["lora_unet_up_blocks_2_resnets_0_conv1.lora_up.weight"]
+    assert up.shape == (8, 4, 1, 1)
+
+
+def test_mistakes_with_factors(small):
+    with pytest.raises(ValueError, match="no layer is chosen; there are "):
+        low_rank.fresh_factors(small, lambda path: False, 4, 0)
+    with pytest.raises(ValueError, match="rank must be at least 1, not 0"):
+        low_rank.fresh_factors(small, lambda path: True, 0, 0)
+    with pytest.raises(ValueError, match="no layer mid_block.nowhere"):
+        low_rank.worn(small, {"mid_block.nowhere": {}}, 1.0)
+    with pytest.raises(ValueError, match="know no vae"):
+        low_rank.tensors({"vae": {}}, 1.0)
+    with pytest.raises(ValueError, match="no adapter that was trained here: lora_unet_x"):
+        low_rank.untensors(
+            {"lora_unet_x.lora_down.weight": np.zeros((4, 2)), "lora_unet_x.alpha": np.array(4)}, {"unet": small}
+        )
+
+
+def test_only_the_factors_learn(small):
+    fresh = low_rank.fresh_factors(small, lambda path: bool(LAYERS.search(path)), 4, 0)
+    rng = np.random.default_rng(0)
+    pool = {
+        "latents": rng.normal(size=(8, 16, 16, 4)).astype(np.float16),
+        "context": rng.normal(size=(8, 5, 128)).astype(np.float32),
+    }
+    pools = {"new": pool, "old": pool | {"base_context": pool["context"]}}
+    batch = lessons.Lessons(pools, (3, 2), 0).batch(0)
+    assert [len(part["latents"]) for part in batch.values()] == [3, 2]
+    before = jax.tree.map(np.array, small)
+    step = make_step(
+        partial(train_lora.loss, UNet(SMALL), alphas_cumprod(), 1.0, 1.0), make_optimiser("adamw"), 0.9, small
+    )
+    forgotten = partial(train_lora.loss, UNet(SMALL), alphas_cumprod(), 1.0)
+    key = jax.random.key(0)
+    # Before the first step nothing is forgotten: the weight of the old captions makes no difference.
+    assert forgotten(0.0, fresh, batch, key, small) == forgotten(100.0, fresh, batch, key, small)
+    state, metrics = step(TrainState.create(fresh, make_optimiser("adamw")), batch, key, 1e-2)
+    assert jax.tree.structure(state.params) == jax.tree.structure(fresh) and metrics["gradient_norm"] > 0
+    assert all(np.asarray(one["up"]).any() for one in state.params.values())
+    jax.tree.map(np.testing.assert_array_equal, small, before)
+
+
+# ---------------------------------------------------------------------- what is shipped
+
+
+@pytest.fixture(scope="module")
+def sd():
+    return sdjax.load(compilation_cache=False)
+
+
+def test_the_shipped_files(sd):
+    lora, inversion = (load_file(score_adapters.FOLDER / f"{name}.safetensors") for name in ("hexagon", "teal"))
+    for path in score_adapters.FOLDER.glob("*.safetensors"):
+        assert path.stat().st_size < 300_000
+    factors, scale = low_rank.untensors(lora, sd.params)
+    assert scale == 1.0 and {len(one["up"]) for own in factors.values() for one in own.values()} == {8}
+    assert all(np.isfinite(array).all() for array in (*lora.values(), *inversion.values()))
+    assert inversion["<teal>"].shape[1] == models.TEXT_WIDTH
+    assert {"lora_unet", "lora_te_"} == {name[:9].rstrip("_") + "_" * ("te" in name[:8]) for name in lora}
+
+
+def test_the_shipped_adapters_draw_what_they_learnt(sd):
+    (vectors,) = load_file(score_adapters.FOLDER / "teal.safetensors").values()
+    both = score_adapters.with_lora(sd, score_adapters.FOLDER / "hexagon.safetensors")
+    both = score_adapters.with_vectors(both, vectors)
+    scenes = [scene for name in ("hexagon", "teal") for scene in lessons.held_out(name, 6, 1, SEED)]
+    word = " ".join(score_adapters.LETTERS[: len(vectors)])
+    made = both.generate([scene.caption().replace("teal", word) for scene in scenes], steps=10, progress=False).pixels
+    right = [score(picture, scene).ok for picture, scene in zip(made, scenes, strict=True)]
+    assert sum(right[:6]) >= 4 and sum(right[6:]) >= 4, right
+
+
+@pytest.mark.ci
+@pytest.mark.optimised
+def test_the_shipped_adapters_in_full(sd):
+    """What the issue asks for: 85 % of 200 held-out captions, and old captions lose at most two in a hundred."""
+    worn = score_adapters.with_lora(sd, score_adapters.FOLDER / "hexagon.safetensors")
+    (vectors,) = load_file(score_adapters.FOLDER / "teal.safetensors").values()
+    word = " ".join(score_adapters.LETTERS[: len(vectors)])
+    for model, name, written, kind in (
+        (worn, "hexagon", "hexagon", None),
+        (score_adapters.with_vectors(sd, vectors), "teal", word, "colour"),
+    ):
+        scenes = lessons.held_out(name, 200, 1, score_adapters.report.SEED)
+        prompts = [scene.caption().replace(name, written) for scene in scenes]
+        made = score_adapters.report.pictures(model, prompts, 50, {})
+        found = [score(picture, scene).errors for picture, scene in zip(made, scenes, strict=True)]
+        assert np.mean([not errors if kind is None else kind not in errors for errors in found]) >= 0.85
+    scenes = score_adapters.report.scenes(200, None, "seen")
+    prompts = [scene.caption() for scene in scenes]
+    rights = [
+        np.mean([
+            score(picture, scene, ["hexagon", "teal"]).ok
+            for picture, scene in zip(score_adapters.report.pictures(model, prompts, 50, {}), scenes, strict=True)
+        ])
+        for model in (sd, worn)
+    ]  # fmt: skip
+    assert rights[1] >= rights[0] - 0.02
