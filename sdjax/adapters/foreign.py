@@ -43,7 +43,7 @@ def refuse(header: Header) -> NoReturn:
         raise CheckpointError(
             f"{header.path} is a checkpoint, or a part of one, and no adapter: open it with sdjax.load"
         )
-    if what := identify.foreign(header):
+    if (what := identify.foreign(header)) and "load_adapter" not in what:
         raise CheckpointError(f"{header.path} is {what}")
     names = sorted(map(shown, header.tensors))
     raise CheckpointError(

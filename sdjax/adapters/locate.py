@@ -22,7 +22,8 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets" / "adapters"
 SHIPPED = ("hexagon", "teal")  # for the shapes model: a thing that it draws then, and a colour
 CONVERT = (
     "is a pickle. Such a file can run any code when it is opened, so it never is; look for its .safetensors, or "
-    "convert it once with `safetensors.torch.save_file(torch.load(old, weights_only=True), new)`"
+    "convert it once with `safetensors.torch.save_file(torch.load(old, weights_only=True), new)`, a new word's "
+    "with `save_file({'emb_params': torch.load(old, weights_only=True)['string_to_param']['*']}, new)`"
 )
 
 

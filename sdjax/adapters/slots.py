@@ -20,6 +20,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from sdjax.adapters.kinds.delta import Delta
+from sdjax.adapters.kinds.fit import factors_for
 from sdjax.core import tree
 from sdjax.nn.linear import LowRank
 
@@ -87,8 +88,7 @@ class Slots:
             if module in own:
                 thin, wide = own[module]
                 last = first + thin.shape[0]
-                kernel = _as_kernel(thin, len(shape))
-                down[..., : kernel.shape[-2], first:last] = kernel
+                down[..., first:last] = _as_kernel(thin)
                 up[first:last] = wide.reshape(wide.shape[0], -1).T
         return LowRank(down, up)
 
@@ -108,22 +108,26 @@ def in_transformer(module: str) -> bool:
     return "attentions" in words or "self_attn" in words or "mlp" in words
 
 
-def _as_kernel(down: np.ndarray, axes: int) -> np.ndarray:
-    """`r i` or `r i h w` as a kernel with so many axes: `i r` or `h w i r`."""
-    if axes == 2:
-        return down.reshape(down.shape[0], down.shape[1]).T
-    four = down if down.ndim == 4 else down[:, :, None, None]
-    return four.transpose(2, 3, 1, 0)
+def _as_kernel(down: np.ndarray) -> np.ndarray:
+    """`r i` as `i r`, or `r i h w` as `h w i r`."""
+    return down.T if down.ndim == 2 else down.transpose(2, 3, 1, 0)
 
 
-def factors_of(deltas: Mapping[str, Mapping[str, Delta]]) -> Factors:
-    """The exact factors of what an adapter does to one network. Raises ValueError where it is more than low-rank."""
+def factors_of(deltas: Mapping[str, Mapping[str, Delta]], params: Mapping[str, Any]) -> Factors:
+    """The exact factors of what an adapter does to one network, by module path, in the shapes of its kernels.
+
+    Raises ValueError where it does more than factors say.
+    """
+    kernels = {".".join(path[:-1]): leaf for path, leaf in tree.flatten(params).items() if path[-1] == "kernel"}
     made = {}
     for module, by_leaf in deltas.items():
         for leaf, delta in by_leaf.items():
-            found = delta.factors() if leaf == "kernel" else None
+            found = None
+            if leaf == "kernel":
+                *size, inputs, outputs = kernels[module].shape
+                found = factors_for(delta, (outputs, inputs, *size))
             if found is None:
-                what = delta.kind if leaf == "kernel" else f"{delta.kind} of a {leaf}"
+                what = delta.kind if leaf == "kernel" else f"{delta.kind} of its {leaf}"
                 raise ValueError(
                     f"{module} is changed by {what}, which has no low-rank factors to be worn: merge it by "
                     "sd.with_adapters([(adapter, scale)])"

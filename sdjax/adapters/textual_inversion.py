@@ -27,10 +27,6 @@ import numpy as np
 
 from sdjax.core.errors import CheckpointError, shown
 from sdjax.core.notice import notice
-from sdjax.weights.files import PICKLES, read_single_header
-from sdjax.weights.impostor import START, is_pickle
-from sdjax.weights.names import DTYPES, WIDE
-from sdjax.weights.tensors import read_tensor
 from sdjax.weights.write import Draft, write_file, write_tensors
 
 FIRST, SECOND = "text_encoder", "text_encoder_2"
@@ -41,10 +37,6 @@ ENDS = (".weight", ".bias", ".alpha", ".diff", ".scale")  # of a network's tenso
 MOST_VECTORS = 1000  # of a word; the longest in use have 75
 BIG_G = 1280  # the width of SDXL's second encoder, its refiner's only one
 FAMILIES = {(768,): "SD 1.x", (1024,): "SD 2.x", (768, 1280): "SDXL", (1280,): "SDXL's refiner"}
-CONVERT = (
-    "is a pickle. Such a file can run any code when it is opened, so it never is; convert it once with "
-    "`safetensors.torch.save_file({'emb_params': torch.load(old, weights_only=True)['string_to_param']['*']}, new)`"
-)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,23 +122,6 @@ class TextualInversion:
         encoder = SECOND if array.shape[1] == BIG_G else FIRST
         return cls(name, word, {encoder: array}, dict(tensors), dict(metadata))
 
-    @classmethod
-    def open(cls, path: str | Path) -> "TextualInversion":
-        """From a .safetensors file, or a folder with diffusers' learned_embeds.safetensors. Raises CheckpointError."""
-        path = Path(path)
-        if path.is_dir():
-            path = path / "learned_embeds.safetensors"
-        _refuse_pickle(path)
-        header = read_single_header(path)
-        if not cls.claims({name: entry.shape for name, entry in header.tensors.items()}, header.metadata):
-            names = ", ".join(shown(name, 60) for name in list(header.tensors)[:4]) or "nothing"
-            raise CheckpointError(f"{path} is no textual inversion: it holds {names}")
-        for name, entry in header.tensors.items():
-            if entry.dtype not in DTYPES | WIDE:
-                raise CheckpointError(f"{path}: {shown(name, 60)} is of the dtype {entry.dtype}, and no vectors are")
-        tensors = {name: read_tensor(header, name) for name in header.tensors}
-        return cls.read(path.stem, tensors, header.metadata, str(path))
-
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file in the format it came in, tensor for tensor; out of a bundle, A1111's own.
 
@@ -176,16 +151,6 @@ class TextualInversion:
                 f"{listed} wide{f': take one for {fits}' if fits else ''}"
             )
         return own
-
-
-def _refuse_pickle(path: Path) -> None:
-    """Raises CheckpointError for one, with what converts it; what else is wrong `read_single_header` tells."""
-    if not path.is_file():
-        return
-    with open(path, "rb") as file:
-        start = file.read(START)
-    if path.suffix.lower() in PICKLES or is_pickle(start):
-        raise CheckpointError(f"{path} {CONVERT}")
 
 
 def _vectors(array: np.ndarray, what: str) -> np.ndarray:

@@ -66,7 +66,7 @@ class Worn:
         blocks = None if self.blocks is None else self.blocks.of(spec.expected_params["unet"])
         for component, deltas in self.adapter.bind(spec.expected_params).items():
             try:
-                found = factors_of(deltas)
+                found = factors_of(deltas, spec.expected_params[component])
             except ValueError as error:
                 raise ValueError(f"adapter {self.adapter.name}: {error}") from None
             made[component] = {
