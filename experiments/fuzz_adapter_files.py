@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+
+from sdjax.weights.write import Draft, write_tensors
 
 Means = dict[str, tuple[str, str, str]]  # by name: the component, the path of the module, kohya's word for the tensor
 RANK = 2
@@ -84,7 +85,8 @@ def lokr(shape: tuple[int, ...], rng: Any, dtype: Any) -> dict[str, np.ndarray]:
 
 
 def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata or {"n": "1"})
+    # Our own writer: safetensors' has the metadata in another order in each process.
+    write_tensors({name: Draft.of(array) for name, array in tensors.items()}, metadata or {"n": "1"}, path)
 
 
 def _named(style: str, component: str, path: str, sgm: str) -> str:
