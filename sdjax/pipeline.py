@@ -387,7 +387,8 @@ class StableDiffusion:
         said = ", ".join(f"{one.name} ({one.short_hash}):{scale}" for one, scale in given)
         spec = replace(self.spec, name=f"{self.name} + {said}") if said else self.spec
         networks = replace(self.networks, spec=spec).with_stored(params)
-        return replace(self, networks=networks.preceded(nets), params=None)
+        made = networks.preceded(nets)
+        return replace(self, networks=made, params=made.stored)
 
     # ------------------------------------------------------------------ from prompt to picture
 

@@ -227,7 +227,7 @@ def test_letters_large_and_small(line):
         ("Emphasis: No norm", "emphasis 'No norm' is not done"),
         ("Emphasis: None", "emphasis 'None' is not done"),
         ("Denoise: 0.6", "was made from another.*give image= and strength=0.6"),
-        ('Lora hashes: "x: 12"', "lora hashes is not done"),
+        ('Lora hashes: "x: 12"', r"wore adapters \(x: 12\): give adapters="),
         ('Civitai resources: [{"type":"lora","weight":0.8}]', "LoRAs and embeddings of civitai resources is not"),
     ],
 )

@@ -1,6 +1,7 @@
 """Adapters that pictures wear: each its own, at its own strength, in one program."""
 
 import re
+import warnings
 
 import jax
 import numpy as np
@@ -153,8 +154,9 @@ def test_tags(sd, files, style, pose):
     assert folder.settings["prompt"] == [tagged]
     with pytest.raises(ValueError, match=r"names the adapter 'stile'.*nearest: 'style'"):
         sd.generate([tagged.replace("style", "stile")], adapters_folder=files, **kept)
-    with pytest.warns(UserWarning, match="prompt_style='a1111' alone"):
+    with warnings.catch_warnings(record=True) as told:
         sd.request([tagged], **RUN)
+    assert any("prompt_style='a1111' alone" in str(one.message) for one in told)
 
 
 def test_each_prompt_has_its_own_tags(sd, files, style, pose):
@@ -162,15 +164,23 @@ def test_each_prompt_has_its_own_tags(sd, files, style, pose):
     both = sd.generate(["a red circle<lora:style:0.8>", "a green star<lora:pose:0.5>"], **kept)
     alone = sd.generate(["a green star"], adapters=[(pose, 0.5)], first_image=1, **RUN).latents
     assert apart(both.latents[1], alone[0]) < 1e-5
-    assert both.settings["adapters"] == [f"style ({style.short_hash}):0.8", f"pose ({pose.short_hash}):0.5"]
+    assert both.settings["adapters"] == [f"style ({style.short_hash})", f"pose ({pose.short_hash})"]
 
 
-def test_settings_say_what_was_worn(sd, style):
-    out = sd.generate(PROMPTS[:1], adapters=[(style, {"unet": 0.5, "start": 0.2})], steps=1, progress=False)
+def test_settings_say_what_was_worn(sd, style, files):
+    """And wear it again, from a folder that is given; a file that is another is told."""
+    kept = {"progress": False, "height": 64, "width": 64}
+    out = sd.generate(PROMPTS[:1], adapters=[(style, {"unet": 0.5, "start": 0.2})], steps=4, **kept)
     said = sdjax.read_settings(out[0])["adapters"]
     assert said == f"style ({style.short_hash}):unet=0.5:text_encoder=1:text_encoder_2=1:start=0.2:end=1"
-    with pytest.raises(ValueError, match=f"wore adapters, style .{style.short_hash}.*adapters="):
+    with pytest.raises(ValueError, match=f"wore adapters, 'style .{style.short_hash}.*adapters="):
         sd.generate(**sdjax.read_settings(out[0]))
+    again = sd.generate(**sdjax.read_settings(out[0]), adapters_folder=files, progress=False)
+    assert np.array_equal(again.latents, out.latents) and again.settings == out.settings
+    assert f'Lora hashes: "style: {style.short_hash}"' in out[0].info["parameters"]
+    other = sdjax.read_settings(out[0]) | {"adapters": "style (0123456789ab):0.5"}
+    with pytest.warns(UserWarning, match="style is another file .* than the settings name"):
+        sd.request(**other, adapters_folder=files)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +191,8 @@ def test_settings_say_what_was_worn(sd, style):
         (lambda a: [(a, [1, 2, 3])], "adapter style: 3 scales for 1 pictures; give one, or one per picture"),
         (lambda a: [(a, {"unit": 1})], "'unit' is no part of a scale; nearest: 'unet'"),
         (lambda a: [(a, {"start": 0.8, "end": 0.2})], "start and end are places in the run from 0 to 1"),
-        (lambda a: a.name, "these settings are of pictures that wore adapters, style"),
+        (lambda a: f"{a.name} (0123456789ab):1", "these settings are of pictures that wore adapters, 'style"),
+        (lambda a: "missing.safetensors", "missing.safetensors is neither a file nor a folder here"),
         (lambda a: {"style": a}, "no prompt does"),
         (lambda a: 3, "adapters must be a list of"),
         (lambda a: [(a, {"blocks": [1, 2]})], "block weights are a list of 17 or 26"),

@@ -15,10 +15,12 @@ Where a file says nothing of `activate_output`, A1111 takes it for True and Comf
 Source: AUTOMATIC1111/stable-diffusion-webui modules/hypernetworks/hypernetwork.py, HypernetworkModule and load.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,14 @@ class Hypernetwork:
         norm = ", layer norm" if one.steps[0].scale is not None else ""
         widths = "/".join(map(str, self.layers))
         return f"Hypernetwork({self.name!r}, {widths}, {len(one.steps)} layers, {one.activation}{norm}, {size:.1f} MB)"
+
+    @cached_property
+    def short_hash(self) -> str:
+        """The first 12 letters of a digest of its tensors, as settings have it."""
+        found = hashlib.sha256()
+        for name, array in sorted(self.tensors.items()):
+            found.update(f"{name} {array.dtype} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()[:12]
 
     @classmethod
     def claims(cls, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> bool:

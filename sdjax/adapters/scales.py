@@ -41,7 +41,7 @@ class Scale:
     @classmethod
     def read(cls, value: Any, name: str) -> "Scale":
         """From one picture's number or mapping. Raises ValueError, naming the adapter."""
-        given = value if isinstance(value, Mapping) else {"scale": value}
+        given: Mapping[str, Any] = value if isinstance(value, Mapping) else {"scale": value}
         for key in given:
             if key not in KEYS:
                 raise ValueError(unknown(f"adapter {name}: {short(key)} is no part of a scale", key, KEYS))
@@ -67,6 +67,7 @@ class Scale:
     @classmethod
     def column(cls, value: Any, count: int, name: str) -> list["Scale"]:
         """For `count` pictures, from one value or a list, also inside of a mapping. Raises ValueError."""
+        rows: Sequence[Any]
         if isinstance(value, Mapping):
             columns = {key: _each(one, count, f"{name}: {key}") for key, one in value.items() if key != "blocks"}
             beside = {"blocks": value["blocks"]} if "blocks" in value else {}

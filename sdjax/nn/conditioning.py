@@ -77,8 +77,7 @@ class Conditions:
 
     def beside_time(self) -> "Conditions":
         """Those alone that tell on the embedded time, which may be made before the run; without any text."""
-        told = {"added": self.added, "guidance": self.guidance, "class_labels": self.class_labels, "worn": self.worn}
-        return Conditions({}, **told)
+        return replace(self, context={}, channels=None)
 
 
 @dataclass(frozen=True)

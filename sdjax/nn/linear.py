@@ -38,9 +38,9 @@ class LowRank:
         layer cannot run so.
     """
 
-    down: jax.Array
-    up: jax.Array
-    scale: jax.Array | None = None
+    down: Any
+    up: Any
+    scale: Any = None
 
     def __call__(self, x: jax.Array, dtype: DTypeLike, product: Product) -> jax.Array:
         """The last term of equation 1, in `dtype`."""

@@ -62,7 +62,7 @@ class Worn:
     def factors(self, spec: ModelSpec) -> dict[str, Factors]:
         """Its factors by component. Raises ValueError where it is for another model, or more than low-rank."""
         assert isinstance(self.adapter, Adapter)
-        made = {}
+        made: dict[str, Factors] = {}
         blocks = None if self.blocks is None else self.blocks.of(spec.expected_params["unet"])
         for component, deltas in self.adapter.bind(spec.expected_params).items():
             try:
@@ -129,10 +129,10 @@ class Outfits:
         return Strengths(ranks, nets)
 
     @cached_property
-    def changes(self) -> np.ndarray:
-        """A number for each row that is another wherever a picture wears something else, int [n]."""
+    def changes(self) -> list[int]:
+        """A number for each of the n rows that is another wherever a picture wears something else."""
         flat = self.within.swapaxes(0, 1).reshape(self.within.shape[1], -1)
-        return np.concatenate([[0], np.cumsum((flat[1:] != flat[:-1]).any(axis=1))])
+        return [0, *np.cumsum((flat[1:] != flat[:-1]).any(axis=1)).tolist()]
 
     def said(self, i: int) -> str | None:
         """What picture i wears, in words, as its settings have it; None where it wears nothing.
@@ -302,7 +302,7 @@ def _told(words: str | None) -> list[tuple[str, str, Scale | None]]:
 
 def _scale_of(tag: Tag, steps: int) -> Scale:
     """What a tag in a prompt says; its places in the run are steps there."""
-    said = {"unet": tag.unet, "text_encoder": tag.te, "start": _place(tag.start, steps, 0.0)}
+    said: dict[str, Any] = {"unet": tag.unet, "text_encoder": tag.te, "start": _place(tag.start, steps, 0.0)}
     said |= {"end": _place(tag.stop, steps, 1.0)} | ({} if tag.lbw is None else {"blocks": _blocks(tag.lbw)})
     return Scale.read(said, tag.name)
 

@@ -158,8 +158,10 @@ def _encodings(networks: Networks, asked: Request) -> Callable[[int, int], Encod
         return Encoding(spec.encoders, cache(encode), spec.family, asked.style, asked.clip_skip, asked.new)
 
     def of_picture(i: int, row: int) -> Encoding:
-        slots = () if outfits is None else [name for name in spec.encoders if name in outfits.slots]
-        return encoding(*((name, tuple(outfits.strengths(name, row).ranks[i].tolist())) for name in slots))
+        if outfits is None:
+            return encoding()
+        names = [name for name in spec.encoders if name in outfits.slots]
+        return encoding(*((name, tuple(outfits.strengths(name, row).ranks[i].tolist())) for name in names))
 
     return of_picture
 
