@@ -1,7 +1,7 @@
 """A LoRA that teaches the shapes model an outline it never saw, from twenty pictures; some minutes on 2 cores.
 
     python -m experiments.shapes.train_lora --name=hexagon --out=runs/hexagon
-    python -m experiments.shapes.train_lora --out=runs/hexagon2 --start=runs/hexagon/hexagon.safetensors --prior=5 \
+    python -m experiments.shapes.train_lora --out=runs/hexagon2 --start=runs/hexagon/hexagon.safetensors --prior=5 \\
         --steps=140 --learning_rate=1e-3 --seed=1
 
 Writes the adapter as `<out>/<name>.safetensors`, in kohya's dialect, float16. Started again on the same folder it goes
