@@ -104,6 +104,7 @@ def metadata(name: str) -> dict[str, str]:
         "renderer of experiments/shapes/world.py drew, the text encoder's from captions alone; old captions by the "
         "base's own answers",
         "sdjax.words": json.dumps([name]),
+        "sdjax.start": FLAGS.start or "",
     }
 
 
