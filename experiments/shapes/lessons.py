@@ -142,9 +142,16 @@ def encoded(pictures: np.ndarray) -> np.ndarray:
 class Lessons:
     """The batch of any step: as many pictures of each kind as asked for."""
 
-    def __init__(self, pools: Mapping[str, Mapping[str, np.ndarray]], counts: Sequence[int], seed: int) -> None:
-        """pools: by kind, arrays `n ...` by name, of which "latents" is one. counts: of each kind in a batch."""
+    def __init__(
+        self, pools: Mapping[str, Mapping[str, np.ndarray]], counts: Sequence[int], seed: int, prior: float = 1.0
+    ) -> None:
+        """pools: by kind, arrays `n ...` by name, of which "latents" is one. counts: of each kind in a batch.
+
+        prior: the weight of old captions' errors, those of the new thing having 1.
+        """
         self.pools = {kind: {**pool, "weights": object_weights(pool["latents"])} for kind, pool in pools.items()}
+        if "old" in self.pools:
+            self.pools["old"]["weights"] *= np.float32(prior)
         self.counts, self.seed = counts, seed
 
     def batch(self, n: int) -> dict[str, dict[str, Any]]:

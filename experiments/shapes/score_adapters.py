@@ -128,7 +128,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("lora", str(FOLDER / "hexagon.safetensors"), "The outline's adapter; empty for none.")
-    flags.DEFINE_string("inversion", str(FOLDER / "teal.safetensors"), "The colour's vectors; empty for none.")
+    flags.DEFINE_string("inversion", str(FOLDER / "lime.safetensors"), "The colour's vectors; empty for none.")
     flags.DEFINE_integer("count", 200, "Captions with the new thing, of one object.", lower_bound=1)
     flags.DEFINE_integer("double", 200, "Captions with the new thing, of two objects.", lower_bound=0)
     flags.DEFINE_integer("old", 200, "Old captions.", lower_bound=0)

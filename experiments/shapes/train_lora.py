@@ -1,6 +1,8 @@
 """A LoRA that teaches the shapes model an outline it never saw, from twenty pictures; some minutes on 2 cores.
 
     python -m experiments.shapes.train_lora --name=hexagon --out=runs/hexagon
+    python -m experiments.shapes.train_lora --out=runs/hexagon2 --start=runs/hexagon/hexagon.safetensors --prior=5 \\
+        --steps=140 --learning_rate=1e-3 --seed=1
 
 Writes the adapter as `<out>/<name>.safetensors`, in kohya's dialect, float16. Started again on the same folder it goes
 on where it was. As the model itself was trained, the factors of the text encoder come first, from captions alone
@@ -10,7 +12,8 @@ on where it was. As the model itself was trained, the factors of the text encode
     mean |v - v_true|^2  +  prior * mean |v - v_base|^2                                                         (1)
 
 with the weights of `train_unet`; v_base is what the model without the adapter answers to the same noise, so that the
-second mean is 0 where nothing is forgotten.
+second mean is 0 where nothing is forgotten. The second command goes on from what the first wrote, with more weight on
+what was known before.
 """
 
 import json
@@ -24,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from safetensors.numpy import load_file
 
 from experiments import _cli
 from experiments.shapes import lessons, models, new_word, train_pictures
@@ -48,7 +52,6 @@ def loss(
     unet: UNet,
     alpha_bar: jax.Array,
     scale: float,
-    prior: float,
     factors: low_rank.Factors,
     batch: dict[str, dict[str, jax.Array]],
     key: jax.Array,
@@ -56,8 +59,8 @@ def loss(
 ) -> jax.Array:
     """Equation 1, of the U-Net's factors beside its parameters `base`.
 
-    batch: "new" and "old", each "latents", "weights" and "context", which the text encoder with its factors makes; of
-    "old" also "base_context", which it makes without.
+    batch: "new" and "old", each "latents", "weights", which for "old" have the prior in them, and "context", which the
+    text encoder with its factors makes; of "old" also "base_context", which it makes without.
     """
 
     def velocity(params: dict[str, Any], x: jax.Array, t: jax.Array, context: jax.Array) -> jax.Array:
@@ -73,17 +76,13 @@ def loss(
     square = jnp.square(velocity(low_rank.worn(base, factors, scale), x, t, context) - wanted) * weights
     each = jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t], GAMMA)
     count = len(new["latents"])
-    return jnp.mean(each[:count]) + prior * jnp.mean(each[count:])
+    return jnp.mean(each[:count]) + jnp.mean(each[count:])
 
 
 def fresh_factors(base: Mapping[str, Any], layers: Mapping[str, str], rank: int, seed: int) -> Factors:
-    """The factors before training of all layers whose path holds their component's pattern; "" is none."""
-    return {
-        name: low_rank.fresh_factors(base[name], lambda at, own=own: bool(re.search(own, at)), rank, seed + i)
-        if own
-        else {}
-        for i, (name, own) in enumerate(layers.items())
-    }
+    """The factors before training of all layers whose path holds their component's pattern."""
+    chosen = {name: re.compile(own).search for name, own in layers.items()}
+    return {name: low_rank.fresh_factors(base[name], chosen[name], rank, seed) for name in layers}
 
 
 def metadata(name: str) -> dict[str, str]:
@@ -105,6 +104,7 @@ def metadata(name: str) -> dict[str, str]:
         "renderer of experiments/shapes/world.py drew, the text encoder's from captions alone; old captions by the "
         "base's own answers",
         "sdjax.words": json.dumps([name]),
+        "sdjax.start": FLAGS.start or "",
     }
 
 
@@ -131,17 +131,18 @@ def train_unet(
 ) -> low_rank.Factors:
     """The U-Net's factors, trained on what `loss` takes."""
     optimiser = make_optimiser("adamw")
-    objective = partial(loss, UNet(models.UNET), alphas_cumprod(), FLAGS.alpha / FLAGS.rank, FLAGS.prior)
-    names = ("name", "rank", "alpha", "new", "old", "learning_rate", "prior", "steps", "unet_layers", "ema", "seed")
+    objective = partial(loss, UNet(models.UNET), alphas_cumprod(), FLAGS.alpha / FLAGS.rank)
+    names = ("name", "rank", "alpha", "new", "old", "learning_rate", "prior", "steps", "unet_layers", "ema", "start")
+    fall, warmup = (FLAGS.steps, 5) if FLAGS.start else (FLAGS.steps // 2, 20)
     state = fit(
         Path(FLAGS.out) / "unet",
         TrainState.create(factors, optimiser),
         make_step(objective, optimiser, FLAGS.ema, base),
-        lessons.Lessons(pools, (FLAGS.new, FLAGS.old), FLAGS.seed).batch,
-        WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, FLAGS.steps // 2, warmup=20),
+        lessons.Lessons(pools, (FLAGS.new, FLAGS.old), FLAGS.seed, FLAGS.prior).batch,
+        WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall, warmup),
         steps=FLAGS.steps,
         seed=FLAGS.seed,
-        settings=settings(*names),
+        settings=settings(*names, "seed"),
         every=20,
         report=partial(print, flush=True),
     )
@@ -163,10 +164,18 @@ def settings(*names: str) -> dict[str, Any]:
 def main() -> None:
     tokenizer, (config, text) = train_pictures.tokenizer(), train_pictures.text_encoder()
     base = {"unet": train_pictures.shipped_unet(), "text_encoder": text}
-    layers = {"unet": FLAGS.unet_layers, "text_encoder": FLAGS.text_layers}
-    factors = fresh_factors(base, layers, FLAGS.rank, FLAGS.seed)
+    if FLAGS.start:
+        factors, scale = low_rank.untensors(load_file(FLAGS.start), base)
+        if scale != FLAGS.alpha / FLAGS.rank:
+            raise ValueError(
+                f"--start={FLAGS.start} counts {scale:g}; --alpha / --rank is {FLAGS.alpha / FLAGS.rank:g}"
+            )
+        trained = {"text_encoder": factors["text_encoder"]}
+    else:
+        layers = {"unet": FLAGS.unet_layers, "text_encoder": FLAGS.text_layers}
+        factors = fresh_factors(base, layers, FLAGS.rank, FLAGS.seed)
+        trained = {"text_encoder": train_text(config, text, factors["text_encoder"])}
     print("numbers to learn:", {name: sum(p.size for p in jax.tree.leaves(own)) for name, own in factors.items()})
-    trained = {"text_encoder": train_text(config, text, factors["text_encoder"])}
     worn = low_rank.worn(text, trained["text_encoder"], FLAGS.alpha / FLAGS.rank)
     encoders = {"context": encoder_of(config, worn), "base_context": encoder_of(config, text)}
     pools = {}
@@ -183,6 +192,7 @@ def main() -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("name", "hexagon", "The outline.")
     flags.DEFINE_string("out", "runs/hexagon", "Folder of the run; started again, it goes on where it was.")
+    flags.DEFINE_string("start", None, "An adapter whose U-Net's factors are trained on, the text encoder's kept.")
     flags.DEFINE_integer("rank", 8, "Of every factor.", lower_bound=1)
     flags.DEFINE_float("alpha", 8, "The factors' product counts alpha / rank.")
     flags.DEFINE_string("unet_layers", LAYERS, "Layers of the U-Net whose path holds this pattern.")

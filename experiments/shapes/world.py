@@ -35,8 +35,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "gray": (128, 128, 128),
     "black": (20, 20, 20),
 }
-NEW_COLOURS: dict[str, tuple[int, int, int]] = {"teal": (20, 120, 140)}
-"""Colours that no caption of the model's training names, at least 83 from each that one does."""
+NEW_COLOURS: dict[str, tuple[int, int, int]] = {"lime": (155, 180, 65)}
+"""Colours that no caption of the model's training names, at least 86 from each that one does."""
 SIZES = ("small", "large")
 RELATIONS = ("above", "below", "to the left of", "to the right of")
 UNSEEN = frozenset(

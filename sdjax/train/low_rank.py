@@ -28,8 +28,8 @@ PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
 """What kohya's names of a component's modules begin with, for models with one text encoder."""
 
 
-def fresh_factors(params: Mapping[str, Any], chosen: Callable[[str], bool], rank: int, seed: int) -> Factors:
-    """Equation 1's start for the kernels of a component at the paths that `chosen` accepts, float32.
+def fresh_factors(params: Mapping[str, Any], chosen: Callable[[str], object], rank: int, seed: int) -> Factors:
+    """Equation 1's start for the kernels of a component at the paths for which `chosen` is true, float32.
 
     params: of the component; its arrays may be their shapes alone. A path is as the checkpoint names the module:
     "mid_block.attentions.0.transformer_blocks.0.attn2.to_k".
