@@ -22,7 +22,7 @@ A picture to begin from, to paint into or to make larger (--helpshort lists all 
 What the pictures wear, and words that the model does not know (docs/adapters.md):
 
     python -m experiments.generate --prompt="a red hexagon" --adapter=hexagon:0.9
-    python -m experiments.generate --prompt="a <teal> circle" --embedding="<teal>=teal"
+    python -m experiments.generate --prompt="a <lime> circle" --embedding="<lime>=lime"
 
 --show_steps=all writes out/00000_steps.png beside the picture, a strip of what the network saw at each step
 and of what it took that for, and out/00000_steps.webp, the same as an animation. Ctrl-C ends a run after the

@@ -523,7 +523,8 @@ class StableDiffusion:
         given = Arguments.of({"prompt": prompt, "negative_prompt": negative_prompt, **arguments})
         made = build.request(self.spec, given)
         texts = [texts for own in made.branches for branch in own for texts in branch.texts]
-        warn_of_words(self.name, texts, self.encoders, made.style, made.new)
+        taught = frozenset() if made.outfits is None else made.outfits.taught
+        warn_of_words(self.name, texts, self.encoders, made.style, made.new, taught)
         return made
 
     def run(self, request: Request) -> Output:

@@ -9,10 +9,12 @@ by the largest latent where that is above 1.
 import inspect
 import json
 import sys
+import tempfile
 import time
 import traceback
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -22,6 +24,7 @@ from PIL import Image
 import sdjax
 from sdjax import parallel
 from sdjax.runtime import programs, spread
+from tests.adapters import whole_lora, written
 
 PROMPTS = ["a red circle", "a blue square", "a large green circle", "an above", "a small red square below a circle"]
 QUICK = dict(steps=5, progress=False, negative_prompt="green")
@@ -89,6 +92,18 @@ class Checks:
     def regions(self):
         one, many = self._both(regions=[("a blue square", painted(8))])
         return apart(one.latents, many.latents)
+
+    def worn(self):
+        """Each picture its own adapters: on five devices, in halves, and cut over four."""
+        lora = whole_lora(self._sd.params, 4, convolutions=True)
+        with tempfile.TemporaryDirectory() as folder:
+            adapter = sdjax.load_adapter(written(Path(folder) / "style.safetensors", lora))
+            asked = {**QUICK, "adapters": [(adapter, [0.8, 0.0, 1.0, -0.5, 0.3])]}
+            alone = self._sd.generate(PROMPTS, **asked).latents
+            yield 1e-9 if apart(alone, self._one.latents) > 1e-3 else 1.0
+            pairs, cut = parallel.spread(self._sd, 4, halves=True), parallel.shard(self._sd, 4)
+            for other in (self._many, pairs, cut):
+                yield apart(alone, other.generate(PROMPTS, **asked).latents)
 
     def noise_of_torch(self):
         one, many = self._both(noise_source="torch_cpu", sampler="euler_ancestral")

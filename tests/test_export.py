@@ -14,6 +14,7 @@ import pytest
 import sdjax
 from sdjax.runtime.executor import Compiled
 from sdjax.runtime.exported import compiled_into
+from tests.adapters import whole_lora, written
 from tests.checkpoints import make_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -122,6 +123,19 @@ def test_a_call_that_was_not_exported_is_compiled_and_said_once(model, sd, folde
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         other.generate(PROMPT, guidance_scale=1.0, **ASKED)
+
+
+def test_worn_adapters_run_by_exported_programs(model, sd, tmp_path):
+    """Of the adapters that were named, and of others of as many ranks; nothing is compiled."""
+    files = [written(tmp_path / f"{rank}.safetensors", whole_lora(sd.params, rank)) for rank in (4, 9)]
+    folder = sdjax.export(sd, tmp_path / "programs", sizes=[(16, 16)], adapters=[(files[0], 1)])
+    other = opened(model, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for file in files:
+            made = other.generate(PROMPT, adapters=[(file, 0.7)], **ASKED)
+            assert np.array_equal(made.latents, sd.generate(PROMPT, adapters=[(file, 0.7)], **ASKED).latents)
+        assert np.array_equal(other.generate(PROMPT, **ASKED).latents, sd.generate(PROMPT, **ASKED).latents)
 
 
 def test_an_interval_runs_by_the_same_program(model, sd, folder):

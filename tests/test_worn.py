@@ -12,15 +12,15 @@ from sdjax.adapters.scales import Scale
 from sdjax.adapters.slots import SIZES, Slots
 from sdjax.nn.linear import LowRank, linear
 from sdjax.runtime import programs
-from tests import adapters
+from tests import adapters, checkpoints
 
-RUN = {"steps": 4, "height": 64, "width": 64, "progress": False, "decode": False}
-PROMPTS = ["a red circle", "a blue square above a red circle", "a green star", "a red circle"]
+RUN = {"steps": 4, "progress": False, "decode": False}
+PROMPTS = ["a red circle", "a blue square above a red circle", "a large green circle", "a red circle"]
 
 
 @pytest.fixture(scope="module")
-def sd():
-    return sdjax.load()
+def sd(tmp_path_factory):
+    return sdjax.load(checkpoints.make_checkpoint(tmp_path_factory.mktemp("model") / "tiny", dtype=np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -162,15 +162,14 @@ def test_tags(sd, files, style, pose):
 def test_each_prompt_has_its_own_tags(sd, files, style, pose):
     kept = {**RUN, "prompt_style": "a1111", "adapters_folder": files}
     both = sd.generate(["a red circle<lora:style:0.8>", "a green star<lora:pose:0.5>"], **kept)
-    alone = sd.generate(["a green star"], adapters=[(pose, 0.5)], first_image=1, **RUN).latents
+    alone = sd.generate(["a large green circle"], adapters=[(pose, 0.5)], first_image=1, **RUN).latents
     assert apart(both.latents[1], alone[0]) < 1e-5
     assert both.settings["adapters"] == [f"style ({style.short_hash})", f"pose ({pose.short_hash})"]
 
 
 def test_settings_say_what_was_worn(sd, style, files):
     """And wear it again, from a folder that is given; a file that is another is told."""
-    kept = {"progress": False, "height": 64, "width": 64}
-    out = sd.generate(PROMPTS[:1], adapters=[(style, {"unet": 0.5, "start": 0.2})], steps=4, **kept)
+    out = sd.generate(PROMPTS[:1], adapters=[(style, {"unet": 0.5, "start": 0.2})], steps=4, progress=False)
     said = sdjax.read_settings(out[0])["adapters"]
     assert said == f"style ({style.short_hash}):unet=0.5:text_encoder=1:text_encoder_2=1:start=0.2:end=1"
     with pytest.raises(ValueError, match=f"wore adapters, 'style .{style.short_hash}.*adapters="):
@@ -218,6 +217,77 @@ def test_what_is_not_low_rank_is_refused_with_the_remedy(sd, tmp_path):
     with pytest.raises(ValueError, match=r"adapter full: conv_in is changed by .* merge it by sd.with_adapters"):
         sd.request(["a red circle"], adapters=[(path, 1)], **RUN)
     assert sd.with_adapters([(path, 1)]).params["unet"]["conv_in"]["kernel"][0, 0, 0, 0] == kernel[0, 0, 0, 0] + 1
+
+
+def test_hypernetworks_are_worn(sd, style, tmp_path):
+    """Each picture its own strength, also beside a LoRA; merged they are the same."""
+    rng = np.random.default_rng(0)
+    width = checkpoints.WIDTH
+    tensors = {
+        f"{width}.{use}.linear.{n}.{what}": rng.standard_normal(shape).astype("f") / 4
+        for use in "kv"
+        for n, (o, i) in enumerate(((2 * width, width), (width, 2 * width)))
+        for what, shape in (("weight", (o, i)), ("bias", (o,)))
+    }
+    net = sdjax.load_adapter(adapters.written(tmp_path / "net.safetensors", tensors))
+    worn = sd.generate(PROMPTS[:2], adapters=[(net, [0.7, 0]), (style, [0, 0.5])], **RUN)
+    merged = sd.with_adapters([(net, 0.7)])
+    assert apart(merged.generate(PROMPTS[:1], **RUN).latents[0], worn.latents[0]) < 1e-5
+    alone = sd.generate(PROMPTS[1:2], first_image=1, adapters=[(style, 0.5)], **RUN).latents[0]
+    assert apart(alone, worn.latents[1]) < 1e-5
+    assert apart(worn.latents[0], sd.generate(PROMPTS[:1], **RUN).latents[0]) > 1e-3
+    assert worn.settings["adapters"][0].startswith(f"net ({net.short_hash}):0.7")
+    tag = sd.generate(["a red circle<hypernet:net:0.7>"], adapters={"net": net}, prompt_style="a1111", **RUN).latents[0]
+    assert apart(tag, worn.latents[0]) < 1e-5
+    with pytest.raises(ValueError, match="no checkpoint holds a hypernetwork"):
+        merged.save(tmp_path / "merged")
+    assert net.name in merged.name and sd.with_adapters([]).name == sd.name
+
+
+def test_words_that_came_with_an_adapter(sd, style, tmp_path):
+    """A bundle's word is known where the adapter is worn."""
+    vector = np.random.default_rng(3).standard_normal((1, checkpoints.WIDTH)).astype("f")
+    tensors = adapters.whole_lora(sd.params, 2) | {"bundle_emb.<cat>.string_to_param.*": vector}
+    both = sdjax.load_adapter(adapters.written(tmp_path / "both.safetensors", tensors))
+    word = both.embeddings["<cat>"]
+    made = sd.generate(["a <cat>"], adapters=[(both, 0.0)], **RUN).latents
+    assert np.array_equal(
+        made, sd.generate(["a <cat>"], embeddings={"<cat>": word}, adapters=[(both, 0)], **RUN).latents
+    )
+    assert not np.array_equal(made, sd.generate(["a <cat>"], **RUN).latents)
+
+
+def test_a_refiner_wears_nothing_of_the_bases(sd, style):
+    """The base's pictures wear, up to where the refiner takes over."""
+    cut = {**RUN, "sampler": "ddim"}
+    made = sd.generate(PROMPTS[:1], adapters=[(style, 1)], refiner=sd, refiner_start=0.5, **cut).latents
+    first = sd.generate(PROMPTS[:1], adapters=[(style, 1)], denoising_end=0.5, **cut).latents
+    rest = sd.generate(PROMPTS[:1], denoising_start=0.5, latents=first, **cut).latents
+    assert apart(made, rest) < 1e-6
+
+
+def test_in_16_bits(sd, style, tmp_path):
+    """Factors are cast as kernels are; merged is cast once from float32, and is no view of the file."""
+    sd.save(tmp_path / "tiny")
+    narrow = sdjax.load(tmp_path / "tiny", dtype="bfloat16")
+    worn = narrow.generate(PROMPTS[:1], adapters=[(style, 0.8)], **RUN).latents
+    merged = narrow.with_adapters([(style, 0.8)])
+    wide = sd.with_adapters([(style, 0.8)])
+    path = ("up_blocks.1", "attentions.0", "transformer_blocks.0", "attn1", "to_q", "kernel")
+    one, other = merged.params["unet"], wide.params["unet"]
+    for key in path:
+        one, other = one[key], other[key]
+    assert one.dtype == jax.numpy.bfloat16
+    assert np.array_equal(np.asarray(one), np.asarray(jax.numpy.asarray(other).astype("bfloat16")))
+    assert apart(worn, merged.generate(PROMPTS[:1], **RUN).latents) < 0.1
+    assert worn.dtype == np.float32 and np.isfinite(worn).all()
+
+
+def test_what_is_merged_can_be_saved(sd, style, pose, tmp_path):
+    merged = sd.with_adapters([(style, 0.8), (pose, 0.5)])
+    merged.save(tmp_path / "merged")
+    again = sdjax.load(tmp_path / "merged")
+    assert np.array_equal(again.generate(PROMPTS[:1], **RUN).latents, merged.generate(PROMPTS[:1], **RUN).latents)
 
 
 def test_factors_beside_a_kernel_or_multiplied():

@@ -19,7 +19,7 @@ DIFFUSERS, PEFT, CONFIG = "pytorch_lora_weights.safetensors", "adapter_model.saf
 EMBEDDING = "learned_embeds.safetensors"
 STANDARD = (DIFFUSERS, PEFT, EMBEDDING)  # names that say nothing of what is inside
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "adapters"
-SHIPPED = ("hexagon", "teal")  # for the shapes model: a thing that it draws then, and a colour
+SHIPPED = ("hexagon", "lime")  # for the shapes model: a thing that it draws then, and a colour
 CONVERT = (
     "is a pickle. Such a file can run any code when it is opened, so it never is; look for its .safetensors, or "
     "convert it once with `safetensors.torch.save_file(torch.load(old, weights_only=True), new)`, a new word's "

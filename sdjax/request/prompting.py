@@ -112,10 +112,12 @@ def warn_of_words(
     encoders: Mapping[str, TextEncoder],
     style: str,
     new: NewVectors | None = None,
+    taught: frozenset[str] = frozenset(),
 ) -> None:
     """Warns, once, where some of the texts are none that the model called `name` was trained on.
 
-    What lies around a new word is judged by its words alone: of which kind the new one is, no grammar knows.
+    taught: words that adapters teach it. What lies around a new word, and a text with a word that was taught, is judged
+    by its words alone: of which kind those are, no grammar knows.
     """
     told = list(texts)
     for component, encoder in encoders.items():
@@ -125,7 +127,7 @@ def warn_of_words(
         names = list((new or {}).get(component, ()))
         cut = [words.fragments(piece, names, style) for text in said for piece in sentences(text, style)]
         whole, around = ([own for own in cut if (len(own) > 1) is several] for several in (False, True))
-        complaint = encoder.grammar.complaint(sum(whole, []), sum(around, []))
+        complaint = encoder.grammar.complaint(sum(whole, []), sum(around, []), taught)
         if complaint:
             notice(f"{name} {complaint}")
 

@@ -4,6 +4,7 @@ An outfit is checked against a model's configs alone: the modules that its adapt
 parameters, before anything is compiled. `adapters.slots` says how the factors of all of them become one program.
 """
 
+import json
 import os
 import re
 from collections import Counter
@@ -115,6 +116,11 @@ class Outfits:
         return {word: one for own in self.worn for word, one in getattr(own.adapter, "embeddings", {}).items()}
 
     @property
+    def taught(self) -> frozenset[str]:
+        """Words that the files say they teach a model whose words are few (`sdjax.words`, a list as JSON)."""
+        return frozenset(word for own in self.worn for word in _taught(own.adapter.metadata.get("sdjax.words")))
+
+    @property
     def key(self) -> tuple[Any, ...]:
         """Equal for equal adapters, however strongly they are worn; holds them, so that none is taken for another."""
         return tuple((one.adapter, str(one.blocks), one.ranks) for one in self.worn)
@@ -146,6 +152,15 @@ class Outfits:
             if scale is not None
         ]
         return ", ".join(told) or None
+
+
+def _taught(listed: str | None) -> list[str]:
+    """The words of a list as JSON; none of what is no such list, for it is somebody's file."""
+    try:
+        found = json.loads(listed or "[]")
+    except (ValueError, RecursionError):
+        return []
+    return [word for word in found if isinstance(word, str)] if isinstance(found, list) else []
 
 
 def _within(scale: Scale | None, run: Run, rows: int) -> np.ndarray:

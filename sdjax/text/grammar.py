@@ -14,7 +14,7 @@ to judge.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -88,13 +88,17 @@ class Grammar:
             starts = {at + n for at in starts for n in lengths if words[at : at + n] in choices}
         return starts
 
-    def complaint(self, texts: Iterable[str], fragments: Iterable[str] = ()) -> str | None:
+    def complaint(
+        self, texts: Iterable[str], fragments: Iterable[str] = (), taught: Set[str] = frozenset()
+    ) -> str | None:
         """What of some texts it was not trained on, and what to write in their place; None where all is known.
 
-        fragments: texts that need not be sentences, whose words alone are looked at.
+        fragments: texts that need not be sentences, whose words alone are looked at; so are texts with words that the
+        model was `taught`.
         """
         listed = list(dict.fromkeys(texts))
-        strange = list(dict.fromkeys(word for text in (*listed, *fragments) for word in self.unknown(text)))
+        unknown = dict.fromkeys(word for text in (*listed, *fragments) for word in self.unknown(text))
+        strange = [word for word in unknown if word not in taught]
         loose = [text for text in listed if not self.unknown(text) and not self.holds(text)]
         said = []
         if strange:
