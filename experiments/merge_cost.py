@@ -105,7 +105,7 @@ def measure(way: str, path: str) -> dict[str, float]:
     import jax
     import safetensors.numpy
 
-    from sdjax.adapters.merge import merge
+    from sdjax.adapters.merging import merge
     from sdjax.core import tree
 
     flat = flat_params()

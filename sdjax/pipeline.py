@@ -20,7 +20,7 @@ from PIL import Image
 
 from sdjax.adapters.adapter import Adapter
 from sdjax.adapters.hypernetwork import Hypernetwork
-from sdjax.adapters.merge import merge
+from sdjax.adapters.merging import merge
 from sdjax.adapters.scales import Scale
 from sdjax.config import UNetConfig, VaeConfig
 from sdjax.core import hints

@@ -159,7 +159,7 @@ def test_a_difference_of_low_rank_is_extracted_exactly():
 
 
 def _merged(params, adapter):
-    from sdjax.adapters.merge import merge
+    from sdjax.adapters.merging import merge
 
     return merge(params, [(Bound(adapter), 1.0)])
 

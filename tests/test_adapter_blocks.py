@@ -3,7 +3,7 @@
 import pytest
 
 from sdjax.adapters.blocks import BlockWeights
-from sdjax.adapters.merge import merge
+from sdjax.adapters.merging import merge
 from sdjax.adapters.sgm import module_paths, sgm_modules
 from sdjax.config import UNetConfig
 from sdjax.config.presets import PRESETS

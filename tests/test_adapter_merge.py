@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdjax.adapters import merge as merge_
+from sdjax.adapters import merging
 from sdjax.adapters.kinds import read_module
-from sdjax.adapters.merge import merge
+from sdjax.adapters.merging import merge
 from sdjax.core.tree import flatten
 from sdjax.weights.names import from_file, to_file
 from tests.checkpoints import random_params
@@ -253,10 +253,10 @@ def test_an_adapter_of_another_width_is_told_by_module():
 def test_nothing_is_compiled_again():
     params, adapter = tree(), everywhere()
     merge(params, [(adapter, 0.5)])
-    before = merge_.add._cache_size()
+    before = merging.add._cache_size()
     for scale in (0.1, 0.2, -3):
         merge(params, [(adapter, scale), (everywhere("other", 20), 2 * scale)])
-    assert merge_.add._cache_size() == before
+    assert merging.add._cache_size() == before
 
 
 def test_a_leaf_on_the_device_is_not_overwritten_by_the_next():

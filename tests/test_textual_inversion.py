@@ -137,7 +137,7 @@ def test_a_file_of_another_kind(tmp_path):
     write_tensors({"a.lora_down.weight": Draft.of(vectors(2, 768))}, {}, tmp_path / "lora.safetensors")
     with pytest.raises(CheckpointError, match=r"a\.lora_down\.weight"):
         sdjax.load_adapter(tmp_path / "lora.safetensors")
-    with pytest.raises(CheckpointError, match="is missing"):
+    with pytest.raises(CheckpointError, match="is neither a file nor a folder"):
         sdjax.load_adapter(tmp_path / "none.safetensors")
 
 

@@ -161,7 +161,7 @@ def test_tags(sd, files, style, pose):
 
 def test_each_prompt_has_its_own_tags(sd, files, style, pose):
     kept = {**RUN, "prompt_style": "a1111", "adapters_folder": files}
-    both = sd.generate(["a red circle<lora:style:0.8>", "a green star<lora:pose:0.5>"], **kept)
+    both = sd.generate(["a red circle<lora:style:0.8>", "a large green circle<lora:pose:0.5>"], **kept)
     alone = sd.generate(["a large green circle"], adapters=[(pose, 0.5)], first_image=1, **RUN).latents
     assert apart(both.latents[1], alone[0]) < 1e-5
     assert both.settings["adapters"] == [f"style ({style.short_hash})", f"pose ({pose.short_hash})"]

@@ -6,14 +6,14 @@
     generate(adapters=[..])             worn beside them, each picture its own (`slots`)
 
 Read `kinds.delta` (what a kind does to a parameter), `adapter` (a file of them), `names` and `spelling` (how files name
-modules), `bind` (whose parameters are meant), `read` and `save`; then `merge`, `slots` (beside the kernels), `scales`
+modules), `bind` (whose parameters are meant), `read` and `save`; then `merging`, `slots` (beside the kernels), `scales`
 and `blocks` (how strongly), `algebra` and `reduce`; then `textual_inversion` and `hypernetwork`, files of other kinds.
 """
 
 from sdjax.adapters.adapter import Adapter as Adapter
 from sdjax.adapters.algebra import combine as combine
 from sdjax.adapters.hypernetwork import Hypernetwork as Hypernetwork
-from sdjax.adapters.merge import merge as merge
+from sdjax.adapters.merging import merge as merge
 from sdjax.adapters.read import load_adapter as load_adapter
 from sdjax.adapters.reduce import extract as extract
 from sdjax.adapters.reduce import resize as resize

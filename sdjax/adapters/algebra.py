@@ -21,7 +21,7 @@ from sdjax.adapters.adapter import Adapter, Module
 from sdjax.adapters.kinds import read_module
 from sdjax.adapters.kinds.additive import Additive
 from sdjax.adapters.kinds.delta import Delta
-from sdjax.adapters.merge import Scale, scale_rule
+from sdjax.adapters.merging import Scale, scale_rule
 from sdjax.core.tree import Shape
 
 Weighted = tuple[Additive, float]
