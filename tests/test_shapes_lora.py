@@ -1,6 +1,7 @@
 """Adapters of the shapes model: what they learn from and are judged by, the training of factors, the files shipped."""
 
 import re
+import warnings
 from collections import Counter
 from functools import partial
 
@@ -14,6 +15,7 @@ import sdjax
 from experiments.shapes import lessons, meanings, models, new_word, score_adapters, train_lora, train_pictures, world
 from experiments.shapes.score import score
 from experiments.shapes.train_unet import alphas_cumprod
+from sdjax.adapters.locate import ASSETS
 from sdjax.config import UNetConfig
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.shapes import expected_params
@@ -207,8 +209,8 @@ def sd():
 
 
 def test_the_shipped_files(sd):
-    lora, inversion = (load_file(score_adapters.FOLDER / f"{name}.safetensors") for name in ("hexagon", "lime"))
-    for path in score_adapters.FOLDER.glob("*.safetensors"):
+    lora, inversion = (load_file(ASSETS / f"{name}.safetensors") for name in ("hexagon", "lime"))
+    for path in ASSETS.glob("*.safetensors"):
         assert path.stat().st_size < 300_000
     factors, scale = low_rank.untensors(lora, sd.params)
     assert scale == 1.0 and {len(one["up"]) for own in factors.values() for one in own.values()} == {8}
@@ -218,14 +220,14 @@ def test_the_shipped_files(sd):
 
 
 def test_the_shipped_adapters_draw_what_they_learnt(sd):
-    (vectors,) = load_file(score_adapters.FOLDER / "lime.safetensors").values()
-    both = score_adapters.with_lora(sd, score_adapters.FOLDER / "hexagon.safetensors")
-    both = score_adapters.with_vectors(both, vectors)
     scenes = [scene for name in ("hexagon", "lime") for scene in lessons.held_out(name, 6, 1, SEED)]
-    word = " ".join(score_adapters.LETTERS[: len(vectors)])
-    made = both.generate([scene.caption().replace("lime", word) for scene in scenes], steps=10, progress=False).pixels
+    prompts = [scene.caption().replace("lime", "<lime>") for scene in scenes]
+    worn = {"adapters": [("hexagon", [1.0] * 6 + [0.0] * 6)], "embeddings": {"<lime>": "lime"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of words that the model does not know: it was taught both
+        made = sd.generate(prompts, steps=10, progress=False, **worn).pixels
     errors = [score(picture, scene).errors for picture, scene in zip(made, scenes, strict=True)]
-    # Ten steps, and both at once, are fewer than what the figures were measured with; the base would have none right.
+    # Ten steps are fewer than what the figures were measured with; the base would have none right.
     assert sum(not one for one in errors[:6]) >= 4 and sum("colour" not in one for one in errors[6:]) >= 2, errors
 
 
@@ -233,16 +235,14 @@ def test_the_shipped_adapters_draw_what_they_learnt(sd):
 @pytest.mark.optimised
 def test_the_shipped_adapters_in_full(sd):
     """At least so much of 200 held-out captions; measured when they were shipped: assets/adapters/README.md."""
-    worn = score_adapters.with_lora(sd, score_adapters.FOLDER / "hexagon.safetensors")
-    (vectors,) = load_file(score_adapters.FOLDER / "lime.safetensors").values()
-    word = " ".join(score_adapters.LETTERS[: len(vectors)])
-    for model, name, written, kind, least in (
-        (worn, "hexagon", "hexagon", None, 0.85),
-        (score_adapters.with_vectors(sd, vectors), "lime", word, "colour", 0.75),
+    hexagon = {"adapters": [("hexagon", 1.0)]}
+    for worn, name, written, kind, least in (
+        (hexagon, "hexagon", "hexagon", None, 0.85),
+        ({"embeddings": {"<lime>": "lime"}}, "lime", "<lime>", "colour", 0.75),
     ):
         scenes = lessons.held_out(name, 200, 1, score_adapters.report.SEED)
         prompts = [scene.caption().replace(name, written) for scene in scenes]
-        made = score_adapters.report.pictures(model, prompts, 50, {})
+        made = score_adapters.report.pictures(sd, prompts, 50, worn)
         found = [score(picture, scene).errors for picture, scene in zip(made, scenes, strict=True)]
         assert np.mean([not errors if kind is None else kind not in errors for errors in found]) >= least
     scenes = score_adapters.report.scenes(200, None, "seen")
@@ -250,8 +250,8 @@ def test_the_shipped_adapters_in_full(sd):
     rights = [
         np.mean([
             score(picture, scene, ["hexagon", "lime"]).ok
-            for picture, scene in zip(score_adapters.report.pictures(model, prompts, 50, {}), scenes, strict=True)
+            for picture, scene in zip(score_adapters.report.pictures(sd, prompts, 50, own), scenes, strict=True)
         ])
-        for model in (sd, worn)
+        for own in ({}, hexagon)
     ]  # fmt: skip
     assert rights[1] >= rights[0] - 0.06

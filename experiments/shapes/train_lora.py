@@ -164,6 +164,7 @@ def settings(*names: str) -> dict[str, Any]:
 def main() -> None:
     tokenizer, (config, text) = train_pictures.tokenizer(), train_pictures.text_encoder()
     base = {"unet": train_pictures.shipped_unet(), "text_encoder": text}
+    factors: Mapping[str, Any]
     if FLAGS.start:
         factors, scale = low_rank.untensors(load_file(FLAGS.start), base)
         if scale != FLAGS.alpha / FLAGS.rank:
