@@ -66,3 +66,9 @@ def whole_lora(params: dict[str, Any], rank: int, seed: int = 0, convolutions: b
             tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = down.astype("f"), up.astype("f")
             tensors[f"{name}.alpha"] = np.array(rank, "f")
     return tensors
+
+
+def golden_lora(params: dict[str, Any]) -> dict[str, np.ndarray]:
+    """That of `golden/make_adapters.py`, for these parameters of a U-Net."""
+    tensors = whole_lora(params, 4, 0, convolutions=True)
+    return {name: array for name, array in tensors.items() if "embedding" not in name}

@@ -7,6 +7,7 @@ import numpy as np
 import sdjax
 
 PROMPTS, NEGATIVES = ["a red circle", "a blue square above a red ring"], ["blue", ""]
+SCALE = 0.8  # of the adapter in `golden/make_adapters.py`
 SAMPLERS = ("ddim", "pndm", "euler", "dpmpp_2m")
 
 
