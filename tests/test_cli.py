@@ -23,7 +23,18 @@ from sdjax.request.arguments.arguments import DECLARED
 from sdjax.request.arguments.topic import GIVEN
 
 ROOT = Path(__file__).parents[1]
-OTHERS = ("sampler_options", "refiner", "show_steps", "callback", "image", "mask", "depth", "regions")
+OTHERS = (
+    "sampler_options",
+    "refiner",
+    "show_steps",
+    "callback",
+    "image",
+    "mask",
+    "depth",
+    "regions",
+    "adapters",
+    "embeddings",
+)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -171,6 +182,9 @@ def call(monkeypatch, stub, out, **changed):
         "preset": None,
         "eta": None,
         "sampler_option": [],
+        "adapter": [],
+        "adapters_folder": None,
+        "embedding": [],
         "guidance_scale": None,
         "guidance_schedule": None,
         "guidance_rescale": 0.0,
@@ -227,6 +241,22 @@ def test_flags_go_where_they_belong(monkeypatch, tmp_path, capsys, cache, told):
     assert prompt == ["a cat"] and {*arguments} == {*_arguments.PLAIN, *OTHERS} and arguments["seed"] == 9
     assert capsys.readouterr().out == f"{tmp_path / '00000.png'}\n"
     assert json.loads(picture.Image.open(tmp_path / "00000.png").info["sdjax"])["model"] == "stub"
+
+
+def test_adapters_are_paths_and_scales():
+    assert generate.adapters([]) is None
+    given = ["style.safetensors:0.8", "pose.safetensors", "hexagon:-1", r"C:\x.safetensors"]
+    scales = [("style.safetensors", 0.8), ("pose.safetensors", 1.0), ("hexagon", -1.0), (r"C:\x.safetensors", 1.0)]
+    assert generate.adapters(given) == scales
+
+
+def test_embeddings_are_words_and_paths():
+    assert generate.embeddings([]) is None
+    assert generate.embeddings(["<cat>=a=b.safetensors", "dog=d"]) == {"<cat>": "a=b.safetensors", "dog": "d"}
+    with pytest.raises(ValueError, match="--embedding=<cat>: write word=path"):
+        generate.embeddings(["<cat>"])
+    with pytest.raises(ValueError, match="the word 'a' is given twice"):
+        generate.embeddings(["a=b", "a=c"])
 
 
 def test_sampler_options_are_names_and_values():

@@ -2,7 +2,7 @@
 
     python -m tests.golden.make_adapters         # needs the extra `parity`; half a minute
 
-The LoRA is `tests.adapters.whole_lora` of the U-Net's every linear layer and convolution, rank 4, from a seed; diffusers
+The LoRA is `tests.adapters.golden_lora`, rank 4, of every linear layer and convolution of the U-Net. diffusers
 0.42 loses a text encoder's factors under transformers 5.6 and later, so it has none.
 """
 
