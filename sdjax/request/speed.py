@@ -37,7 +37,7 @@ def resolved(given: Arguments, count: int) -> Arguments:
     """
     presets = spread(given.sampling.preset, count, "preset")
     for preset in presets:
-        if preset is not None and preset not in SPEED and preset not in PRESETS:
+        if preset is not None and preset not in [*PRESETS, *SPEED]:  # a list: it may be of any type
             raise ValueError(unknown(f"preset {short(preset)} is unknown", preset, [*PRESETS, *SPEED]))
     if not any(preset in SPEED for preset in presets):
         return given
