@@ -127,8 +127,7 @@ def test_no_guidance_next_to_guidance(sd):
     none = sd.generate(**twice, guidance_scale=[0.5, 4.0], guidance_schedule=[None, "noise_interval:100:200"]).latents
     some = sd.generate(**twice, guidance_scale=4.0).latents
     alone = sd.generate("a red circle", seed=1, guidance_scale=1.0, **asked).latents[0]
-    # The one runs both halves and the other its prompt's alone: products of another number of rows, which some CPUs round
-    # otherwise.
+    # The one runs both halves and the other its prompt alone: products of one row round otherwise on some CPUs.
     assert np.abs(none[0] - none[1]).max() <= 1e-5 * np.abs(alone).max()
     assert np.abs(none[0] - alone).max() <= 1e-4 * np.abs(alone).max()
     assert np.abs(some[0] - alone).max() >= 1e-2 * np.abs(alone).max()
