@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from sdjax.core.devices import on_cpu
 from sdjax.core.tree import modules_named
 from sdjax.nn.conditioning import Chunks, KeysValues, Signals
+from sdjax.nn.injections import ImageTokens
 from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm, gelu
 from sdjax.nn.linear import linear
 from sdjax.nn.parameter import path_of
@@ -147,7 +148,21 @@ class Attention(nn.Module):
             out = self._to_chunks(q, source)
         else:
             out = attention(q, *self._keys_values(source, features), upcast=self.upcast)
+        for image in () if signals is None else signals.injected.images:
+            out = out + self._to_image(q, image)
         return Dense(features, self.dtype, name="to_out.0")(out.reshape(x.shape))
+
+    def _to_image(self, q: jax.Array, image: ImageTokens) -> jax.Array:
+        """Attention of q `b l k d` to a picture's own keys and values, as strongly as it counts: a softmax of its own.
+
+        Nothing where the picture has none for this attention, as an x4 upscaler's first of each pair.
+        """
+        path = path_of(self)
+        if path not in image.keys_values:
+            return jnp.zeros_like(q)
+        k, v = (split_heads(part, self.heads) for part in image.keys_values[path])
+        weight = image.weight(path, q.shape[1])[:, :, None, None]
+        return weight.astype(q.dtype) * attention(q, k, v, upcast=self.upcast)
 
     def _keys_values(self, source: jax.Array | KeysValues, features: int) -> tuple[jax.Array, ...]:
         """`b m k d` each: looked up where they are made already."""

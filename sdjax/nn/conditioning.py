@@ -8,12 +8,13 @@ is a field of `Conditions` and the line that reads it; no signature in between n
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import jax
 
 from sdjax.core import short
+from sdjax.nn.injections import NOTHING, Injections, Masks
 from sdjax.nn.layers import timestep_embedding
 from sdjax.nn.worn import Strengths
 
@@ -59,6 +60,28 @@ class Added(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Guide:
+    """What one network is told that steers the U-Net from beside it, for b pictures: every leaf `b ..`.
+
+    Attributes:
+      features: what it made of the picture that it looks at, once a run; see `control.ControlNetwork.look`.
+      scale: float32 `b n j`, how strongly each of the j things that it adds counts in each of the n rows of a plan.
+      masks: where it counts.
+      modes: int32 `b m`, of what kind each of m pictures is, for networks of several kinds. text: the keys and values
+        that it has of the text's first piece, for networks that read the text.
+    """
+
+    features: Any = None
+    scale: jax.Array | None = None
+    masks: Masks = field(default_factory=dict)
+    modes: jax.Array | None = None
+    text: KeysValues | None = None
+
+    __repr__ = short.fields
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Conditions:
     """All that a U-Net is told beside x and t, for b pictures: every leaf `b ...`."""
 
@@ -68,6 +91,7 @@ class Conditions:
     channels: jax.Array | None = None  # `b h w c`, beside x: mask and masked picture, depth, picture to be edited ..
     class_labels: jax.Array | None = None  # int32 `b`: the upscaler's noise level
     worn: Strengths | None = None  # of what stands beside the network's kernels, `b ..`
+    control: tuple[Guide, ...] = ()  # for each network that steers this one, what it is told
 
     __repr__ = short.fields
 
@@ -77,7 +101,7 @@ class Conditions:
 
     def beside_time(self) -> "Conditions":
         """Those alone that tell on the embedded time, which may be made before the run; without any text."""
-        return replace(self, context={}, channels=None)
+        return replace(self, context={}, channels=None, control=())
 
 
 @dataclass(frozen=True)
@@ -86,6 +110,7 @@ class Signals:
 
     time: Time
     conditions: Conditions
+    injected: Injections = NOTHING  # by other networks
 
 
 def guidance_embedding(scale: jax.Array, features: int) -> jax.Array:

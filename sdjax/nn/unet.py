@@ -7,7 +7,7 @@ time enters each resnet, the text each transformer.
 What conditions it comes as data, whole, in one object (`conditioning`): the text; what is added to the time
 (`class_labels` of the x4 upscaler and unCLIP, `added`, SDXL's pooled text and micro-conditioning ids, `guidance`, the
 embedded scale of distilled U-Nets); and `channels` (mask, depth, masked picture), which stand beside x from the first
-convolution on.
+convolution on. What other networks add inside it comes in another (`injections`).
 """
 
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ from sdjax.config import UNetConfig
 from sdjax.core.tree import modules_named
 from sdjax.nn.attention import Transformer2D
 from sdjax.nn.conditioning import Conditions, Signals, Time
+from sdjax.nn.injections import NOTHING, Injections
 from sdjax.nn.layers import ACTIVATIONS, Conv, Embed, GroupNorm, TimestepMlp, timestep_embedding
 from sdjax.nn.linear import linear
 from sdjax.nn.resnet import Downsample, ResnetBlock, Upsample
@@ -39,9 +40,10 @@ class UNet(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, t: Time, conditions: Conditions) -> jax.Array:
+    def __call__(self, x: jax.Array, t: Time, conditions: Conditions, injected: Injections = NOTHING) -> jax.Array:
         config = self.config
-        signals = Signals(t if isinstance(t, Mapping) else self._embed_time(t, conditions), conditions)
+        time = t if isinstance(t, Mapping) else self._embed_time(t, conditions)
+        signals = Signals(time, conditions, injected)
         if conditions.channels is not None:
             x = jnp.concatenate([x, conditions.channels], axis=-1)
         x = Conv(config.block_out_channels[0], self.dtype, name="conv_in")(x)
@@ -49,7 +51,10 @@ class UNet(nn.Module):
         for i in range(config.levels):
             x, outputs = DownBlock(config, i, self.dtype, name=f"down_blocks.{i}")(x, signals)
             skips += outputs
-        x = MidBlock(config, self.dtype, name="mid_block")(x, signals)
+        x = _plus(MidBlock(config, self.dtype, name="mid_block")(x, signals), injected.level(config.levels))
+        x = _plus(x, injected.middle)
+        if injected.skips is not None:
+            skips = [_plus(*pair) for pair in zip(skips, injected.skips, strict=True)]
         for i in range(config.levels):
             count = config.layers_per_block[-1 - i] + 1
             skips, used = skips[:-count], skips[-count:]
@@ -128,6 +133,11 @@ def _resnet(config: UNetConfig, width: int, dtype: DTypeLike, name: str) -> Resn
     return ResnetBlock(width, config.norm_num_groups, config.norm_eps, dtype, name=name)
 
 
+def _plus(x: jax.Array, other: jax.Array | None) -> jax.Array:
+    """x `b h w c`, and what is added to it in its dtype, where anything is."""
+    return x if other is None else x + other.astype(x.dtype)
+
+
 def _transformer(
     config: UNetConfig, level: int, layers: int, dtype: DTypeLike, name: str, only_cross: bool
 ) -> Transformer2D:
@@ -144,7 +154,11 @@ def _transformer(
 
 
 class DownBlock(nn.Module):
-    """One level on the way down: `b h w c` -> (`b h/2 w/2 c'`, the outputs that the way up will need)."""
+    """One level on the way down: `b h w c` -> (`b h/2 w/2 c'`, the outputs that the way up will need).
+
+    What is injected on the level comes after its last transformer; where it has none, at its end (as T2I-Adapters were
+    trained in diffusers, models/unets/unet_2d_condition.py).
+    """
 
     config: UNetConfig
     level: int
@@ -153,17 +167,21 @@ class DownBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, signals: Signals) -> tuple[jax.Array, list[jax.Array]]:
         config, level = self.config, self.level
-        width, outputs = config.block_out_channels[level], []
-        for j in range(config.layers_per_block[level]):
+        width, count, injected = config.block_out_channels[level], config.layers_per_block[level], signals.injected
+        attends, halves = config.down_block_types[level] == "CrossAttnDownBlock2D", level < config.levels - 1
+        outputs = []
+        for j in range(count):
             x = _resnet(config, width, self.dtype, f"resnets.{j}")(x, signals)
-            if config.down_block_types[level] == "CrossAttnDownBlock2D":
+            if attends:
                 layers, only_cross = config.transformer_layers[level][j], config.only_cross_attention[level]
                 x = _transformer(config, level, layers, self.dtype, f"attentions.{j}", only_cross)(x, signals)
+            if j == count - 1 and (attends or not halves):
+                x = _plus(x, injected.level(level))
             outputs.append(x)
-        if level < config.levels - 1:
+        if halves:
             x = Downsample(width, self.dtype, name="downsamplers.0")(x)
-            outputs.append(x)
-        return x, outputs
+            outputs.append(x if attends else _plus(x, injected.level(level)))
+        return outputs[-1], outputs
 
 
 class MidBlock(nn.Module):

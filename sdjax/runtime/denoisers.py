@@ -1,6 +1,6 @@
 """The networks that the sampling loop can run, as `Denoiser`s; and on a CPU, how it runs them picture by picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +10,12 @@ from jax.typing import DTypeLike
 
 from sdjax.config import Config, UNetConfig
 from sdjax.core.devices import on_cpu
+from sdjax.core import tree
 from sdjax.core.tree import Params, modules_named
 from sdjax.nn.attention import cross_keys_values
 from sdjax.nn.conditioning import Chunks, Conditions, KeysValues, Time
 from sdjax.nn.denoiser import Denoiser
+from sdjax.nn.injections import NOTHING, Injections
 from sdjax.nn.unet import UNet, time_shifts
 from sdjax.nn.worn import Strengths, wearing
 
@@ -33,11 +35,7 @@ class UNetDenoiser:
         text = conditions.context
         if not isinstance(text, Chunks):
             return conditions
-
-        def one(picture: tuple[jax.Array, Strengths | None]) -> KeysValues:
-            return cross_keys_values(wearing(params, picture[1]), picture[0], self.dtype)
-
-        first = jax.lax.map(one, (text.states[:, 0], conditions.worn))
+        first = first_keys_values(params, text, self.dtype, conditions.worn)
         return replace(conditions, context=replace(text, first=first))
 
     def per_row(self, params: Params, timesteps: jax.Array, conditions: Conditions) -> dict[str, jax.Array]:
@@ -45,23 +43,55 @@ class UNetDenoiser:
         told = conditions.beside_time()
         if not any("low_rank" in layer for _, layer in modules_named(params, TIME_LAYERS)):
             told = replace(told, worn=None)  # which reaches no layer of the time: all pictures are alike there
-        alike = timesteps.ndim == 1 and not jax.tree.leaves(told)
-        times = timesteps if timesteps.ndim == 2 else timesteps[:, None]
-        count = 1 if alike else jax.tree.leaves(conditions)[0].shape[0]
-        # On a CPU each alone, so that the last bits depend on no other row or picture; see `one_by_one`.
-        over = jax.lax.map if on_cpu() else lambda run, xs: jax.vmap(run)(xs)
 
         def one(now: Any) -> dict[str, jax.Array]:
             t, told = jax.tree.map(lambda a: a[None], now)
             shifts = time_shifts(self.config, self.dtype, wearing(params, told.worn), t, told)
             return jax.tree.map(lambda a: a[0], shifts)
 
-        return over(lambda row: over(one, (row, told)), jnp.tile(times, (1, count // times.shape[1])))
+        return along_rows(one, timesteps, told, jax.tree.leaves(conditions)[0].shape[0])
 
-    def __call__(self, params: Params, x: jax.Array, row: Time, conditions: Conditions) -> jax.Array:
-        """x `b h w c` without the conditions' channels -> `b h w c`, float32."""
-        own = wearing(params, conditions.worn)
-        return UNet(self.config, self.dtype).apply({"params": own}, x, row, conditions)
+    def __call__(
+        self, params: Params, x: jax.Array, row: Time, conditions: Conditions, injected: Injections = NOTHING
+    ) -> jax.Array:
+        """x `b h w c` without the conditions' channels -> `b h w c`, float32. injected: by other networks."""
+        own = hooked(wearing(params, conditions.worn), injected.before)
+        return UNet(self.config, self.dtype).apply({"params": own}, x, row, conditions, injected)
+
+
+def first_keys_values(params: Params, text: Chunks, dtype: DTypeLike, worn: Strengths | None = None) -> KeysValues:
+    """A network's keys and values of every picture's first piece of text; each alone, for its bits."""
+
+    def one(picture: tuple[jax.Array, Strengths | None]) -> KeysValues:
+        return cross_keys_values(wearing(params, picture[1]), picture[0], dtype)
+
+    return jax.lax.map(one, (text.states[:, 0], worn))
+
+
+def along_rows(one: Callable[[Any], Any], timesteps: jax.Array, told: Any, count: int) -> Any:
+    """`one((t, told))` for each row and picture, whose results are leaves `..`: a tree `r p ..`.
+
+    timesteps: `r`, or `r b` where every picture has its own. told: leaves `count ..`, where count is b times the parts
+    of a picture. p is 1 where neither differs, else the count.
+    """
+    alike = timesteps.ndim == 1 and not jax.tree.leaves(told)
+    times = timesteps if timesteps.ndim == 2 else timesteps[:, None]
+    # On a CPU each alone, so that the last bits depend on no other row or picture; see `one_by_one`.
+    over = jax.lax.map if on_cpu() else lambda run, xs: jax.vmap(run)(xs)
+    repeats = (1 if alike else count) // times.shape[1]
+    return over(lambda row: over(one, (row, told)), jnp.tile(times, (1, repeats)))
+
+
+def hooked(params: Params, before: Mapping[str, tuple[Any, ...]]) -> Params:
+    """A network's parameters with what is called with the inputs of some layers, by path; see `linear`."""
+    if not before:
+        return params
+    flat = tree.flatten(params)
+    for path in list(flat):
+        if path[-1] == "kernel" and (hooks := before.get(".".join(path[:-1]))) is not None:
+            place = (*path[:-1], "before")
+            flat[place] = (*flat.get(place, ()), *hooks)
+    return tree.unflatten(flat)
 
 
 # Another network: its denoiser, by the type of its config.
