@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdjax.config import Config, UNetConfig
-from sdjax.core.devices import on_cpu
 from sdjax.core import tree
+from sdjax.core.devices import on_cpu
 from sdjax.core.tree import Params, modules_named
 from sdjax.nn.attention import cross_keys_values
 from sdjax.nn.conditioning import Chunks, Conditions, KeysValues, Time
