@@ -34,7 +34,7 @@ class ControlNetwork(Hashable, Protocol):
         """The keys and values that it has of the text's first piece; None where it reads no text."""
 
     def per_row(self, params: Params, timesteps: jax.Array, conditions: Conditions, guide: Guide) -> Any:
-        """What changes from row to row, for timesteps `r` or `r b`: leaves `r b ..`, or `r 1 ..` where all are alike."""
+        """What changes from row to row, for timesteps `r` or `r b`: leaves `r b ..`; `r 1 ..` where all are alike."""
 
     def __call__(self, params: Params, x: jax.Array, row: Any, conditions: Conditions, guide: Guide) -> Injections:
         """What is added inside the U-Net that predicts from x `b h w c`. row: of `per_row`, leaves `b ..`."""
