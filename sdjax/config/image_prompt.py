@@ -31,7 +31,7 @@ class ResamplerConfig:
     """The resampler of the kind "plus" (Flamingo's perceiver, Alayrac et al. 2022, arXiv:2204.14198).
 
     Attributes:
-      width: of its tokens. depth: its layers. heads, dim_head: of its attention. hidden: the feed-forward's inner width.
+      width: of its tokens. depth: its layers. heads, dim_head: of its attention. hidden: the feed-forward's width.
     """
 
     width: int

@@ -1,8 +1,9 @@
 """CLIP's image encoder (Radford et al. 2021; a ViT, Dosovitskiy et al. 2020, arXiv:2010.11929).
 
 A picture's patches and a class token go through the layers that the text encoder has too, every token seeing all; the
-class token, normalised and projected, is the picture's place in the space that CLIP's texts are projected to. What all
-tokens are before the last layer tells more of the picture, and is what some image prompts are made of. Names transformers' `CLIPVisionModelWithProjection`, the misspelt `pre_layrnorm` included.
+class token, normalised and projected, is the picture's place in the space that CLIP's texts are projected to. All
+tokens as they are before the last layer tell more of the picture: some image prompts are made of them. Names follow
+transformers' `CLIPVisionModelWithProjection`, the misspelt `pre_layrnorm` included.
 """
 
 from typing import NamedTuple

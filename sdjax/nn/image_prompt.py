@@ -162,15 +162,14 @@ class ResamplerAttention(nn.Module):
 def image_keys_values(params: Mapping, tokens: jax.Array, dtype: DTypeLike) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Keys and values of an image prompt's tokens `b m d` for every cross-attention: {path: (k, v)}, `b m c` each.
 
-    params: of the adapter's attention, nested as the U-Net's are, with `to_k_ip` and `to_v_ip` in every `attn2`. The
-    paths are those of `cross_keys_values`. Raises ValueError as `linear` does.
+    params: `to_k_ip` and `to_v_ip` of each, by its path (see `attention_paths`). Raises ValueError as `linear` does.
     """
     return {
         path: (
             linear(layers["to_k_ip"], tokens, dtype, f"{path}.to_k_ip"),
             linear(layers["to_v_ip"], tokens, dtype, f"{path}.to_v_ip"),
         )
-        for path, layers in modules_named(params, ("attn2",))
+        for path, layers in params.items()
     }
 
 
