@@ -10,12 +10,13 @@ import numpy as np
 from PIL import Image
 
 from sdjax.diffusion.segment import check_strength
-from sdjax.images import depth, masks, read
+from sdjax.images import control_map, depth, masks, read
 from sdjax.model.spec import ModelSpec
 from sdjax.model.tasks import FOR
 from sdjax.request import checks
 from sdjax.request.arguments.arguments import Arguments
 from sdjax.request.arguments.batch import Batch
+from sdjax.request.arguments.control import ControlArguments
 from sdjax.request.arguments.images import ImageArguments
 from sdjax.request.image_inputs import ImageInputs, Under
 
@@ -31,7 +32,8 @@ def read_image_inputs(spec: ModelSpec, given: Arguments, count: int) -> ImageInp
     _check_wanted(spec, {name for name in ("image", *FOR) if getattr(images, name) is not None})
     _check_together(given)
     if images.image is None:
-        height, width = _size(spec, batch, count)
+        natural = partial(_natural_of_map, given.control, spec.vae.factor) if given.control.maps else None
+        height, width = _size(spec, batch, count, natural)
         return ImageInputs(task, height, width, (None,) * count, depth=_depth(images.depth, count))
     if _is_floats(images.image):
         return _from_latents(spec, given, count)
@@ -228,6 +230,14 @@ def _natural(pictures: Sequence[Image.Image], multiple: int) -> Sizes:
         listed = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
         raise ValueError(f"the pictures are of several sizes ({listed}); give height= and width= for all of them")
     return sizes.pop()
+
+
+def _natural_of_map(control: ControlArguments, multiple: int) -> Sizes:
+    """The size of the first map that a net looks at, as it is for pictures."""
+    value = control.maps[0]
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    height, width = control_map.read_map(first, "control[0]").shape[:2]
+    return read.natural_size(Image.new("1", (width, height)), multiple)
 
 
 def _strengths(given: ImageArguments, count: int) -> tuple[float | None, ...]:

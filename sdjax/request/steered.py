@@ -25,6 +25,7 @@ from sdjax.core import short
 from sdjax.core.errors import unknown
 from sdjax.core.numbers import is_number
 from sdjax.diffusion.plan import Plan
+from sdjax.diffusion.progress import Run
 from sdjax.model.spec import ModelSpec
 from sdjax.nn.conditioning import Kinds
 from sdjax.request import checks

@@ -1,7 +1,7 @@
 """The arguments of `generate`, each declared once: its default, what a file may hold of it, how flags tell it.
 
 Read `topic` (what is declared, and the class that all topics share), `arguments` (all topics of a call), then the
-topics, which have a file each: `prompting`, `sampling`, `guidance`, `adapters` (what pictures wear), `batch` (seeds,
+topics, which have a file each: `prompting`, `sampling`, `guidance`, `adapters` (what pictures wear), `control` (what steers them), `batch` (seeds,
 numbers and sizes of the pictures), `monitoring` (how a run is followed), `handoff` (runs of several parts), `images`
 (what a run starts from besides text), `size_conditioning` (SDXL's numbers).
 
