@@ -40,7 +40,7 @@ def locate(source: str | os.PathLike[str], revision: str = "main") -> Located:
 
     Or one of SHIPPED, where no such path is here. Raises CheckpointError where there is none, or more than one.
     """
-    text = _checked(source)
+    text = checked(source, "load_adapter")
     path = Path(os.path.expanduser(text))
     if text in SHIPPED and not os.path.lexists(path):
         return Located(ASSETS / f"{text}.safetensors", text, None)
@@ -53,7 +53,7 @@ def locate(source: str | os.PathLike[str], revision: str = "main") -> Located:
         return _in_folder(path.parent, path.name, inside=False)
     owner, _, rest = text.partition("/")
     name, _, file = rest.partition("/")
-    if not HUB_ID.fullmatch(f"{owner}/{name}") or (file and not _is_inside(file)):
+    if not HUB_ID.fullmatch(f"{owner}/{name}") or (file and not is_inside(file)):
         if path.suffix.lower() in PICKLES:
             raise CheckpointError(f"{path} is missing, and would be a pickle, which is never opened")
         raise CheckpointError(
@@ -82,12 +82,11 @@ def choose(names: Iterable[str], where: str) -> str:
     raise CheckpointError(f"{where} holds no .safetensors file{told}")
 
 
-def _checked(source: str | os.PathLike[str]) -> str:
-    if not isinstance(source, str | os.PathLike):
-        raise CheckpointError(f"load_adapter takes a file, a folder or a Hub id, not {short(source)}")
-    text = os.fspath(source)
+def checked(source: str | os.PathLike[str], function: str) -> str:
+    """A source as a text, for the function of that name. Raises CheckpointError for anything else."""
+    text = os.fspath(source) if isinstance(source, str | os.PathLike) else source
     if not isinstance(text, str) or not text or "\0" in text:
-        raise CheckpointError(f"load_adapter takes a file, a folder or a Hub id, not {short(text)}")
+        raise CheckpointError(f"{function} takes a file, a folder or a Hub id, not {short(text)}")
     return text
 
 
@@ -112,7 +111,7 @@ def _named(folder: Path) -> str:
     return folder.absolute().name or "adapter"
 
 
-def _is_inside(file: str) -> bool:
+def is_inside(file: str) -> bool:
     """Whether the path of a file on the Hub stays in its repository."""
     return not {"..", ".", ""} & set(PurePosixPath(file).parts) and "\\" not in file
 
