@@ -30,3 +30,9 @@ class LLLiteConfig:
     """All of them, in the order of the file; it says nothing else of itself."""
 
     modules: tuple[LLLiteModule, ...]
+    in_channels: int = 3  # of the picture that it looks at
+
+    @property
+    def outputs(self) -> int:
+        """How many strengths it has: one, for all layers."""
+        return 1

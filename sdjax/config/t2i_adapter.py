@@ -33,6 +33,11 @@ class T2IAdapterConfig:
     downscale_factor: int = 8
 
     @property
+    def outputs(self) -> int:
+        """How many features it gives."""
+        return len(self.channels)
+
+    @property
     def halved(self) -> tuple[bool, ...]:
         """Whether each stage begins by halving the picture."""
         return _HALVED[self.adapter_type]

@@ -24,6 +24,6 @@ def bind(adapter: Steerer, spec: ModelSpec, unet: Mapping[str, Any], dtype: DTyp
     for another model.
     """
     if isinstance(adapter, ControlAdapter):
-        return network_of(adapter.config, dtype), adapter.params(unet, spec.name)
+        return network_of(adapter.config, dtype), adapter.params(unet)
     bound = adapter.bind(spec.expected_params["unet"], spec.name)
     return ImagePromptBeside(attention_paths(spec.expected_params["unet"]), dtype), bound["attention"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sdjax.adapters.controlnet import ControlAdapter, load_controlnet
+from sdjax.adapters.control import ControlAdapter, load_controlnet
 from sdjax.adapters.image_prompt import ImagePromptAdapter, load_image_prompt
 from sdjax.core.short import short
 

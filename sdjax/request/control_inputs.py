@@ -94,7 +94,7 @@ def _cut(mask: Image.Image, box: Box | None) -> Image.Image:
 def controlled(one: Control, number: int, frame: Frame) -> Steered:
     """One net, what it looks at and how. Raises ValueError, FileNotFoundError."""
     net, name = one.net, f"control[{number}] ({one.net.name})"
-    net.check(frame.spec.unet, frame.spec.name)
+    net.check(frame.spec.unet, frame.spec.expected_params["unet"], frame.spec.name)
     mode, kind = steered.mode_of(net, one.mode, name)
     if one.mask is not None and net.kind == "lllite":
         raise ValueError(f"{name}: a ControlNet-LLLite stands before whole layers and cannot be masked")
@@ -111,7 +111,7 @@ def controlled(one: Control, number: int, frame: Frame) -> Steered:
 
 def _maps(one: Control, kind: str | None, name: str) -> tuple[Mapping[str, Any], list[str] | None, Any]:
     """The maps by kind, their kinds where the net is a Union, and the scale. Raises ValueError."""
-    kinds = one.net.kinds
+    kinds = [*one.net.kinds]
     if not isinstance(one.image, Mapping):
         if kinds and kind is None:
             raise ValueError(
@@ -155,7 +155,7 @@ def _fitted(net: Any, value: np.ndarray, i: int, frame: Frame, resize: str | Non
 
 def _kinds(net: Any, kinds: Sequence[str], scale: Any, count: int, name: str) -> Kinds:
     """Of a Union's maps; several enter by scales of their own, one by the scale of the whole."""
-    modes = np.tile(np.array([net.mode_number(kind) for kind in kinds], np.int32), (count, 1))
+    modes = np.tile(np.array([net.kinds[kind] for kind in kinds], np.int32), (count, 1))
     entering = np.ones(modes.shape, np.float32)
     if len(kinds) > 1:
         by_kind = scale if isinstance(scale, Mapping) else dict.fromkeys(kinds, scale)

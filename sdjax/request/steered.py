@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdjax.adapters.controlnet import ControlAdapter
+from sdjax.adapters.control import ControlAdapter
 from sdjax.adapters.image_prompt import ImagePromptAdapter
 from sdjax.adapters.image_scales import layer_scales
 from sdjax.core import short
