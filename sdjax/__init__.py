@@ -4,11 +4,11 @@
     sd.generate("a red circle above a blue square").images[0].save("picture.png")
 
 `load` opens a checkpoint, `load_adapter` a LoRA or another file that changes one, `load_controlnet` a net and
-`load_image_prompt` an IP-Adapter that steer its pictures (`Control` and `ImagePrompt` say how), `plan` turns a sampler on a schedule
-into a matrix, `stack_plans` gives every image of a batch its own, `sample` runs them in one `lax.scan`, `dpm_adaptive`
-is the one sampler that is no matrix, `samplers` and `schedules` list what there is, `grow` makes room around a picture,
-`read_settings` gives back what made one, `export` writes compiled programs. `parallel` is for many devices and `train`
-for training: both are imported when they are first asked for.
+`load_image_prompt` an IP-Adapter that steer its pictures (`Control` and `ImagePrompt` say how), `plan` turns a sampler
+on a schedule into a matrix, `stack_plans` gives every image of a batch its own, `sample` runs them in one `lax.scan`,
+`dpm_adaptive` is the one sampler that is no matrix, `samplers` and `schedules` list what there is, `grow` makes room
+around a picture, `read_settings` gives back what made one, `export` writes compiled programs. `parallel` is for many
+devices and `train` for training: both are imported when they are first asked for.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """The door for the maps that control networks look at: edges, depth, a pose, as numbers from 0 to 1.
 
-A map is a picture whose values count, so nothing of it is guessed: one that is partly transparent does not say what lies
-under it, and inks are no light. 16 bits and 1 bit count as what they are. Or it is an array of floats `H W c`, in which
+A map is a picture whose values count, so nothing of it is guessed: one that is partly transparent does not say what
+lies under it, and inks are no light. 16 bits and 1 bit count as what they are. Or it is an array of floats `H W c`, in which
 -1 marks what is hidden, as nets for inpainting were trained (lllyasviel/ControlNet-v1-1-nightly, README: masked pixels
 are -1 in all channels).
 
@@ -52,7 +52,13 @@ def _floats(array: Array, name: str) -> Array:
 
 
 def fitted(
-    array: Array, size: tuple[int, int], channels: int, resize: str | None, slack: int, name: str, box: Box | None = None
+    array: Array,
+    size: tuple[int, int],
+    channels: int,
+    resize: str | None,
+    slack: int,
+    name: str,
+    box: Box | None = None,
 ) -> Array:
     """A map at the picture's `size` (height, width) and in so many channels, float32 `H W c`.
 

@@ -17,8 +17,8 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from sdjax.adapters.hypernetwork import Hypernetwork
-from sdjax.adapters.image_prompt import ImagePromptAdapter
 from sdjax.adapters.hypernetwork import attach as preceded
+from sdjax.adapters.image_prompt import ImagePromptAdapter
 from sdjax.adapters.slots import Slots
 from sdjax.adapters.slots import attach as slotted
 from sdjax.core.jit import Program

@@ -6,8 +6,8 @@
     injected = network(params, x, row, conditions, guide)        at every row, before the U-Net
 
 Each looks at a picture of its own, and says what is added inside the U-Net (`injections`). Several add up. The
-denoiser that runs them beside a U-Net knows them by these four alone (`runtime.control.controlled`), so that another one is a
-file of its own and a line in `runtime.control.networks`.
+denoiser that runs them beside a U-Net knows them by these four alone (`runtime.control.controlled`), so that another
+one is a file of its own and a line in `runtime.control.networks`.
 """
 
 from collections.abc import Hashable

@@ -8,7 +8,7 @@ Each number is one for all pictures or a list with one for each; so are the maps
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,8 +101,8 @@ def _listed(value: Any, kind: type, name: str, usual: str) -> list[Any]:
     """Each of a list as one `kind`: what is one already, or a tuple of two or three of its fields."""
     if value is None:
         return []
-    single = isinstance(value, kind) or (isinstance(value, tuple) and bool(value) and not isinstance(value[0], kind | tuple))
-    listed = [value] if single else value
+    pair = isinstance(value, tuple) and bool(value) and not isinstance(value[0], kind | tuple)
+    listed = [value] if pair or isinstance(value, kind) else value
     if not isinstance(listed, list | tuple):
         raise ValueError(f"{name} must be a list of {usual}, not {short(value)}")
     made = []

@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdjax.adapters.image_masks import layer_mask
+from sdjax.adapters.control import ControlAdapter
 from sdjax.adapters.image_scales import layer_scales
 from sdjax.core.errors import unknown
 from sdjax.core.short import short
 from sdjax.diffusion.progress import Run
-from sdjax.images import control_map, masks, read
+from sdjax.images import control_map, read
+from sdjax.images.image_prompt_masks import image_masks
 from sdjax.images.masks import Box
 from sdjax.model.spec import ModelSpec
 from sdjax.nn.conditioning import Kinds
 from sdjax.request import checks, steered
 from sdjax.request.control import Control, ImagePrompt
 from sdjax.request.image_inputs import ImageInputs
-from sdjax.request.read_images import each, once, read_each
-from sdjax.request.steered import Steered
+from sdjax.request.per_picture import each, once, read_each
+from sdjax.request.steered import Mask, Steered
 
 MOST_PICTURES = 64  # that one picture is shown together
 
@@ -75,13 +76,18 @@ class Frame:
         """See `steered.along`."""
         return steered.along(value, start, end, self.runs, self.presets, self.spec, name)
 
-    def masks(self, value: Any, name: str, resized: Callable[..., np.ndarray]) -> dict[str, np.ndarray]:
-        """Masks of each picture by the places of each level; None is everywhere. Raises ValueError."""
-        drawn: list[Image.Image | None] = [None] * self.count
-        if value is not None:
-            read_ = read_each(value, self.count, f"{name}: mask", read.read_mask)
-            drawn = [_cut(one, self.part(i)[0]) for i, one in enumerate(read_)]
-        return steered.masks_at(drawn, self.sizes, resized)
+    def masks(self, value: Any, name: str, made: Callable[..., Mask]) -> dict[str, np.ndarray]:
+        """Where a network counts, float32 `b l` by the places of each level; None is everywhere. Raises ValueError.
+
+        made: of a mask, height and width in pixels, and the levels' sizes.
+        """
+        if value is None:
+            each = [steered.everywhere(self.sizes)] * self.count
+        else:
+            drawn = read_each(value, self.count, f"{name}: mask", read.read_mask)
+            cut = [_cut(one, self.part(i)[0]) for i, one in enumerate(drawn)]
+            each = [made(one, self.inputs.height, self.inputs.width, self.sizes) for one in cut]
+        return {str(places): np.stack([own[places] for own in each]) for places in each[0]}
 
 
 def _cut(mask: Image.Image, box: Box | None) -> Image.Image:
@@ -99,8 +105,7 @@ def controlled(one: Control, number: int, frame: Frame) -> Steered:
     if one.mask is not None and net.kind == "lllite":
         raise ValueError(f"{name}: a ControlNet-LLLite stands before whole layers and cannot be masked")
     maps, kinds, scale = _maps(one, kind, name)
-    drawn = [[_fitted(net, value, i, frame, one.resize, where) for i, value in enumerate(_column(maps[key], frame, where))] for key, where in _named(maps, name)]
-    images = np.stack(drawn, axis=1)
+    images = np.stack([_fitted(net, maps[key], frame, one.resize, where) for key, where in _named(maps, name)], axis=1)
     along = frame.along(1.0 if len(maps) > 1 else scale, one.start, one.end, name)
     weights = np.tile(steered.weights_of(net, mode, one.weights, name), (frame.count, 1))
     told = None if kinds is None else _kinds(net, kinds, scale, frame.count, name)
@@ -142,18 +147,26 @@ def _column(value: Any, frame: Frame, name: str) -> list[Any]:
     return once(each(value, frame.count, name), partial(control_map.read_map, name=name))
 
 
-def _fitted(net: Any, value: np.ndarray, i: int, frame: Frame, resize: str | None, name: str) -> np.ndarray:
+def _fitted(net: ControlAdapter, value: Any, frame: Frame, resize: str | None, name: str) -> np.ndarray:
+    """A map of each picture at its size and in the net's channels, float32 `b H W c`."""
+    column = enumerate(_column(value, frame, name))
+    return np.stack([_fitted_one(net, one, i, frame, resize, name) for i, one in column])
+
+
+def _fitted_one(
+    net: ControlAdapter, value: np.ndarray, i: int, frame: Frame, resize: str | None, name: str
+) -> np.ndarray:
     box, whole = frame.part(i)
     if box is not None and value.shape[:2] != whole:
         raise ValueError(
-            f"{name} is {value.shape[1]} x {value.shape[0]} and the picture {whole[1]} x {whole[0]}, of which mask_crop "
-            "takes a part: give a map of the whole picture"
+            f"{name} is {value.shape[1]} x {value.shape[0]} and the picture {whole[1]} x {whole[0]}, of which "
+            "mask_crop takes a part: give a map of the whole picture"
         )
     size = frame.inputs.height, frame.inputs.width
     return control_map.fitted(value, size, net.channels, resize, frame.spec.vae.factor, name, box)
 
 
-def _kinds(net: Any, kinds: Sequence[str], scale: Any, count: int, name: str) -> Kinds:
+def _kinds(net: ControlAdapter, kinds: Sequence[str], scale: Any, count: int, name: str) -> Kinds:
     """Of a Union's maps; several enter by scales of their own, one by the scale of the whole."""
     modes = np.tile(np.array([net.kinds[kind] for kind in kinds], np.int32), (count, 1))
     entering = np.ones(modes.shape, np.float32)
@@ -180,7 +193,9 @@ def shown(one: ImagePrompt, number: int, frame: Frame) -> Steered:
     weights = np.stack([layer_scales(value, unet, name) for value in scales])
     along = frame.along(one.scale if by_evaluation else 1.0, one.start, one.end, name)
     said = tuple(_said(adapter, along[:, i] * weights[i].max(initial=0), "balanced") for i in range(frame.count))
-    return Steered(adapter, tuple(pictures), along, weights, frame.masks(one.mask, name, layer_mask), None, False, said)
+    return Steered(
+        adapter, tuple(pictures), along, weights, frame.masks(one.mask, name, image_masks), None, False, said
+    )
 
 
 def _each_scale(value: Any, count: int, name: str) -> list[Any]:

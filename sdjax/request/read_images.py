@@ -19,6 +19,7 @@ from sdjax.request.arguments.batch import Batch
 from sdjax.request.arguments.control import ControlArguments
 from sdjax.request.arguments.images import ImageArguments
 from sdjax.request.image_inputs import ImageInputs, Under
+from sdjax.request.per_picture import read_each
 
 Sizes = tuple[int, int]  # height, width
 
@@ -255,27 +256,3 @@ def _depth(value: Any, count: int) -> tuple[Any, ...] | None:
 def _is_floats(value: Any) -> bool:
     """Whether something is an array of floats: latents, or a mask of their size."""
     return isinstance(value, np.ndarray | jax.Array) and bool(jnp.issubdtype(value.dtype, jnp.floating))
-
-
-def each(value: Any, count: int, name: str) -> list[Any]:
-    """One picture for all of `count`, or a list, or an array `b H W c`, with one each. Raises ValueError."""
-    if isinstance(value, np.ndarray):
-        value = list(value) if value.ndim == 4 else [value]
-    listed = list(value) if isinstance(value, list | tuple) else [value]
-    if not listed:
-        raise ValueError(f"{name} is an empty list: give one picture, or one for each of the {count}")
-    return checks.spread(listed, count, name)
-
-
-def read_each(value: Any, count: int, name: str, door: Callable[..., Any]) -> list[Any]:
-    """`each`, read; a picture that stands for several is read once. Raises ValueError, FileNotFoundError."""
-    return once(each(value, count, name), partial(door, name=name))
-
-
-def once(pictures: Sequence[Any], see: Callable[[Any], Any]) -> list[Any]:
-    """`see` of each picture; one that stands for several is looked at once."""
-    seen: dict[int, Any] = {}
-    for one in pictures:
-        if id(one) not in seen:
-            seen[id(one)] = see(one)
-    return [seen[id(one)] for one in pictures]

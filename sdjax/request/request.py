@@ -40,7 +40,8 @@ class Request:
       drawn: draws of each picture before this part of its run.
       regions: float32 `n h w 1`: where the prompt counts, then where each region's does.
       new: words of the prompts that the text encoders' vocabularies do not have.
-      outfits: which adapters the pictures wear, or None. steering: what steers them, or None. refiner: what goes on with the latents, or None.
+      outfits: which adapters the pictures wear, or None. steering: what steers them, or None.
+      refiner: what goes on with the latents, or None.
     """
 
     spec: ModelSpec

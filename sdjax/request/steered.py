@@ -2,17 +2,16 @@
 
     scale[n, b, j] = within[n, b] scale[b] weights[j]                                                       (1)
 
-for the n rows of a plan, b pictures and the j things that a network adds. Where a picture's network acts (`within`) goes
-by the conventions of three programs, which count otherwise:
+for the n rows of a plan, b pictures and the j things that a network adds. Where a picture's network acts (`within`)
+goes by the conventions of three programs, which count otherwise:
     diffusers   evaluation i of N acts where i/N >= start and (i + 1)/N <= end
     a1111       step i of N acts where start <= i/N <= end (its extension sd-webui-controlnet)
     comfy       a level acts between those of the training steps (1 - start) 999 and (1 - end) 999
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from PIL import Image
 
 from sdjax.adapters.control import ControlAdapter
 from sdjax.adapters.image_prompt import ImagePromptAdapter
-from sdjax.adapters.image_scales import layer_scales
 from sdjax.core import short
 from sdjax.core.errors import unknown
 from sdjax.core.numbers import is_number
@@ -36,6 +34,8 @@ SOFT = 0.825  # by which each coarser residual counts more, in A1111's extension
 SOFT_FEATURES = (0.25, 0.62, 0.825, 1.0)  # of a T2I-Adapter, there
 RESIDUALS = 13  # of Stable Diffusion 1.x, whose weights the extension gives to all
 ALWAYS = (0.0, 1.0)
+Size = tuple[int, int]  # height, width
+Mask = dict[int, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,9 @@ class Steered:
 # ---------------------------------------------------------------------- how strongly, and where in a run
 
 
-def along(value: Any, start: Any, end: Any, runs: Sequence[Run], presets: Sequence[Any], spec: ModelSpec, name: str) -> np.ndarray:
+def along(
+    value: Any, start: Any, end: Any, runs: Sequence[Run], presets: Sequence[Any], spec: ModelSpec, name: str
+) -> np.ndarray:
     """within times scale of equation 1, float32 [n, b]. Raises ValueError.
 
     value: a number, a list with one for each picture, or an array [evaluations, b].
@@ -87,12 +89,15 @@ def along(value: Any, start: Any, end: Any, runs: Sequence[Run], presets: Sequen
     made = np.zeros((rows, count), np.float32)
     ranges = zip(_places(start, count, name, "start"), _places(end, count, name, "end"), strict=True)
     by_evaluation = np.ndim(value) == 2
-    scales = [1.0] * count if by_evaluation else [finite(one, name) for one in checks.spread(value, count, f"{name}: scale")]
+    listed = [1.0] if by_evaluation else value
+    scales = [finite(one, name) for one in checks.spread(listed, count, f"{name}: scale")]
     for i, (run, (first, last)) in enumerate(zip(runs, ranges, strict=True)):
         if first > last:
-            raise ValueError(f"{name}: start {first:g} comes after end {last:g}; both are places in the run from 0 to 1")
+            raise ValueError(
+                f"{name}: start {first:g} comes after end {last:g}; both are places in the run from 0 to 1"
+            )
         own = scales[i] * acting(run.plan, first, last, presets[i], spec)
-        made[: len(own), i] = own if not by_evaluation else own * _each_evaluation(value, i, run.plan, name)
+        made[: len(own), i] = own if not by_evaluation else own * _each_evaluation(value, i, count, run.plan, name)
     return made
 
 
@@ -141,10 +146,10 @@ def finite(value: Any, name: str) -> float:
     return float(value)
 
 
-def _each_evaluation(value: Any, i: int, plan: Plan, name: str) -> np.ndarray:
-    """The scale of picture i in each row, from an array [evaluations, b or 1]."""
+def _each_evaluation(value: Any, i: int, count: int, plan: Plan, name: str) -> np.ndarray:
+    """The scale of picture i of `count` in each row, from an array [evaluations, b or 1]."""
     array = np.asarray(value, np.float64)
-    if array.shape[0] != plan.evaluations or array.shape[1] not in (1, i + 1) and array.shape[1] <= i:
+    if array.shape not in ((plan.evaluations, 1), (plan.evaluations, count)):
         raise ValueError(
             f"{name}: scale as an array must be [evaluations, pictures], and this run has {plan.evaluations} "
             f"evaluations; it is {list(array.shape)}"
@@ -172,7 +177,9 @@ def weights_of(adapter: ControlAdapter, mode: str, weights: Any, name: str) -> n
         raise ValueError(unknown(f"{name}: weights {short.short(weights)} are unknown", weights, ["soft"]))
     made = [finite(one, name) for one in (weights if checks.is_list(weights) else [weights])]
     if len(made) != count:
-        raise ValueError(f"{name}: weights must be {count} numbers, one for each of what this net adds, not {len(made)}")
+        raise ValueError(
+            f"{name}: weights must be {count} numbers, one for each of what this net adds, not {len(made)}"
+        )
     return np.array(made, np.float32)
 
 
@@ -195,22 +202,18 @@ def mode_of(adapter: ControlAdapter, mode: Any, name: str) -> tuple[str, str | N
 # ---------------------------------------------------------------------- where in the picture
 
 
-def level_sizes(spec: ModelSpec, height: int, width: int) -> list[tuple[int, int]]:
+def level_sizes(spec: ModelSpec, height: int, width: int) -> list[Size]:
     """Height and width of the latents on each level of the U-Net, finest first."""
     h, w, _ = spec.latent_shape(height, width)
     return [(-(-h // 2**i), -(-w // 2**i)) for i in range(spec.unet.levels)]
 
 
-def masks_at(
-    drawn: Sequence[Image.Image | None], sizes: Sequence[tuple[int, int]], resized: Callable[..., np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Masks by the places of each level, float32 `b l`; None is everywhere. resized: (mask, h, w) -> `h w`."""
-    return {
-        str(h * w): np.stack([np.ones(h * w, np.float32) if one is None else resized(one, h, w).reshape(-1) for one in drawn])
-        for h, w in sizes
-    }
+def everywhere(levels: Sequence[Size]) -> Mask:
+    """The mask of what counts everywhere, by the places of each level."""
+    return {h * w: np.ones(h * w, np.float32) for h, w in levels}
 
 
-def soft_mask(mask: Image.Image, h: int, w: int) -> np.ndarray:
-    """A mask of mode L at a size of latents, float32 `h w` in [0, 1], by PIL's bilinear filter."""
-    return np.asarray(mask.resize((w, h), Image.Resampling.BILINEAR), np.float32) / 255
+def soft_mask(mask: Image.Image, height: int, width: int, levels: Sequence[Size]) -> Mask:
+    """A mask of mode L by the places of each level, float32 `l` in [0, 1], by PIL's bilinear filter."""
+    sized = {(h, w): mask.resize((w, h), Image.Resampling.BILINEAR) for h, w in levels}
+    return {h * w: np.asarray(one, np.float32).reshape(-1) / 255 for (h, w), one in sized.items()}

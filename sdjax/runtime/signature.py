@@ -83,7 +83,18 @@ def _plain(value: Any) -> Any:
 
 def _register() -> None:
     """How the arguments' trees are written beside an exported program: their static fields as JSON."""
-    for node in (Carry, Chunks, Conditions, Guidance, Guide, HypernetworkLayer, HypernetworkStep, KnownRegion, LowRank, Table):
+    for node in (
+        Carry,
+        Chunks,
+        Conditions,
+        Guidance,
+        Guide,
+        HypernetworkLayer,
+        HypernetworkStep,
+        KnownRegion,
+        LowRank,
+        Table,
+    ):
         export.register_pytree_node_serialization(
             node,
             serialized_name=f"sdjax.{node.__name__}",

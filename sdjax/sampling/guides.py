@@ -13,8 +13,8 @@ from sdjax.model.networks import Networks
 from sdjax.nn.conditioning import Guide
 from sdjax.nn.control import ControlNetwork
 from sdjax.request.control_inputs import Steering
+from sdjax.request.per_picture import once
 from sdjax.request.prompting import Branch
-from sdjax.request.read_images import once
 from sdjax.request.steered import Steered
 from sdjax.runtime import programs
 from sdjax.runtime.control.controlled import Controlled

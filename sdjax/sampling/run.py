@@ -27,8 +27,8 @@ from sdjax.nn.conditioning import Added, Chunks, Conditions, Guide, guidance_emb
 from sdjax.nn.denoiser import Denoiser
 from sdjax.nn.worn import Strengths
 from sdjax.request import prompting
+from sdjax.request.per_picture import once
 from sdjax.request.prompting import Branch
-from sdjax.request.read_images import once
 from sdjax.request.request import Request
 from sdjax.runtime import programs
 from sdjax.sampling import guides as guides_
@@ -218,9 +218,7 @@ def _conditions(
     )
 
 
-def _precomputed(
-    networks: Networks, denoiser: Denoiser, params: Params, told: Conditions, parts: int
-) -> Conditions:
+def _precomputed(networks: Networks, denoiser: Denoiser, params: Params, told: Conditions, parts: int) -> Conditions:
     """The same where programs want it, with what of it is the same at every step made beforehand."""
     told = networks.executor.shard_inputs(told, 0, parts)
     text = Conditions(told.context, worn=told.worn)

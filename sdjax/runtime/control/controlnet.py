@@ -67,4 +67,3 @@ class ControlNetBeside:
 
         residuals = jax.lax.cond(jnp.any(scale != 0), run, skip, x)
         return Injections(skips=residuals[:-1], middle=residuals[-1])
-
