@@ -1,9 +1,9 @@
 """The door for the maps that control networks look at: edges, depth, a pose, as numbers from 0 to 1.
 
 A map is a picture whose values count, so nothing of it is guessed: one that is partly transparent does not say what
-lies under it, and inks are no light. 16 bits and 1 bit count as what they are. Or it is an array of floats `H W c`, in which
--1 marks what is hidden, as nets for inpainting were trained (lllyasviel/ControlNet-v1-1-nightly, README: masked pixels
-are -1 in all channels).
+lies under it, and inks are no light. 16 bits and 1 bit count as what they are. Or it is an array of floats `H W c`, in
+which -1 marks what is hidden, as nets for inpainting were trained (lllyasviel/ControlNet-v1-1-nightly, README: masked
+pixels are -1 in all channels).
 
 A map's size need not be the picture's, but its shape must, unless `resize` says what to do: "stretch" is what diffusers
 does (`VaeImageProcessor.preprocess`), "crop" fills the picture and cuts what is too much, "fill" fits the map into it

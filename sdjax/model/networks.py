@@ -29,7 +29,7 @@ from sdjax.model import finite
 from sdjax.model.beside import Steerer, bind
 from sdjax.model.spec import ModelSpec
 from sdjax.nn.clip import NewWords
-from sdjax.nn.denoiser import Denoiser
+from sdjax.nn.denoiser import Steerable
 from sdjax.nn.worn import Strengths, wearing
 from sdjax.runtime import programs
 from sdjax.runtime.control.controlled import Controlled
@@ -140,7 +140,7 @@ class Networks:
         return replace(self, params=params, stored=stored)
 
     @property
-    def denoiser(self) -> Denoiser:
+    def denoiser(self) -> Steerable:
         """What predicts: static and hashable, for the programs that run it."""
         return denoiser_of(self.spec.unet, self.dtype)
 

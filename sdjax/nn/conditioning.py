@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from sdjax.core import short
 from sdjax.nn.injections import NOTHING, Injections, Masks
 from sdjax.nn.layers import timestep_embedding
 from sdjax.nn.worn import Strengths
 
+Array = jax.Array | np.ndarray  # of the host, before it goes to where programs run
 KeysValues = Mapping[str, tuple[jax.Array, jax.Array]]  # of every cross-attention, by module path, each `b l d`
 
 
@@ -36,8 +38,8 @@ class Chunks:
     """
 
     first: KeysValues
-    states: jax.Array
-    count: jax.Array
+    states: Array
+    count: Array
 
     __repr__ = short.fields
 
@@ -61,8 +63,8 @@ class Added(NamedTuple):
 class Kinds(NamedTuple):
     """Of each of m maps that a Union looks at, for b pictures."""
 
-    modes: jax.Array  # int32 `b m`, the number of its kind, -1 where there is no map
-    scales: jax.Array  # float32 `b m`, how strongly it enters beside the others
+    modes: Array  # int32 `b m`, the number of its kind, -1 where there is no map
+    scales: Array  # float32 `b m`, how strongly it enters beside the others
 
 
 @jax.tree_util.register_dataclass
@@ -79,7 +81,7 @@ class Guide:
     """
 
     features: Any = None
-    scale: jax.Array | None = None
+    scale: Array | None = None
     masks: Masks = field(default_factory=dict)
     kinds: Kinds | None = None
     text: KeysValues | None = None

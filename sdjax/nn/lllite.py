@@ -97,8 +97,12 @@ def lllite_steps(params: Mapping[str, Any], tokens: Mapping[Path, jax.Array], sc
 
     params: of the LLLite. tokens: of `LLLiteTokens`. scale: float32 `b`, or one number.
     """
-    own = {path: params[".".join(path)] for path in tokens}
-    return {path: LLLiteStep(tokens[path], *(own[path][name] for name in STEPS), scale) for path in tokens}
+
+    def step(path: Path) -> LLLiteStep:
+        down, mid, up = (params[".".join(path)][name] for name in STEPS)
+        return LLLiteStep(tokens[path], down, mid, up, scale)
+
+    return {path: step(path) for path in tokens}
 
 
 def expected_lllite(config: LLLiteConfig) -> dict[str, Any]:

@@ -107,8 +107,11 @@ def _listed(value: Any, kind: type, name: str, usual: str) -> list[Any]:
         raise ValueError(f"{name} must be a list of {usual}, not {short(value)}")
     made = []
     for one in listed:
-        if not isinstance(one, kind) and not (isinstance(one, tuple) and len(one) in (2, 3)):
+        if isinstance(one, kind):
+            made.append(one)
+        elif isinstance(one, tuple) and len(one) in (2, 3):
+            made.append(kind(*one))
+        else:
             wanted = f"{usual}, {usual[:-1]}, scale) or sdjax.{kind.__name__}(..)"
             raise ValueError(f"{name}: each must be {wanted}, not {short(one)}")
-        made.append(one if isinstance(one, kind) else kind(*one))
     return made

@@ -22,7 +22,7 @@ from sdjax.request import checks, steered
 from sdjax.request.control import Control, ImagePrompt
 from sdjax.request.image_inputs import ImageInputs
 from sdjax.request.per_picture import each, once, read_each
-from sdjax.request.steered import Mask, Steered
+from sdjax.request.steered import Course, Mask, Steered
 
 MOST_PICTURES = 64  # that one picture is shown together
 
@@ -57,6 +57,12 @@ class Frame:
     presets: Sequence[str | None]
     inputs: ImageInputs
 
+    @cached_property
+    def courses(self) -> list[Course]:
+        """Each picture's run, and how places in it are counted."""
+        begun = [self.inputs.begun and one is not None for one in self.inputs.strengths]
+        return list(map(Course, self.runs, self.presets, begun))
+
     @property
     def count(self) -> int:
         """Of the pictures."""
@@ -74,7 +80,7 @@ class Frame:
 
     def along(self, value: Any, start: Any, end: Any, name: str) -> np.ndarray:
         """See `steered.along`."""
-        return steered.along(value, start, end, self.runs, self.presets, self.spec, name)
+        return steered.along(value, start, end, self.courses, self.spec, name)
 
     def masks(self, value: Any, name: str, made: Callable[..., Mask]) -> dict[str, np.ndarray]:
         """Where a network counts, float32 `b l` by the places of each level; None is everywhere. Raises ValueError.
@@ -157,7 +163,7 @@ def _fitted_one(
     net: ControlAdapter, value: np.ndarray, i: int, frame: Frame, resize: str | None, name: str
 ) -> np.ndarray:
     box, whole = frame.part(i)
-    if box is not None and value.shape[:2] != whole:
+    if whole is not None and value.shape[:2] != whole:
         raise ValueError(
             f"{name} is {value.shape[1]} x {value.shape[0]} and the picture {whole[1]} x {whole[0]}, of which "
             "mask_crop takes a part: give a map of the whole picture"

@@ -78,43 +78,54 @@ class Steered:
 # ---------------------------------------------------------------------- how strongly, and where in a run
 
 
-def along(
-    value: Any, start: Any, end: Any, runs: Sequence[Run], presets: Sequence[Any], spec: ModelSpec, name: str
-) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class Course:
+    """A picture's run, as places in it are counted.
+
+    Attributes:
+      run: see there. preset: of its program. begun: whether it begins from a picture: places are then counted from
+        there, as all three programs do; a run that another one goes on with is counted whole.
+    """
+
+    run: Run
+    preset: str | None
+    begun: bool
+
+    def acting(self, start: float, end: float, spec: ModelSpec) -> np.ndarray:
+        """Which rows of the plan lie between two places, float64 [rows - 1]."""
+        plan, whole, before = self.run.plan, self.run.whole, self.run.before
+        if (start, end) == ALWAYS:
+            return np.ones(plan.rows - 1)
+        if self.preset == "comfy":
+            level, ve = plan.sigma[:-1] / plan.alpha[:-1], _training_levels(spec)
+            most, least = _level_at(start, ve), _level_at(end, ve)
+            return ((level <= most * (1 + 1e-6)) & (level >= least * (1 - 1e-6))).astype(np.float64)
+        total = whole.evaluations - (before if self.begun else 0)
+        number = np.cumsum(plan.evaluate) - 1.0 + (0 if self.begun else before)  # of each row's evaluation
+        if self.preset == "a1111":
+            each = 2 if plan.sampler in TWO_A_STEP else 1
+            place = np.floor(number / each) / math.ceil(total / each)
+            return ((start <= place) & (place <= end)).astype(np.float64)
+        return ((number / total >= start) & ((number + 1) / total <= end)).astype(np.float64)
+
+
+def along(value: Any, start: Any, end: Any, courses: Sequence[Course], spec: ModelSpec, name: str) -> np.ndarray:
     """within times scale of equation 1, float32 [n, b]. Raises ValueError.
 
     value: a number, a list with one for each picture, or an array [evaluations, b].
     """
-    count, rows = len(runs), max(run.plan.rows for run in runs)
+    count, rows = len(courses), max(one.run.plan.rows for one in courses)
     made = np.zeros((rows, count), np.float32)
     ranges = zip(_places(start, count, name, "start"), _places(end, count, name, "end"), strict=True)
     by_evaluation = np.ndim(value) == 2
     listed = [1.0] if by_evaluation else value
     scales = [finite(one, name) for one in checks.spread(listed, count, f"{name}: scale")]
-    for i, (run, (first, last)) in enumerate(zip(runs, ranges, strict=True)):
+    for i, (course, (first, last)) in enumerate(zip(courses, ranges, strict=True)):
         if first > last:
-            raise ValueError(
-                f"{name}: start {first:g} comes after end {last:g}; both are places in the run from 0 to 1"
-            )
-        own = scales[i] * acting(run.plan, first, last, presets[i], spec)
-        made[: len(own), i] = own if not by_evaluation else own * _each_evaluation(value, i, count, run.plan, name)
+            raise ValueError(f"{name}: start {first:g} comes after end {last:g}; both are places from 0 to 1")
+        own = scales[i] * course.acting(first, last, spec)
+        made[: len(own), i] = own * (_each_evaluation(value, i, count, course.run.plan, name) if by_evaluation else 1)
     return made
-
-
-def acting(plan: Plan, start: float, end: float, preset: str | None, spec: ModelSpec) -> np.ndarray:
-    """Which rows of a plan lie between two places of a run, as a preset's program counts them; float64 [rows - 1]."""
-    if (start, end) == ALWAYS:
-        return np.ones(plan.rows - 1)
-    if preset == "comfy":
-        level, ve = plan.sigma[:-1] / plan.alpha[:-1], _training_levels(spec)
-        most, least = _level_at(start, ve), _level_at(end, ve)
-        return ((level <= most * (1 + 1e-6)) & (level >= least * (1 - 1e-6))).astype(np.float64)
-    number = np.cumsum(plan.evaluate) - 1.0  # of each row's evaluation, or the one before it
-    if preset == "a1111":
-        each = 2 if plan.sampler in TWO_A_STEP else 1
-        place = np.floor(number / each) / math.ceil(plan.evaluations / each)
-        return ((start <= place) & (place <= end)).astype(np.float64)
-    return ((number / plan.evaluations >= start) & ((number + 1) / plan.evaluations <= end)).astype(np.float64)
 
 
 def _training_levels(spec: ModelSpec) -> np.ndarray:
@@ -177,9 +188,8 @@ def weights_of(adapter: ControlAdapter, mode: str, weights: Any, name: str) -> n
         raise ValueError(unknown(f"{name}: weights {short.short(weights)} are unknown", weights, ["soft"]))
     made = [finite(one, name) for one in (weights if checks.is_list(weights) else [weights])]
     if len(made) != count:
-        raise ValueError(
-            f"{name}: weights must be {count} numbers, one for each of what this net adds, not {len(made)}"
-        )
+        told = f"{count} numbers, one for each of what this net adds"
+        raise ValueError(f"{name}: weights must be {told}, not {len(made)}")
     return np.array(made, np.float32)
 
 

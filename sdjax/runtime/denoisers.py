@@ -14,7 +14,7 @@ from sdjax.core.devices import on_cpu
 from sdjax.core.tree import Params, modules_named
 from sdjax.nn.attention import cross_keys_values
 from sdjax.nn.conditioning import Chunks, Conditions, KeysValues, Time
-from sdjax.nn.denoiser import Denoiser
+from sdjax.nn.denoiser import Steerable
 from sdjax.nn.injections import NOTHING, Injections
 from sdjax.nn.linear import put_before
 from sdjax.nn.unet import UNet, time_shifts
@@ -84,10 +84,10 @@ def along_rows(one: Callable[[Any], Any], timesteps: jax.Array, told: Any, count
 
 
 # Another network: its denoiser, by the type of its config.
-DENOISERS: dict[type[Config], Callable[[Any, DTypeLike], Denoiser]] = {UNetConfig: UNetDenoiser}
+DENOISERS: dict[type[Config], Callable[[Any, DTypeLike], Steerable]] = {UNetConfig: UNetDenoiser}
 
 
-def denoiser_of(config: Config, dtype: DTypeLike) -> Denoiser:
+def denoiser_of(config: Config, dtype: DTypeLike) -> Steerable:
     """The denoiser that a network with this config is, computing in `dtype`. Raises KeyError where it is none."""
     return DENOISERS[type(config)](config, dtype)
 

@@ -70,7 +70,7 @@ def _third(path: Path, shape: Shape) -> Place:
     leaf = "weight" if path[-1] == "kernel" else "bias"
     above = ".".join(path[:-1]).removesuffix(_V_PROJECTION)
     ((rows, *rest),) = names.file_shapes(path, shape)
-    return Place(f"{above}.in_proj_{leaf}", ((3 * rows, *rest),), third=2)
+    return Place(f"{above}.in_proj_{leaf}", ((3 * rows, *rest),), part=(2, 3))
 
 
 def sgm_names(config: ControlNetConfig) -> dict[str, str]:

@@ -53,7 +53,7 @@ class ControlNetBeside:
         """Residuals by their scales and masks; where all scales are zero the network does not run."""
         time, scale = row
         text = conditions.context
-        context = replace(text, first=guide.text) if isinstance(text, Chunks) else text
+        context = replace(text, first=guide.text or {}) if isinstance(text, Chunks) else text
         told = replace(conditions, context=context, channels=None, worn=None, control=())
         kinds = guide.kinds or (None, None)
 
