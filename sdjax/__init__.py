@@ -3,8 +3,8 @@
     sd = sdjax.load()
     sd.generate("a red circle above a blue square").images[0].save("picture.png")
 
-`load` opens a checkpoint, `load_adapter` a LoRA or another file that changes one, `plan` turns a sampler on a schedule
-into a matrix, `stack_plans` gives every image of a batch its own, `sample` runs them in one `lax.scan`, `dpm_adaptive`
+`load` opens a checkpoint, `load_adapter` a LoRA or another file that changes one, `load_image_prompt` an IP-Adapter,
+`plan` turns a sampler on a schedule into a matrix, `stack_plans` gives every image of a batch its own, `sample` runs them in one `lax.scan`, `dpm_adaptive`
 is the one sampler that is no matrix, `samplers` and `schedules` list what there is, `grow` makes room around a picture,
 `read_settings` gives back what made one, `export` writes compiled programs. `parallel` is for many devices and `train`
 for training: both are imported when they are first asked for.
@@ -13,6 +13,7 @@ for training: both are imported when they are first asked for.
 import importlib
 from typing import Any
 
+from sdjax.adapters.image_prompt import load_image_prompt as load_image_prompt
 from sdjax.adapters.read import load_adapter as load_adapter
 from sdjax.config import ConfigError as ConfigError
 from sdjax.core import hints as _hints
@@ -40,7 +41,7 @@ __version__ = VERSION
 LATER = ("parallel", "train")  # modules that cost time or packages to import
 __all__ = [
     "CheckpointError", "ConfigError", "Output", "Plan", "Preview", "StableDiffusion", "Step", "dpm_adaptive",
-    "export", "grow", "load", "load_adapter", "notebook_callback", "parallel", "plan", "read_settings", "sample",
+    "export", "grow", "load", "load_adapter", "load_image_prompt", "notebook_callback", "parallel", "plan", "read_settings", "sample",
     "samplers", "schedules", "stack_plans", "train",
 ]  # fmt: skip
 
