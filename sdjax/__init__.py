@@ -4,10 +4,10 @@
     sd.generate("a red circle above a blue square").images[0].save("picture.png")
 
 `load` opens a checkpoint, `load_adapter` a LoRA or another file that changes one, `load_image_prompt` an IP-Adapter,
-`plan` turns a sampler on a schedule into a matrix, `stack_plans` gives every image of a batch its own, `sample` runs them in one `lax.scan`, `dpm_adaptive`
-is the one sampler that is no matrix, `samplers` and `schedules` list what there is, `grow` makes room around a picture,
-`read_settings` gives back what made one, `export` writes compiled programs. `parallel` is for many devices and `train`
-for training: both are imported when they are first asked for.
+`plan` turns a sampler on a schedule into a matrix, `stack_plans` gives every image of a batch its own, `sample` runs
+them in one `lax.scan`, `dpm_adaptive` is the one sampler that is no matrix, `samplers` and `schedules` list what there
+is, `grow` makes room around a picture, `read_settings` gives back what made one, `export` writes compiled programs.
+`parallel` is for many devices and `train` for training: both are imported when they are first asked for.
 """
 
 import importlib
@@ -41,8 +41,8 @@ __version__ = VERSION
 LATER = ("parallel", "train")  # modules that cost time or packages to import
 __all__ = [
     "CheckpointError", "ConfigError", "Output", "Plan", "Preview", "StableDiffusion", "Step", "dpm_adaptive",
-    "export", "grow", "load", "load_adapter", "load_image_prompt", "notebook_callback", "parallel", "plan", "read_settings", "sample",
-    "samplers", "schedules", "stack_plans", "train",
+    "export", "grow", "load", "load_adapter", "load_image_prompt", "notebook_callback", "parallel", "plan",
+    "read_settings", "sample", "samplers", "schedules", "stack_plans", "train",
 ]  # fmt: skip
 
 

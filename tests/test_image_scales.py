@@ -69,7 +69,7 @@ def test_scales_by_block(preset, value, wanted):
     [
         ("stlye", "image prompt 'x': scale 'stlye' is unknown; nearest: 'style'; known: style, layout, style.layout"),
         ({"dwn": 1}, "scale of 'dwn': this U-Net has no such part; nearest: 'down'; known: down, mid, up"),
-        ({"up": {"block_3": 1}}, "'block_3' is no block with attention to text; nearest: 'block_[01]'; known: block_0, block_1"),
+        ({"up": {"block_3": 1}}, "'block_3' is no block with attention to text; nearest: 'block_[01]'; known: block_0"),
         ({"down": {"block_0": 1}}, "scale of 'down': 'block_0' is no block with attention"),
         ({"down": {2: 1}}, "scale of 'down': 2 is no block"),
         ({"up": {"block_0": [1, 2]}}, "scale of 'up': block_0 has 2 numbers for 3 transformers; give one, or as many"),
