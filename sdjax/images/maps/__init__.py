@@ -16,6 +16,6 @@ Sources, by the signs that the files use: CN lllyasviel/ControlNet (the nets' tr
 0.0.10, W Mikubill/sd-webui-controlnet (A1111's extension), T TencentARC/T2I-Adapter, D diffusers 0.42.1.
 """
 
-from sdjax.images.maps.table import MAPS, make
+from sdjax.images.maps.table import MAPS, check, make
 
-__all__ = ["MAPS", "make"]
+__all__ = ["MAPS", "check", "make"]

@@ -6,8 +6,9 @@
     scribble_xdog   2 (255 - u) > threshold, u = 255 - min over channels of (G5 - G.5), as uint8                     (4)
 
 G<s> is a Gaussian of standard deviation s. A crest (3) is a pixel of G3 that no neighbour exceeds along a row, a column
-or one of the diagonals. CN trained its scribble net on (2) of HED's edges; where no HED is at hand, Canny's lines, which
-are as thin as crests are, take their place here.
+or one of the diagonals. CN trained its scribble net on (2) of HED's edges; where no HED is at hand, Canny's lines take
+their place here: they are as thin as crests are. In W's (4) the product is of 8 bits and runs over where a pixel is
+darker by 128 to 144, which leaves holes; here it does not.
 
 Sources: (1) CN, X, W with thresholds 100 and 200; (2), (3) `nms` and `scribble_hed` of CN, X, W; (4) W's
 `scribble_xdog`, threshold 32.

@@ -8,9 +8,9 @@ dx and dy are Sobel's derivatives (3 x 3, borders mirrored) of inverse depth, so
     midas   dx = dy = 0 behind `background`, and the channels the other way: R, G, B = front, up, left. CN's v1.0
             net was shown such a picture, and X returns it
 
-z = 2 pi is the references' for the raw output of DPT-Hybrid (`sd.estimate_depth`). Of depth in other units the slopes are
-others: a larger z makes all flatter. Sources: X `midas` (`depth_and_normal`), X `normalbae` (encoding), CN 1.1's README
-(which colour is which way).
+z = 2 pi is the references' for the raw output of DPT-Hybrid (`sd.estimate_depth`). In other units slopes are others: a
+larger z makes all flatter. Sources: X `midas` (`depth_and_normal`), X `normalbae` (encoding), CN 1.1's README (which
+colour is which way).
 """
 
 import math

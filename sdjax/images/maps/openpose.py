@@ -9,8 +9,9 @@
 by person, each with hands and face. "original", CN: what the v1.0 net was trained on: joints first, then limb after
 limb as 0.4 of what is there and 0.6 c_j; bodies only. A limb with a missing joint is left out.
 
-Colours are red, green, blue; with blue first, as OpenCV writes files, they are other joints'. Widths are pixels, whatever
-the canvas: the nets saw them at 512 on the shorter side. Sources: X `open_pose/util.py`, CN `annotator/openpose`.
+Colours are red, green, blue; with blue first, as OpenCV writes files, they are other joints'. Widths are pixels,
+whatever the canvas: the nets saw them at 512 on the shorter side. Sources: X `open_pose/util.py`, CN
+`annotator/openpose`.
 """
 
 import colorsys

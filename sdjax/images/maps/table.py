@@ -1,7 +1,7 @@
 """All maps by their names."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -44,21 +44,20 @@ def make(name: str, image: Any, **options: Any) -> Image.Image | np.ndarray:
 
     Raises ValueError, FileNotFoundError.
     """
-    if not isinstance(name, str) or name not in MAPS:
-        raise ValueError(unknown(f"map {short(name)} is unknown", name, MAPS))
-    takes = options_of(name)
-    for option in options:
-        if option not in takes:
-            wrong = f"the map {name!r} has no option {short(option)}"
-            raise ValueError(unknown(wrong, option, takes) if takes else f"{wrong}, nor any other")
-    if missing := [option for option, default in takes.items() if default is inspect.Parameter.empty]:
-        absent = [option for option in missing if option not in options]
-        if absent:
-            raise ValueError(f"the map {name!r} needs {', '.join(f'{option}=' for option in absent)}")
+    check(name, options)
     return MAPS[name](image, **options)
 
 
-def options_of(name: str) -> dict[str, Any]:
-    """A map's options with their defaults, `inspect.Parameter.empty` for one that must be given."""
-    _, *others = inspect.signature(MAPS[name]).parameters.values()
-    return {one.name: one.default for one in others}
+def check(name: str, options: Collection[str]) -> None:
+    """Raises ValueError for a map that there is not, an option that it does not have, one that it needs."""
+    if not isinstance(name, str) or name not in MAPS:
+        raise ValueError(unknown(f"map {short(name)} is unknown", name, MAPS))
+    _, *takes = inspect.signature(MAPS[name]).parameters.values()
+    names = [one.name for one in takes]
+    for option in options:
+        if option not in names:
+            wrong = f"the map {name!r} has no option {short(option)}"
+            raise ValueError(unknown(wrong, option, names) if names else f"{wrong}, nor any other")
+    for one in takes:
+        if one.default is one.empty and one.name not in options:
+            raise ValueError(f"the map {name!r} needs {one.name}=")
