@@ -59,11 +59,10 @@ def test_colours_and_widths():
 
 
 def test_left_is_not_right_and_red_is_not_blue():
-    """The right arm is orange and yellow, the left green: exchanged channels or sides are another picture."""
-    canvas = drawn(ALONE)
-    assert tuple(canvas[180, 150]) == (153, 102, 0) and tuple(canvas[180, 362]) == (102, 153, 0)  # 0.6 of c2 and c4
-    mirrored = ALONE | {"people": [{keypoints.BODY: flat(np.abs(BODY - (512, 0)))}]}
-    assert (drawn(mirrored) != canvas[:, ::-1]).any()
+    """The right arm is orange and yellow, the left green; a person who turns round keeps their colours."""
+    canvas, turned = drawn(ALONE), drawn(np.abs(BODY - (512, 0)), size=(512, 512))
+    for image, right, left in ((canvas, 150, 362), (turned, 362, 150)):
+        assert tuple(image[180, right]) == (153, 102, 0) and tuple(image[180, left]) == (102, 153, 0)  # 0.6 of c2, c4
 
 
 def test_original_style():
@@ -201,7 +200,7 @@ SIZED = {"canvas_width": 512, "canvas_height": 512}
         ({"people": [{}]} | SIZED, {}, "has no joint that was found"),
         ({"people": [PERSON, {keypoints.BODY: flat(BODY)[:-1]}]} | SIZED, {}, r"person 2's pose_keypoints_2d must be a "
          r"list of 54 \(18 joints\) or 75 \(25 joints\) numbers x, y, confidence, not list of 53"),
-        ({"people": [{keypoints.LEFT: [1, 2]}]} | SIZED, {}, r"hand_left_keypoints_2d must be a list of 63 \(21 joints\)"),
+        ({"people": [{keypoints.LEFT: [1, 2]}]} | SIZED, {}, r"hand_left_keypoints_2d must be a list of 63 \(21 "),
         ({"people": [{keypoints.BODY: "all"}]} | SIZED, {}, "pose_keypoints_2d must be a list"),
         ({"people": [{keypoints.BODY: 7}]} | SIZED, {}, "pose_keypoints_2d must be a list"),
         ({"people": [{keypoints.BODY: ["1"] * 54}]} | SIZED, {}, "pose_keypoints_2d must be a list"),
