@@ -171,6 +171,16 @@ def test_a_palette_of_squares():
     assert detail.color(NOISE[:5, :5]).size == (5, 5)
 
 
+def test_a_square_is_a_bicubic_sample_of_its_middle():
+    """Of four pixels each way, as OpenCV weighs them halfway between two (a = -3/4); no mean of the square."""
+    image = np.random.default_rng(1).integers(0, 256, (128, 192, 3), np.uint8)
+    near, far = 0.59375, -0.09375
+    weights = np.array([far, near, near, far])
+    middles = image.reshape(2, 64, 3, 64, 3)[:, 30:34, :, 30:34].astype(np.float64)
+    expected = np.clip(np.einsum("iyjxc,y,x->ijc", middles, weights, weights), 0, 255)
+    assert abs(np.asarray(detail.color(image))[::64, ::64] - expected).max() < 1
+
+
 # Depth and normals -----------
 
 

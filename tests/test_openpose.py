@@ -245,6 +245,32 @@ def test_files_that_are_broken(text, message, tmp_path):
         drawn(path, size=(64, 64))
 
 
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just(flat(BODY)),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*keypoints.COUNTS, *SIZED, "people"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.fixed_dictionaries({"people": st.lists(ANYTHING, max_size=2)}, optional=dict.fromkeys(SIZED, ANYTHING))
+    | ANYTHING
+)
+def test_any_json_is_a_pose_or_a_sentence(value):
+    if isinstance(value, str):
+        return  # a path
+    try:
+        poses = keypoints.read_poses(value, clip=True)
+    except ValueError as error:
+        assert str(error)
+    else:
+        assert poses.people and all(one.body.shape == (18, 2) for one in poses.people)
+
+
 def test_a_pose_shows_what_it_is():
     poses = keypoints.read_poses(ALONE)
     assert "float64[18, 2]" in repr(poses.people[0]) and len(repr(poses)) < 500
