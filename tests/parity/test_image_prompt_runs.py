@@ -1,7 +1,4 @@
-"""Whole runs that are shown pictures (IP-Adapter) against diffusers: 8 guided steps of two pictures,by their latents.
-
-As in `test_control`.
-"""
+"""Whole runs that are shown pictures (IP-Adapter) against diffusers, as in `test_control`."""
 
 import contextlib
 import functools
