@@ -28,6 +28,7 @@ from sdjax.core.short import short
 from sdjax.request import checks
 from sdjax.request.arguments.adapters import Adapters
 from sdjax.request.arguments.size_conditioning import REFINER_IDS
+from sdjax.request.control import Controls, ImagePrompts
 from sdjax.runtime import compilation_cache
 from sdjax.runtime.exported import COMPILED, FORMAT, MANIFEST, fingerprint, is_export, made_by, runnable
 from sdjax.runtime.signature import ProgramSignature
@@ -48,6 +49,8 @@ def export(
     batches: Sequence[int] = (1,),
     guidance: Sequence[bool] = (True,),
     adapters: Adapters = None,
+    control: Controls = None,
+    image_prompt: ImagePrompts = None,
 ) -> Path:
     """Writes the programs of `sd` into `folder`, and returns it. They are compiled here, which takes its time.
 
@@ -57,6 +60,8 @@ def export(
       batches: how many pictures at once. guidance: whether with it (True), without, or both.
       adapters: as `generate` takes them, for pictures that wear these, or others of as many ranks in all: their
         programs besides those without. What is merged needs none.
+      control, image_prompt: as `generate` takes them, for pictures that these networks steer: their programs besides
+        those without. What they look at and how strongly they count is data.
 
     Raises:
       ValueError: anything out of range, or a folder that holds something else, before anything is traced.
@@ -66,7 +71,7 @@ def export(
         raise ValueError(f"export takes a loaded model, as sdjax.load() gives one, not {short(sd)}")
     out, sizes = Path(folder).resolve(), [_native(sd)] if sizes is None else sizes
     _check(sd, out, sizes, batches, guidance)
-    found = calls(sd, sizes, batches, guidance, adapters)
+    found = calls(sd, sizes, batches, guidance, adapters, control, image_prompt)
     make_folder(out.parent)
     with replaced(out) as unfinished:
         make_folder(unfinished / COMPILED)
@@ -86,12 +91,16 @@ def calls(
     batches: Sequence[int] = (1,),
     guidance: Sequence[bool] = (True,),
     adapters: Adapters = None,
+    control: Controls = None,
+    image_prompt: ImagePrompts = None,
 ) -> dict[ProgramSignature, tuple[Program, Any]]:
     """Every call that such pictures go through, with its program and its arguments' shapes; see `export`."""
     recorder = Recorder()
     for (height, width), count, guided in itertools.product(sizes or [_native(sd)], batches, guidance):
-        for given, worn in itertools.product(_pictures(sd, height, width, count), (None, adapters)):
-            _record(sd, recorder, given | {"guidance_scale": 2.0 if guided else 1.0, "adapters": worn})
+        steered = {"control": control, "image_prompt": image_prompt}
+        pictures = _pictures(sd, height, width, count)
+        for given, worn, by in itertools.product(pictures, (None, adapters), ({}, steered)):
+            _record(sd, recorder, given | {"guidance_scale": 2.0 if guided else 1.0, "adapters": worn} | by)
     return {call: (program, data) for call, (program, data, _) in recorder.calls.items()}
 
 

@@ -16,14 +16,13 @@ layer; it pays only where the parameters do not fit otherwise.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdjax.core.devices import AXIS, Devices, local
+from sdjax.core.devices import Devices, local
 from sdjax.pipeline import StableDiffusion
+from sdjax.runtime.executor import Sharded
 from sdjax.runtime.spread import Spread
 
 COPIED = ("unet", "vae")  # what runs on every device; the others run once a text, or once a picture
@@ -57,12 +56,8 @@ def shard(sd: StableDiffusion, devices: int | Sequence[jax.Device] | None = None
     """
     chosen = local(devices)
     check_memory(sd, chosen, cut=True)
-    mesh = Mesh(np.array(chosen), (AXIS,))
-
-    def cut(array: Any) -> jax.Array:
-        return jax.device_put(array, NamedSharding(mesh, _channels(array.shape, len(chosen))))
-
-    return replace(sd, networks=replace(sd.networks, params=jax.tree.map(cut, sd.networks.params)))
+    executor = Sharded(chosen)
+    return replace(sd, networks=replace(sd.networks, params=executor.place(sd.networks.params), executor=executor))
 
 
 def check_memory(sd: StableDiffusion, devices: Devices, *, cut: bool) -> None:
@@ -85,10 +80,3 @@ def check_memory(sd: StableDiffusion, devices: Devices, *, cut: bool) -> None:
 
 def _gib(size: float) -> str:
     return f"{size / 2**30:.3g} GiB"
-
-
-def _channels(shape: tuple[int, ...], devices: int) -> PartitionSpec:
-    """The last axis cut: the output channels of kernels, biases and norms."""
-    if not shape or shape[-1] % devices:
-        return PartitionSpec()
-    return PartitionSpec(*[None] * (len(shape) - 1), AXIS)

@@ -44,6 +44,17 @@ def copied(array: Any, devices: Devices) -> jax.Array:
     return jax.make_array_from_single_device_arrays(array.shape, everywhere(devices), copies)
 
 
+def cut_channels(array: Any, devices: Devices) -> jax.Array:
+    """The last axis cut, a share for each device: the output channels of kernels, biases and norms.
+
+    An array that they do not divide is copied to every device.
+    """
+    shape = array.shape
+    divides = bool(shape) and shape[-1] % len(devices) == 0
+    axes = PartitionSpec(*[None] * (len(shape) - 1), AXIS) if divides else PartitionSpec()
+    return jax.device_put(array, NamedSharding(Mesh(np.array(devices), (AXIS,)), axes))
+
+
 def split(devices: Devices) -> NamedSharding:
     """The leading axis cut, a share for each device."""
     return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))

@@ -1,6 +1,7 @@
 """Executors: what runs a program. A program says where its pictures are (see `core.jit`); an executor needs no more.
 
     Compiled    each program on JAX's default device, compiled when its shapes are first seen
+    Sharded     the same on many devices, each with its share of every parameter
     Spread      on many devices, each with its share of the pictures, or one half of their guidance (`spread`)
     Exported    programs that another process compiled ahead of time (`exported`)
 
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from sdjax.core.devices import Devices, cut_channels
 from sdjax.core.jit import Program
 
 
@@ -48,3 +50,14 @@ class Compiled:
     def place(self, params: Any) -> Any:
         """On JAX's default device."""
         return jax.tree.map(jnp.asarray, params)
+
+
+@dataclass(frozen=True)
+class Sharded(Compiled):
+    """Parameters cut over these devices along their channels; XLA exchanges what a program then needs."""
+
+    devices: Devices
+
+    def place(self, params: Any) -> Any:
+        """Each device's share."""
+        return jax.tree.map(lambda leaf: cut_channels(leaf, self.devices), params)
