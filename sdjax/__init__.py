@@ -3,16 +3,18 @@
     sd = sdjax.load()
     sd.generate("a red circle above a blue square").images[0].save("picture.png")
 
-`load` opens a checkpoint, `load_adapter` a LoRA or another file that changes one, `plan` turns a sampler on a schedule
-into a matrix, `stack_plans` gives every image of a batch its own, `sample` runs them in one `lax.scan`, `dpm_adaptive`
-is the one sampler that is no matrix, `samplers` and `schedules` list what there is, `grow` makes room around a picture,
-`read_settings` gives back what made one, `export` writes compiled programs. `parallel` is for many devices and `train`
-for training: both are imported when they are first asked for.
+`load` opens a checkpoint, `load_adapter` a LoRA or another file that changes one, `load_controlnet` a network that
+steers one by a picture, `plan` turns a sampler on a schedule into a matrix, `stack_plans` gives every image of a batch
+its own, `sample` runs them in one `lax.scan`, `dpm_adaptive` is the one sampler that is no matrix, `samplers` and
+`schedules` list what there is, `grow` makes room around a picture, `read_settings` gives back what made one, `export`
+writes compiled programs. `parallel` is for many devices and `train` for training: both are imported when they are first
+asked for.
 """
 
 import importlib
 from typing import Any
 
+from sdjax.adapters.control import load_controlnet as load_controlnet
 from sdjax.adapters.read import load_adapter as load_adapter
 from sdjax.config import ConfigError as ConfigError
 from sdjax.core import hints as _hints
@@ -40,8 +42,8 @@ __version__ = VERSION
 LATER = ("parallel", "train")  # modules that cost time or packages to import
 __all__ = [
     "CheckpointError", "ConfigError", "Output", "Plan", "Preview", "StableDiffusion", "Step", "dpm_adaptive",
-    "export", "grow", "load", "load_adapter", "notebook_callback", "parallel", "plan", "read_settings", "sample",
-    "samplers", "schedules", "stack_plans", "train",
+    "export", "grow", "load", "load_adapter", "load_controlnet", "notebook_callback", "parallel", "plan",
+    "read_settings", "sample", "samplers", "schedules", "stack_plans", "train",
 ]  # fmt: skip
 
 

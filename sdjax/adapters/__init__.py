@@ -1,6 +1,7 @@
-"""Adapters: files that change a model: LoRA and its relatives, textual inversions, hypernetworks.
+"""Adapters: files that change a model: LoRA and its relatives, textual inversions, hypernetworks; or steer it.
 
     load_adapter(file)                  `read`: what is in a file, told from its tensors
+    load_controlnet(file)               `control`: ControlNets, T2I-Adapters, LLLites
     merge(params, adapters)             into a model's parameters
     combine, extract, resize            sums of adapters, what lies between two models, fewer ranks
     generate(adapters=[..])             worn beside them, each picture its own (`slots`)
@@ -12,6 +13,8 @@ and `blocks` (how strongly), `algebra` and `reduce`; then `textual_inversion` an
 
 from sdjax.adapters.adapter import Adapter as Adapter
 from sdjax.adapters.algebra import combine as combine
+from sdjax.adapters.control import ControlAdapter as ControlAdapter
+from sdjax.adapters.control import load_controlnet as load_controlnet
 from sdjax.adapters.hypernetwork import Hypernetwork as Hypernetwork
 from sdjax.adapters.merging import merge as merge
 from sdjax.adapters.read import load_adapter as load_adapter

@@ -17,7 +17,7 @@ _NAMES = (
     (r"controlnet_(cond_embedding|down_blocks|mid_block)\..*", f"a ControlNet, {_CONTROLS}"),
     (r"lllite_.*", f"a ControlNet-LLLite, {_CONTROLS}"),
     (r"(image_proj|image_proj_model|ip_adapter)\..*", f"an IP-Adapter, {_NOT_YET}"),
-    (r"(adapter\.)?body\.\d+\.(body|block1|in_conv|resnets)\..*|adapter\.(conv_in|unshuffle).*", f"a T2I-Adapter, {_CONTROLS}"),
+    (r"(adapter\.)?body\.\d+\.(body|block1|in_conv|resnets)\..*|adapter\.conv_in\..*", f"a T2I-Adapter, {_CONTROLS}"),
     (r".*(motion_modules?|temporal_transformer)[._].*", f"an adapter of a video model's motion, {_OTHER}"),
     (r"(.*[._])?(double_blocks|single_blocks|single_transformer_blocks)[._]\d+.*", f"an adapter for Flux, {_OTHER}"),
     (r"(.*[._])?joint_blocks[._]\d+.*", f"an adapter for Stable Diffusion 3, {_OTHER}"),
