@@ -13,14 +13,21 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from sdjax.config import ControlNetConfig
+from sdjax.config import ControlNetConfig, UNetConfig
 from sdjax.config.t2i_adapter import T2IAdapterConfig
 from sdjax.core import tree
 from sdjax.nn.shapes import expected_network
 from sdjax.weights import names
-from tests.checkpoints import random_params
+from tests.checkpoints import UNET, random_params
 
 Tensors = dict[str, np.ndarray]
+# Told of sizes and pooled text as SDXL's, and as tiny as the one of tests.checkpoints.
+XL_UNET = UNET | {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 12 + 6 * 8,
+    "use_linear_projection": True,
+}
 FILE = "diffusion_pytorch_model.safetensors"
 # What a ControlNet's config.json has in common with that of its U-Net.
 _SHARED = (
@@ -93,6 +100,11 @@ def write_folder(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> P
     save_file(tensors, folder / FILE)
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def unet_params(dtype: Any = np.float32, **changes: Any) -> dict[str, Any]:
+    """Random parameters of a tiny U-Net."""
+    return random_params(expected_network(UNetConfig.from_dict(UNET | changes)), dtype, 7)
 
 
 # The authors' names -------------------------------------------------------

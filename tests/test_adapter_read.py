@@ -284,8 +284,8 @@ def test_a_file_that_is_none(tmp_path):
 @pytest.mark.parametrize(
     ("names", "what"),
     [
-        (["lora_controlnet", "input_blocks.1.0.emb_layers.1.up"], "a Control-LoRA, which is not read yet"),
-        (["control_model.input_blocks.0.0.weight"], "a ControlNet, which is not read yet"),
+        (["lora_controlnet", "input_blocks.1.0.emb_layers.1.up"], "a Control-LoRA, which .*sdjax.load_controlnet"),
+        (["control_model.input_blocks.0.0.weight"], "a ControlNet, which steers a model"),
         (["controlnet_cond_embedding.conv_in.weight"], "a ControlNet"),
         (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "an IP-Adapter: sdjax.load_image_prompt reads it"),
         (["adapter.body.0.block1.weight"], "a T2I-Adapter"),

@@ -1,6 +1,7 @@
-"""Adapters: files that change a model: LoRA and its relatives, textual inversions, hypernetworks, image prompts.
+"""Adapters: files that change a model: LoRA and its relatives, textual inversions, hypernetworks; or that steer it.
 
     load_adapter(file)                  `read`: what is in a file, told from its tensors
+    load_controlnet(file)               `control`: ControlNets, T2I-Adapters, LLLites
     merge(params, adapters)             into a model's parameters
     combine, extract, resize            sums of adapters, what lies between two models, fewer ranks
     generate(adapters=[..])             worn beside them, each picture its own (`slots`)
@@ -14,6 +15,8 @@ Of an IP-Adapter read `image_prompt`, `image_prompt_names`, `image_encoder`, and
 
 from sdjax.adapters.adapter import Adapter as Adapter
 from sdjax.adapters.algebra import combine as combine
+from sdjax.adapters.control import ControlAdapter as ControlAdapter
+from sdjax.adapters.control import load_controlnet as load_controlnet
 from sdjax.adapters.hypernetwork import Hypernetwork as Hypernetwork
 from sdjax.adapters.image_prompt import ImagePromptAdapter as ImagePromptAdapter
 from sdjax.adapters.image_prompt import load_image_prompt as load_image_prompt

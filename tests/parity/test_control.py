@@ -130,7 +130,7 @@ def test_from_a_picture(kind):
 def test_under_a_mask(kind):
     """Also where the U-Net has nine channels, of which the net sees the four of the latents."""
     there, here = net({"inpainting": "sd1", "inpainting_xl": "sdxl"}.get(kind, kind))
-    asked = dict(image=PICTURES, mask=[painted(WIDTH, HEIGHT, (6, 4, 24, 20))] * 2, strength=0.8)
+    asked = dict(image=PICTURES, mask=[painted(HEIGHT, WIDTH, (6, 4, 24, 20))] * 2, strength=0.8)
     want = theirs(kind, [there], MAPS, "inpaint", **asked, controlnet_conditioning_scale=0.9)
     assert relative(ours(kind, [(here, MAPS, 0.9)], **asked), want) < TOLERANCE
 

@@ -86,7 +86,7 @@ def test_two_pictures_together_and_two_adapters(kind):
 def test_where_a_mask_says(kind):
     path, adapter = written(kind)
     boxes = [(0, 0, 14, HEIGHT), (14, 0, WIDTH, 18)]
-    drawn = [painted(WIDTH, HEIGHT, box) for box in boxes]
+    drawn = [painted(HEIGHT, WIDTH, box) for box in boxes]
     masks = IPAdapterMaskProcessor(vae_scale_factor=FACTOR).preprocess(drawn, height=HEIGHT, width=WIDTH)
     told = dict(ip_adapter_masks=[masks.reshape(1, 2, HEIGHT, WIDTH)])
     want = theirs(kind, [path], [[SHOWN, OTHER]], [[0.8, 0.6]], cross_attention_kwargs=told)

@@ -17,6 +17,7 @@ from sdjax.config.t2i_adapter import XL, T2IAdapterConfig
 from sdjax.core import tree
 from sdjax.nn.union import MODES
 
+_SKIPPED = 1 << 20  # bytes at a file's beginning that its hash leaves out
 ControlConfig = ControlNetConfig | T2IAdapterConfig | LLLiteConfig
 
 
@@ -101,11 +102,12 @@ class ControlAdapter:
     def short_hash(self) -> str:
         """The 8 digits by which A1111's extension tells it: of 64 KiB of its file from the first MiB on.
 
-        Source: AUTOMATIC1111's webui, modules/sd_models.py, model_hash.
+        A file that ends before that is told by all of its bytes. Source: AUTOMATIC1111's webui, modules/sd_models.py,
+        model_hash.
         """
         with open(self.source, "rb") as file:
-            file.seek(1 << 20)
-            return hashlib.sha256(file.read(1 << 16)).hexdigest()[:8]
+            file.seek(_SKIPPED if self.source.stat().st_size > _SKIPPED else 0)
+            return hashlib.sha256(file.read(1 << 16 if file.tell() else _SKIPPED)).hexdigest()[:8]
 
     def __repr__(self) -> str:
         """What it is, what for, and its size, in one line."""

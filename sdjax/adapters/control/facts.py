@@ -98,8 +98,8 @@ def _family(levels: list[Level], text: int | None, where: str) -> Mapping[str, A
             return config
     told = "no text" if text is None else f"a text {text} wide"
     raise CheckpointError(
-        f"{where} is a ControlNet for no published family: its channels are {', '.join(map(str, widths))}, and it takes "
-        f"in {told}. Put it in a folder with its config.json, which says what its tensors do not"
+        f"{where} is a ControlNet for no published family: its channels are {', '.join(map(str, widths))}, and it "
+        f"takes in {told}. Put it in a folder with its config.json, which says what its tensors do not"
     )
 
 
@@ -139,10 +139,8 @@ def _hint_widths(tensors: Mapping[str, Entry], names: str) -> list[int]:
     prefix = _HINTS[names]
     first = f"{prefix}.conv_in" if names == DIFFUSERS else f"{prefix}.0"
     # Convolutions come in pairs, of which the second halves; the authors count the activations between them too.
-    halving = (
-        f"{prefix}.blocks.{2 * i + 1}" if names == DIFFUSERS else f"{prefix}.{4 * i + 4}" for i in range(MOST_LEVELS)
-    )
-    found = [_inputs(tensors, first), _outputs(tensors, first), *(_outputs(tensors, name) for name in halving)]
+    numbers = [f"blocks.{2 * i + 1}" if names == DIFFUSERS else f"{4 * i + 4}" for i in range(MOST_LEVELS)]
+    found = [_inputs(tensors, first), _outputs(tensors, first), *(_outputs(tensors, f"{prefix}.{n}") for n in numbers)]
     return [one for one in found if one is not None]
 
 

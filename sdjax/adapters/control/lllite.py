@@ -62,7 +62,7 @@ def _modules(tensors: Iterable[str], where: str) -> dict[str, Path]:
         path = match and _path(match["module"])
         if not match or not path:
             raise CheckpointError(
-                f"{where}: {shown(tensor)} means nothing here; an LLLite stands before a dense layer of a transformer, as "
+                f"{where}: {shown(tensor)} means nothing here; an LLLite is before dense layers of transformers, as "
                 "lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight"
             )
         found[match["module"]] = path

@@ -27,15 +27,15 @@ from sdjax.weights.tensors import ErrorContext, in_the_file, read_tensors
 
 _RESNET = re.compile(r"body\.(\d{1,2})\.(?:(?:resnets|body)\.(\d{1,2})\.)?block1\.bias")
 _INSIDE = re.compile(r"body\.(\d+)\.(?:resnets\.(\d+)\.)?(.*)")
-_SQUARES = {1: 8, 3: 8}  # channels of a picture, and how many pixels a side are one place, but for XL
 _ROW = 2  # resnets of a stage, where they are numbered in one row
 
 
 def read_t2i_adapter(located: Located, kind: Kind) -> tuple[T2IAdapterConfig, Weights]:
     """The config and the weights of a T2I-Adapter. Raises CheckpointError, ConfigError."""
     where = str(located.path)
-    config = _told(kind.tensors, where)
-    if located.config is not None:
+    if located.config is None:
+        config = _told(kind.tensors, where)
+    else:
         config = T2IAdapterConfig.from_dict(located.config, located.config_path)
     blame = ErrorContext(f"{where} is no {TITLES[kind.kind]} as it says", "download it again")
 
@@ -71,11 +71,10 @@ def _told(tensors: Mapping[str, Entry], where: str) -> T2IAdapterConfig:
     if stages != 4 or first is None or len(first.shape) != 4:
         raise CheckpointError(f"{where} is a T2I-Adapter without its {'four stages' if first else 'first convolution'}")
     widths = [_width(tensors, stage, light, row) for stage in range(stages)]
-    # Where 3 x 8 x 8 or 1 x 8 x 8 numbers go in it is of a family with 8 pixels to a latent, else of XL.
     inputs = first.shape[1]
-    pixels, kind = (8, LIGHT if light else FULL) if inputs <= 3 * 64 else (16, XL)
+    pixels = 8 if inputs <= 3 * 8**2 else 16  # a side of what is one place; a picture has 1 or 3 channels
     config: dict[str, Any] = {
-        "adapter_type": kind,
+        "adapter_type": LIGHT if light else FULL if pixels == 8 else XL,
         "in_channels": inputs // pixels**2,
         "channels": widths[:3] if light else widths,
         "num_res_blocks": _ROW if row else 1 + max(resnet for _, resnet in resnets),

@@ -90,7 +90,7 @@ class Weights:
         if found is None or found.size != np.prod(shape):
             held = "none" if found is None else f"one of {list(found.shape)}"
             raise ValueError(
-                f"{name} adds to the U-Net's own {names.tensor_name(path)} of {list(shape)}, and this U-Net has {held}: "
-                "it belongs to another family of models"
+                f"{name} adds to the U-Net's {names.tensor_name(path)} of {list(shape)}, and this U-Net has {held}: it "
+                "belongs to another family of models"
             )
         return np.asarray(found).reshape(shape)
