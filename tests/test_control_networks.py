@@ -57,7 +57,7 @@ def test_a_fresh_net_changes_nothing():
     x, t, conditions, picture = inputs(config)
     hint = hint_of(config, params, picture)
     residuals = network(config)(params, x, t, conditions, hint)
-    assert len(residuals) == config.residuals == 5
+    assert len(residuals) == config.outputs == 5
     assert all(not np.any(one) for one in (hint, *residuals))
     # Yet all of it is there: with its convolutions out no longer zero, it says what the U-Net's way down says.
     params["controlnet_down_blocks.0"] = {"kernel": jnp.eye(8)[None, None], "bias": jnp.zeros(8)}
