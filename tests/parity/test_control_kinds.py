@@ -143,7 +143,7 @@ def test_two_adapters():
 def test_a_size_that_no_level_divides():
     """Rounded up, on all levels, as the U-Net's are."""
     there, here = adapter("deep")
-    size = dict(height=10 * FACTOR, width=17 * FACTOR)
+    size = dict(height=12 * FACTOR, width=20 * FACTOR)
     maps = [picture(**size, seed=seed) for seed in (1, 2)]
     want = theirs("deep", there, maps, **size)
     assert relative(ours("deep", [(here, maps)], **size), want) < TOLERANCE
