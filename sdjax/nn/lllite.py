@@ -98,7 +98,10 @@ def lllite_steps(params: Mapping[str, Any], tokens: Mapping[Path, jax.Array], sc
     params: of the LLLite. tokens: of `LLLiteTokens`. scale: float32 `b`, or one number.
     """
     own = {path: params[".".join(path)] for path in tokens}
-    return {path: LLLiteStep(tokens[path], *(own[path][name] for name in STEPS), scale) for path in tokens}
+    down, mid, up = STEPS
+    return {
+        path: LLLiteStep(tokens[path], layers[down], layers[mid], layers[up], scale) for path, layers in own.items()
+    }
 
 
 def expected_lllite(config: LLLiteConfig) -> dict[str, Any]:
