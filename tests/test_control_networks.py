@@ -19,6 +19,7 @@ from sdjax.nn.lllite import LLLiteTokens, lllite_steps
 from sdjax.nn.shapes import expected_network
 from sdjax.nn.t2i_adapter import halve, unshuffle
 from sdjax.nn.unet import UNet
+from sdjax.nn.union import inner_and_outer
 from tests.checkpoints import UNET, random_params
 from tests.control_nets import XL_UNET, controlnet_config, lllite_tensors, unet_params, union_config
 
@@ -110,6 +111,15 @@ def test_a_union_of_hints():
     assert any(np.abs(shifts[path] - no_kinds[path]).max() > 1e-3 for path in shifts)
     with pytest.raises(ValueError, match="give modes="):
         network(config)(params, x, t, conditions, hints)
+
+
+def test_whose_scale_a_single_map_has():
+    modes = jnp.array([[3, -1, -1], [3, 1, -1], [-1, -1, 2]])
+    inner, outer = inner_and_outer(modes, jnp.array([[0.5, 7, 7], [0.5, 0.7, 7], [7, 7, 0.2]]))
+    np.testing.assert_allclose(outer, [0.5, 1, 0.2])
+    np.testing.assert_allclose(inner[0], [1, 1, 1])
+    np.testing.assert_allclose(inner[1, :2], [0.5, 0.7])
+    np.testing.assert_allclose(inner[2], [1, 1, 1])
 
 
 def test_pixels_become_channels():

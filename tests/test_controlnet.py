@@ -32,6 +32,7 @@ from tests.control_nets import (
     net_tensors,
     t2i_config,
     unet_params,
+    union_config,
     write_net,
 )
 from tests.single_files import SMALL
@@ -193,6 +194,17 @@ def test_names_and_hashes(folder, tmp_path):
     far = replace(net, source=long)
     assert far.short_hash == hashlib.sha256(data[1 << 20 :][: 1 << 16]).hexdigest()[:8]
     assert net.short_hash == hashlib.sha256((folder / FILE).read_bytes()).hexdigest()[:8]
+
+
+def test_a_union_knows_its_modes(tmp_path):
+    union = sdjax.load_controlnet(write_net(tmp_path / "u", union_config(XL_UNET, 8)))
+    assert union.kind == "union" and [union.mode(said) for said in ("openpose", "canny", "lineart", 6)] == [0, 3, 3, 6]
+    with pytest.raises(ValueError, match="mode 'cany' of ControlNet-Union 'u' is unknown; nearest: 'canny'"):
+        union.mode("cany")
+    fewer = sdjax.load_controlnet(write_net(tmp_path / "v", union_config(XL_UNET, 6)))
+    for said, match in (("tile", "nearest"), (6, "0 to 5, or a name, not 6"), (-1, "0 to 5"), (True, "not True")):
+        with pytest.raises(ValueError, match=match):
+            fewer.mode(said)
 
 
 # What needs the U-Net's own weights ----------------------------------------

@@ -164,7 +164,7 @@ def init_from_unet(unet: Mapping[str, Any], config: ControlNetConfig, key: jax.A
     unet: the parameters of the U-Net. A U-Net that sees more than latents (inpainting) gives the part for latents.
     key: of what is drawn, the picture's convolutions but the last. So it gives zeros, whatever it sees.
 
-    Raises ValueError for a Union, which has layers that no U-Net has, and for a U-Net of another family.
+    Raises ValueError for a Union, which has layers that no U-Net has.
     """
     if config.num_control_type is not None:
         raise ValueError("a Union cannot be begun from a U-Net alone: its transformer over the maps is no part of one")

@@ -97,12 +97,11 @@ def lllite_steps(params: Mapping[str, Any], tokens: Mapping[Path, jax.Array], sc
 
     params: of the LLLite. tokens: of `LLLiteTokens`. scale: float32 `b`, or one number.
     """
-
-    def step(path: Path) -> LLLiteStep:
-        down, mid, up = (params[".".join(path)][name] for name in STEPS)
-        return LLLiteStep(tokens[path], down, mid, up, scale)
-
-    return {path: step(path) for path in tokens}
+    own = {path: params[".".join(path)] for path in tokens}
+    down, mid, up = STEPS
+    return {
+        path: LLLiteStep(tokens[path], layers[down], layers[mid], layers[up], scale) for path, layers in own.items()
+    }
 
 
 def expected_lllite(config: LLLiteConfig) -> dict[str, Any]:

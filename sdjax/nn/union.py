@@ -59,6 +59,18 @@ class UnionFusion(nn.Module):
         return jnp.einsum("bm,bmhwd->bhwd", scale, hints + shift[:, :, None, None])
 
 
+def inner_and_outer(modes: jax.Array, scales: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What a user's strengths are to a Union, as diffusers has it: of each hint `b m`, and of all residuals `b`.
+
+    modes: int32 `b m`, -1 where there is no map. scales: of each map, float32 `b m`. That of a picture's only map
+    multiplies the residuals, as any ControlNet's; those of several act on the hints before they are added up.
+    """
+    here = modes >= 0
+    alone = here.sum(1) == 1
+    outer = jnp.where(alone, jnp.where(here, scales, 0.0).sum(1), 1.0)
+    return jnp.where(alone[:, None], 1.0, scales), outer
+
+
 class TokenBlock(nn.Module):
     """Equation 1: y -> z, `.. d`."""
 

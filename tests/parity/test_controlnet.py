@@ -4,6 +4,8 @@ What reads the files is sdjax.load_controlnet on one side and from_pretrained on
 turned into diffusers' names by diffusers' own conversion.
 """
 
+import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -17,10 +19,12 @@ from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from safetensors.numpy import save_file
 
 import sdjax
+from sdjax.config.presets import PRESETS
 from sdjax.core import tree
 from sdjax.nn.conditioning import Added, Conditions
 from sdjax.nn.controlnet import HINT, ControlNet, HintEmbedding
 from sdjax.nn.shapes import expected_network
+from sdjax.nn.union import inner_and_outer
 from sdjax.weights import names
 from tests.control_nets import cldm, control_lora, controlnet_config, is_copied, net_tensors, union_config, write_net
 from tests.parity.families import UNETS
@@ -35,7 +39,7 @@ def unet_json(family: str) -> dict:
     return {"norm_num_groups": 8, **listed}
 
 
-def inputs(config, b: int = 2, seed: int = 0):
+def inputs(config, b: int = 2, seed: int = 0, side: int = SIDE):
     """x, t, text, pooled text and sizes or None, a picture: torch's order of axes."""
     rng = np.random.default_rng(seed)
     unet = config.unet
@@ -43,12 +47,12 @@ def inputs(config, b: int = 2, seed: int = 0):
     def drawn(*shape):
         return rng.standard_normal(shape).astype(np.float32)
 
-    side = SIDE * config.factor
+    seen = side * config.factor
     width = unet.projection_class_embeddings_input_dim
     added = None if width is None else (drawn(b, width - 6 * unet.addition_time_embed_dim), 100 * rng.random((b, 6)))
-    picture = rng.random((b, 3, side, side)).astype(np.float32)
+    picture = rng.random((b, 3, seen, seen)).astype(np.float32)
     t = np.array([3.0, 801.0], np.float32)[:b]
-    return drawn(b, 4, SIDE, SIDE), t, drawn(b, 5, unet.cross_attention_dim), added, picture
+    return drawn(b, 4, side, side), t, drawn(b, 5, unet.cross_attention_dim), added, picture
 
 
 @cache
@@ -153,8 +157,10 @@ def test_a_union_with_every_kind_of_map(types, tmp_path):
     every = []
     for mode in range(types):
         flags, modes = kinds(net, [mode])
-        mine = ours(net, given, modes, None, [given[4]])
+        inner, outer = inner_and_outer(modes, jnp.full((2, 1), 0.6))
+        mine = [float(outer[0]) * one for one in ours(net, given, modes, inner, [given[4]])]
         more = {"control_type": flags, "control_type_idx": [mode], "controlnet_cond": [picture]}
+        more["conditioning_scale"] = 0.6
         check(mine, theirs(module, given, **more))
         every.append(np.asarray(mine[0]))
     assert min(np.abs(every[0] - other).max() for other in every[1:]) > 1e-3
@@ -172,6 +178,8 @@ def test_a_union_with_several_maps(modes, scales, tmp_path):
     more = {"control_type": flags, "control_type_idx": modes, "controlnet_cond": shown, "conditioning_scale": scales}
     mine = ours(net, given, own, jnp.asarray([scales] * 2, jnp.float32), pictures)
     check(mine, theirs(module, given, **more))
+    inner, outer = inner_and_outer(own, jnp.asarray([scales] * 2, jnp.float32))
+    assert np.array_equal(inner, [scales] * 2) and np.array_equal(outer, [1, 1])
     # A map fewer is another picture's business: the same with room for one that is not there.
     more_room = jnp.concatenate([own, jnp.full((2, 1), -1, jnp.int32)], axis=1)
     padded = jnp.asarray([[*scales, 1.0]] * 2, jnp.float32)
@@ -226,3 +234,33 @@ def test_every_tensor_of_diffusers_is_one_of_ours():
     assert set(module.state_dict()) == set(net_tensors(config))
     union_module = diffusers.ControlNetUnionModel.from_config(union_config(unet_json("sdxl")))
     assert set(union_module.state_dict()) == set(net_tensors(union_config(unet_json("sdxl"))))
+
+
+def full(family: str = "sd15", side: int = 64):
+    """The published size, of random weights under which every layer keeps about its input's variance."""
+    torch.manual_seed(0)
+    unet = PRESETS[family].configs["unet"]
+    config = {key: value for key, value in unet.items() if not key.startswith(("up_", "out_", "sample", "_"))}
+    module = diffusers.ControlNetModel(**config, conditioning_embedding_out_channels=(16, 32, 96, 256)).eval()
+    for parameter in module.parameters():
+        drawn = torch.randn_like(parameter)
+        shift = 1.0 if parameter.ndim == 1 and parameter[0] == 1 else 0.0
+        parameter.data = drawn * parameter[0].numel() ** -0.5 if parameter.ndim > 1 else shift + 0.1 * drawn
+    with tempfile.TemporaryDirectory() as folder:
+        module.save_pretrained(folder)
+        start = time.perf_counter()
+        net = sdjax.load_controlnet(folder)
+        print(f"{net} read in {time.perf_counter() - start:.1f} s")
+        given = inputs(net.config, b=1, side=side)
+        start = time.perf_counter()
+        mine = jax.block_until_ready(ours(net, given))
+        middle = time.perf_counter()
+        reference = theirs(module, given)
+        print(f"sdjax {middle - start:.1f} s with compiling, diffusers {time.perf_counter() - middle:.1f} s")
+    away = [relative(one, other) for one, other in zip(mine, reference, strict=True)]
+    print(f"{len(away)} residuals, largest difference by residual: {', '.join(f'{one:.1e}' for one in away)}")
+    assert len(away) == net.config.residuals and max(away) <= 1e-4
+
+
+if __name__ == "__main__":  # the published size: python -m tests.parity.test_controlnet
+    full()

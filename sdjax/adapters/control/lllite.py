@@ -81,7 +81,7 @@ def _path(module: str) -> Path | None:
 def _blocks() -> Mapping[str, Path]:
     """Where each transformer of SDXL's U-Net stands, by the names that it has in files."""
     modules = ldm.unet_modules(UNetConfig.from_dict(PRESETS["sdxl"].configs["unet"]))
-    found = {}
+    found: dict[str, Path] = {}
     for ours, theirs in modules.items():
         if match := re.fullmatch(r"(.*)\.(attentions\.\d+)", ours):
             path = (match[1], match[2])

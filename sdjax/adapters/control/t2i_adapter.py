@@ -85,9 +85,7 @@ def _told(tensors: Mapping[str, Entry], where: str) -> T2IAdapterConfig:
 
 def _width(tensors: Mapping[str, Entry], stage: int, light: bool, row: bool) -> int:
     """The channels of a stage's features."""
-    if light:
-        ends = (f"body.{stage}.out_conv.bias",)
-    else:
-        first = stage * (_ROW if row else 1)
-        ends = (f"body.{first}.block2.bias", f"body.{first}.resnets.0.block2.bias")
+    first = stage * (_ROW if row else 1)
+    ends = [f"body.{first}.block2.bias", f"body.{first}.resnets.0.block2.bias"]
+    ends = [f"body.{stage}.out_conv.bias"] if light else ends
     return next((tensors[name].shape[0] for name in ends if name in tensors and tensors[name].shape), 0)
