@@ -24,6 +24,12 @@ What the pictures wear, and words that the model does not know (docs/adapters.md
     python -m experiments.generate --prompt="a red hexagon" --adapter=hexagon:0.9
     python -m experiments.generate --prompt="a <lime> circle" --embedding="<lime>=lime"
 
+What steers them (docs/control.md; `experiments.preprocess` makes maps of pictures):
+
+    python -m experiments.preprocess --map=canny --image=photo.png --out=edges.png
+    python -m experiments.generate --model=.. --prompt=".." --control=canny.safetensors=edges.png,scale=0.8
+    python -m experiments.generate --model=.. --image_prompt=ip-adapter.safetensors=photo.png,scale=0.6
+
 --show_steps=all writes out/00000_steps.png beside the picture, a strip of what the network saw at each step
 and of what it took that for, and out/00000_steps.webp, the same as an animation. Ctrl-C ends a run after the
 step that is going on, and what is done is kept; again, and it ends at once.
@@ -37,7 +43,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import _cli, _pictures, _steps
+from experiments import _cli, _control, _pictures, _steps
 
 
 def define_flags() -> None:
@@ -59,6 +65,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("embedding", [], "word=path of a textual inversion, as <cat>=cat.safetensors.")
     flags.DEFINE_string("out", "out", "Folder for the pictures; none that is there is overwritten.")
     flags.DEFINE_string("compilation_cache", "on", "on (in the user's cache folder), off, or a folder.")
+    _control.define_flags()
     _pictures.define_flags()
     _steps.define_flags()
 
@@ -121,6 +128,7 @@ def main(values: Any) -> None:
     refiner = sdjax.load(values.refiner, **opening) if values.refiner else None
     arguments |= {"sampler_options": options, "refiner": refiner, "show_steps": show_steps}
     arguments |= {"adapters": adapters(values.adapter), "embeddings": embeddings(values.embedding)}
+    arguments |= _control.arguments(values)
     with _steps.Interrupt() as interrupt:
         made = sd.generate(values.prompt, callback=interrupt.go_on, **arguments)
     paths = picture.save_all(made.images, values.out)

@@ -16,7 +16,7 @@ import pytest
 from absl import flags
 
 import sdjax
-from experiments import _arguments, _cli, _steps, generate
+from experiments import _arguments, _cli, _control, _steps, generate
 from sdjax.metadata import picture
 from sdjax.request import checks
 from sdjax.request.arguments.arguments import DECLARED
@@ -33,6 +33,8 @@ OTHERS = (
     "depth",
     "regions",
     "adapters",
+    "control",
+    "image_prompt",
     "embeddings",
 )
 
@@ -183,6 +185,8 @@ def call(monkeypatch, stub, out, **changed):
         "eta": None,
         "sampler_option": [],
         "adapter": [],
+        "control": [],
+        "image_prompt": [],
         "adapters_folder": None,
         "embedding": [],
         "guidance_scale": None,
@@ -241,6 +245,29 @@ def test_flags_go_where_they_belong(monkeypatch, tmp_path, capsys, cache, told):
     assert prompt == ["a cat"] and {*arguments} == {*_arguments.PLAIN, *OTHERS} and arguments["seed"] == 9
     assert capsys.readouterr().out == f"{tmp_path / '00000.png'}\n"
     assert json.loads(picture.Image.open(tmp_path / "00000.png").info["sdjax"])["model"] == "stub"
+
+
+def test_what_steers_is_two_paths_and_what_is_told_of_them():
+    values = SimpleNamespace(control=["a.safetensors=b.png,scale=0.8,end=0.5", "c=d.png"], image_prompt=["e=f.png"])
+    first, second = _control.arguments(values)["control"]
+    assert (first.net, first.image, first.scale, first.end) == ("a.safetensors", "b.png", 0.8, 0.5)
+    assert (second.net, second.image, second.scale) == ("c", "d.png", 1.0)
+    (shown,) = _control.arguments(values)["image_prompt"]
+    assert (shown.adapter, shown.image) == ("e", "f.png")
+    assert _control.arguments(SimpleNamespace(control=[], image_prompt=[])) == {"control": None, "image_prompt": None}
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("a.safetensors", "write two paths"),
+        ("a=b.png,scale=much", "scale must be a number, not 'much'"),
+        ("a=b.png,sacle=1", "'sacle=1' is none of its numbers and names; nearest: 'scale'"),
+    ],
+)
+def test_what_steers_and_cannot_be_read(given, message):
+    with pytest.raises(ValueError, match=message):
+        _control.arguments(SimpleNamespace(control=[given], image_prompt=[]))
 
 
 def test_adapters_are_paths_and_scales():
