@@ -24,7 +24,10 @@ from PIL import Image
 import sdjax
 from sdjax import parallel
 from sdjax.runtime import programs, spread
+from tests import control_nets
 from tests.adapters import whole_lora, written
+from tests.checkpoints import UNET
+from tests.image_prompts import write_image_prompt
 
 PROMPTS = ["a red circle", "a blue square", "a large green circle", "an above", "a small red square below a circle"]
 QUICK = dict(steps=5, progress=False, negative_prompt="green")
@@ -99,6 +102,22 @@ class Checks:
         with tempfile.TemporaryDirectory() as folder:
             adapter = sdjax.load_adapter(written(Path(folder) / "style.safetensors", lora))
             asked = {**QUICK, "adapters": [(adapter, [0.8, 0.0, 1.0, -0.5, 0.3])]}
+            alone = self._sd.generate(PROMPTS, **asked).latents
+            yield 1e-9 if apart(alone, self._one.latents) > 1e-3 else 1.0
+            pairs, cut = parallel.spread(self._sd, 4, halves=True), parallel.shard(self._sd, 4)
+            for other in (self._many, pairs, cut):
+                yield apart(alone, other.generate(PROMPTS, **asked).latents)
+
+    def steered(self):
+        """Each picture by its own map and picture: on five devices, in halves, and cut over four."""
+        rng = np.random.default_rng(1)
+        maps = [Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)) for _ in PROMPTS]
+        with tempfile.TemporaryDirectory() as name:
+            config = control_nets.controlnet_config(UNET, self._sd.vae.factor)
+            net = sdjax.load_controlnet(control_nets.write_net(Path(name) / "net", config))
+            ip = sdjax.load_image_prompt(write_image_prompt(Path(name) / "ip", self._sd.params["unet"]))
+            asked = {**QUICK, "control": [sdjax.Control(net, maps, [0.5, 0.0, 1.0, -0.5, 0.3], end=[1, 1, 0.5, 1, 1])]}
+            asked |= {"image_prompt": [(ip, maps, [0.5, 0.3, 0.0, 1.0, 0.7])]}
             alone = self._sd.generate(PROMPTS, **asked).latents
             yield 1e-9 if apart(alone, self._one.latents) > 1e-3 else 1.0
             pairs, cut = parallel.spread(self._sd, 4, halves=True), parallel.shard(self._sd, 4)

@@ -14,8 +14,10 @@ import pytest
 import sdjax
 from sdjax.runtime.executor import Compiled
 from sdjax.runtime.exported import compiled_into
+from tests import control_nets
 from tests.adapters import whole_lora, written
-from tests.checkpoints import make_checkpoint
+from tests.checkpoints import UNET, make_checkpoint
+from tests.image_prompts import write_image_prompt
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "a red circle above a blue square"
@@ -135,6 +137,22 @@ def test_worn_adapters_run_by_exported_programs(model, sd, tmp_path):
         for file in files:
             made = other.generate(PROMPT, adapters=[(file, 0.7)], **ASKED)
             assert np.array_equal(made.latents, sd.generate(PROMPT, adapters=[(file, 0.7)], **ASKED).latents)
+        assert np.array_equal(other.generate(PROMPT, **ASKED).latents, sd.generate(PROMPT, **ASKED).latents)
+
+
+def test_what_steers_runs_by_exported_programs(model, sd, tmp_path):
+    """Of the nets that were named; their maps and strengths are data."""
+    config = control_nets.controlnet_config(UNET, sd.vae.factor)
+    net = sdjax.load_controlnet(control_nets.write_net(tmp_path / "net", config))
+    ip = sdjax.load_image_prompt(write_image_prompt(tmp_path / "ip", sd.params["unet"]))
+    one, two = (np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8) for i in range(2))
+    asked = {"control": [(net, one)], "image_prompt": [(ip, one)]}
+    other = opened(model, sdjax.export(sd, tmp_path / "programs", sizes=[(16, 16)], **asked))
+    asked = ASKED | {"control": sdjax.Control(net, two, 0.3, end=0.7), "image_prompt": [(ip, two, 0.6)]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = other.generate(PROMPT, **asked).latents
+        assert np.array_equal(made, sd.generate(PROMPT, **asked).latents)
         assert np.array_equal(other.generate(PROMPT, **ASKED).latents, sd.generate(PROMPT, **ASKED).latents)
 
 

@@ -53,7 +53,16 @@ def test_batches_that_do_not_divide(found):
 
 @pytest.mark.parametrize(
     "name",
-    ["lanes", "from_pictures", "regions", "worn", "noise_of_torch", "refined", "added_conditions_without_guidance"],
+    [
+        "lanes",
+        "from_pictures",
+        "regions",
+        "worn",
+        "steered",
+        "noise_of_torch",
+        "refined",
+        "added_conditions_without_guidance",
+    ],
 )
 def test_the_pictures_of_one_device(found, name):
     assert np.max(found[name]) <= CLOSE
