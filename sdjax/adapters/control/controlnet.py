@@ -7,10 +7,11 @@ tensor too many, too few or of another shape is told, with the nearest name. Num
 from collections.abc import Mapping
 from dataclasses import replace
 
+import jax
 import numpy as np
 
 from sdjax.adapters.control.facts import config_of, union_of
-from sdjax.adapters.control.kind import CONTROL_LORA, DIFFUSERS, TITLES, Kind
+from sdjax.adapters.control.kind import CONTROL_LORA, DIFFUSERS, TITLES, Kind, own_headers
 from sdjax.adapters.control.locate import Located
 from sdjax.adapters.control.weights import Change, Difference, Factors, Weights, unchanged
 from sdjax.config.controlnet import ControlNetConfig
@@ -19,7 +20,6 @@ from sdjax.core.errors import CheckpointError
 from sdjax.core.tree import Path, Shape
 from sdjax.nn.shapes import expected_network
 from sdjax.weights import ldm, names
-from sdjax.weights.files import Entry, Header
 from sdjax.weights.names import Place, Places
 from sdjax.weights.tensors import ErrorContext, in_the_file, read_tensors
 
@@ -83,30 +83,12 @@ def sgm_names(config: ControlNetConfig) -> dict[str, str]:
     return found | {"controlnet_mid_block": "middle_block_out.0"}
 
 
-def _read(
-    located: Located, kind: Kind, expected: Mapping[Path, Shape], places: Places, note: str = ""
-) -> dict[Path, np.ndarray]:
+def _read(located: Located, kind: Kind, expected: Mapping[Path, Shape], places: Places) -> dict[Path, np.ndarray]:
     """The tensors of these paths, in our order of axes."""
-    blame = ErrorContext(f"{located.path} is no {TITLES[kind.kind]} as it says{note}", _REMEDY)
-    shapes = tree.unflatten({path: _Shape(shape) for path, shape in expected.items()})
-    read, _ = read_tensors(own_headers(located, kind), shapes, places, blame, place=in_the_file)
+    blame = ErrorContext(f"{located.path} is no {TITLES[kind.kind]} as it says", _REMEDY)
+    shapes = tree.unflatten({path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in expected.items()})
+    read, _ = read_tensors(own_headers(located.headers, kind), shapes, places, blame, place=in_the_file)
     return tree.flatten(read)
-
-
-def own_headers(located: Located, kind: Kind) -> list[Header]:
-    """The headers of a net's files with its own tensors alone, by their names without a prefix."""
-    held = {header.path: dict[str, Entry]() for header in located.headers}
-    home = {id(entry): header.path for header in located.headers for entry in header.tensors.values()}
-    for name, entry in kind.tensors.items():
-        held[home[id(entry)]][name] = entry
-    return [replace(header, tensors=held[header.path]) for header in located.headers]
-
-
-class _Shape:
-    """What `read_tensors` asks of a leaf that it is to find."""
-
-    def __init__(self, shape: Shape):
-        self.shape = shape
 
 
 def _read_factors(located: Located, kind: Kind, expected: Mapping[Path, Shape], places: Places) -> Weights:

@@ -1,11 +1,13 @@
 """What a file of control is, told from its tensors' names; what another file is, where it is none.
 
-controlnet_cond_embedding.conv_in.weight         a ControlNet by diffusers' names; with task_embedding, a Union
-control_model.zero_convs.0.0.weight              by its authors' (cldm), perhaps with the whole model beside it
-zero_convs.0.0.weight                            the same without the prefix
-lora_controlnet                                  a Control-LoRA, in the authors' names
-body.0.block1.weight, body.0.resnets.0.block1..  a T2I-Adapter; "adapter." may stand before
-lllite_unet_..                                   a ControlNet-LLLite
+    controlnet_cond_embedding.conv_in.weight         a ControlNet by diffusers' names; with task_embedding, a Union
+    control_model.zero_convs.0.0.weight              by its authors' (cldm), perhaps with the whole model beside it
+    zero_convs.0.0.weight                            the same without the prefix
+    lora_controlnet                                  a Control-LoRA, in the authors' names
+    body.0.block1.weight, body.0.resnets.0.block1..  a T2I-Adapter; "adapter." may stand before
+    lllite_unet_..                                   a ControlNet-LLLite
+
+Each is read by a file of its own. Whatever else people keep beside them is refused by its name.
 """
 
 import re
@@ -86,6 +88,15 @@ def _is_foreign(tensors: Mapping[str, Entry]) -> bool:
 def _without(prefix: str, tensors: Mapping[str, Entry]) -> dict[str, Entry]:
     kept = tensors if not prefix else {n: one for n, one in tensors.items() if not _BESIDE.fullmatch(n)}
     return {name.removeprefix(prefix): entry for name, entry in kept.items() if name != DIFFERENCE}
+
+
+def own_headers(headers: Iterable[Header], kind: Kind) -> list[Header]:
+    """The headers of a network's files with its own tensors alone, by their names without a prefix."""
+    names = {id(entry): name for name, entry in kind.tensors.items()}
+    return [
+        replace(one, tensors={names[id(entry)]: entry for entry in one.tensors.values() if id(entry) in names})
+        for one in headers
+    ]
 
 
 def _small(tensors: Mapping[str, Entry]) -> Kind | None:

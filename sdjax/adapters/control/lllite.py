@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 
-from sdjax.adapters.control.controlnet import own_headers
-from sdjax.adapters.control.kind import TITLES, Kind
+from sdjax.adapters.control.kind import TITLES, Kind, own_headers
 from sdjax.adapters.control.locate import Located
 from sdjax.adapters.control.weights import Weights
 from sdjax.config import UNetConfig
@@ -50,7 +49,7 @@ def read_lllite(located: Located, kind: Kind) -> tuple[LLLiteConfig, Weights]:
 
     blame = ErrorContext(f"{where} is no {TITLES[kind.kind]} as it says", "download it again")
     expected = expected_network(config)
-    read, _ = read_tensors(own_headers(located, kind), expected, places, blame, place=in_the_file)
+    read, _ = read_tensors(own_headers(located.headers, kind), expected, places, blame, place=in_the_file)
     return config, Weights(tree.flatten(read), {}, {})
 
 

@@ -1,9 +1,11 @@
 """T2I-Adapters from their files: diffusers' names, or their authors', whose resnets are numbered in one row.
 
-ours, diffusers (after "adapter.")      TencentARC/T2I-Adapter
-body.1.resnets.0.block1                 body.2.block1        two resnets a stage, numbered through
-body.1.in_conv                          body.2.in_conv       of the stage's first
-body.1.resnets.0.block1 (light)         body.1.body.0.block1
+    ours, diffusers (after "adapter.")      TencentARC/T2I-Adapter
+    body.1.resnets.0.block1                 body.2.block1        two resnets a stage, numbered through
+    body.1.in_conv                          body.2.in_conv       of the stage's first
+    body.1.resnets.0.block1 (light)         body.1.body.0.block1
+
+Either may have "adapter." before it.
 """
 
 import re
@@ -11,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sdjax.adapters.control.controlnet import own_headers
-from sdjax.adapters.control.kind import DIFFUSERS, TITLES, Kind
+from sdjax.adapters.control.kind import DIFFUSERS, TITLES, Kind, own_headers
 from sdjax.adapters.control.locate import Located
 from sdjax.adapters.control.weights import Weights
 from sdjax.config.t2i_adapter import FULL, LIGHT, XL, T2IAdapterConfig
@@ -46,7 +47,7 @@ def read_t2i_adapter(located: Located, kind: Kind) -> tuple[T2IAdapterConfig, We
         return [replace(one, name=_theirs(one.name, config)) for one in found]
 
     expected = expected_network(config)
-    read, _ = read_tensors(own_headers(located, kind), expected, places, blame, place=in_the_file)
+    read, _ = read_tensors(own_headers(located.headers, kind), expected, places, blame, place=in_the_file)
     return config, Weights(tree.flatten(read), {}, {})
 
 
