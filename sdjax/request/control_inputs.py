@@ -1,5 +1,6 @@
 """What steers the pictures of one call: every network that was given, checked against the model and the pictures."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -10,6 +11,7 @@ from PIL import Image
 
 from sdjax.adapters.control import ControlAdapter
 from sdjax.adapters.image_scales import layer_scales
+from sdjax.config.lllite import STRIDES, LLLiteConfig
 from sdjax.core.errors import unknown
 from sdjax.core.short import short
 from sdjax.diffusion.progress import Run
@@ -108,8 +110,8 @@ def controlled(one: Control, number: int, frame: Frame) -> Steered:
     net, name = one.net, f"control[{number}] ({one.net.name})"
     net.check(frame.spec.unet, frame.spec.expected_params["unet"], frame.spec.name)
     mode, kind = steered.mode_of(net, one.mode, name)
-    if one.mask is not None and net.kind == "lllite":
-        raise ValueError(f"{name}: a ControlNet-LLLite stands before whole layers and cannot be masked")
+    if isinstance(net.config, LLLiteConfig):
+        _check_tokens(net.config, one, frame, name)
     maps, kinds, scale = _maps(one, kind, name)
     images = np.stack([_fitted(net, maps[key], frame, one.resize, where) for key, where in _named(maps, name)], axis=1)
     along = frame.along(1.0 if len(maps) > 1 else scale, one.start, one.end, name)
@@ -118,6 +120,17 @@ def controlled(one: Control, number: int, frame: Frame) -> Steered:
     said = tuple(_said(net, along[:, i], mode) for i in range(frame.count))
     where = frame.masks(one.mask, name, steered.soft_mask)
     return Steered(net, images, along, weights, where, told, mode in ("guess", "control"), said)
+
+
+def _check_tokens(config: LLLiteConfig, one: Control, frame: Frame, name: str) -> None:
+    """Raises ValueError where an LLLite is masked, or makes of the map another number of tokens than layers have."""
+    if one.mask is not None:
+        raise ValueError(f"{name}: a ControlNet-LLLite stands before whole layers and cannot be masked")
+    places, most = {h * w for h, w in frame.sizes}, max(math.prod(STRIDES[each.depth]) for each in config.modules)
+    for stride in {math.prod(STRIDES[each.depth]) for each in config.modules}:
+        if (frame.inputs.height // stride) * (frame.inputs.width // stride) not in places:
+            size = f"{frame.inputs.width} x {frame.inputs.height}"
+            raise ValueError(f"{name} takes pictures whose sides are multiples of {most}, and this one is {size}")
 
 
 def _maps(one: Control, kind: str | None, name: str) -> tuple[Mapping[str, Any], list[str] | None, Any]:
