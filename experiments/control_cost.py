@@ -83,9 +83,11 @@ def their_step(unet: dict[str, Any], size: int) -> Step:
 
     torch.manual_seed(0)
     kept = {name: value for name, value in unet.items() if not name.startswith("_")}
-    model = diffusers.UNet2DConditionModel(**kept).eval()
+    model: Any = diffusers.UNet2DConditionModel(**kept)
     own = {name: value for name, value in controlnet_config(unet).items() if not name.startswith("_")}
-    net = diffusers.ControlNetModel(**own).eval()
+    net: Any = diffusers.ControlNetModel(**own)
+    model.eval()
+    net.eval()
     x, picture = torch.randn(2, 4, size // 8, size // 8), torch.rand(2, 3, size, size)
     text, time_ = torch.randn(2, 77, unet["cross_attention_dim"]), torch.tensor(500)
 

@@ -24,7 +24,10 @@ from sdjax.runtime import programs
 from sdjax.runtime.denoisers import denoiser_of
 from sdjax.text import Tokenizer
 
-READ = {"unet": config.UNetConfig.from_dict, "vae": config.VaeConfig.from_dict}
+READ: dict[str, Callable[[Any], config.Config]] = {
+    "unet": config.UNetConfig.from_dict,
+    "vae": config.VaeConfig.from_dict,
+}
 
 
 def call(job: Job) -> Call:

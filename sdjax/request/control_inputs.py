@@ -126,11 +126,11 @@ def _check_tokens(config: LLLiteConfig, one: Control, frame: Frame, name: str) -
     """Raises ValueError where an LLLite is masked, or makes of the map another number of tokens than layers have."""
     if one.mask is not None:
         raise ValueError(f"{name}: a ControlNet-LLLite stands before whole layers and cannot be masked")
-    places, most = {h * w for h, w in frame.sizes}, max(math.prod(STRIDES[each.depth]) for each in config.modules)
-    for stride in {math.prod(STRIDES[each.depth]) for each in config.modules}:
-        if (frame.inputs.height // stride) * (frame.inputs.width // stride) not in places:
-            size = f"{frame.inputs.width} x {frame.inputs.height}"
-            raise ValueError(f"{name} takes pictures whose sides are multiples of {most}, and this one is {size}")
+    strides = {math.prod(STRIDES[module.depth]) for module in config.modules}
+    height, width, places = frame.inputs.height, frame.inputs.width, {h * w for h, w in frame.sizes}
+    if not all((height // stride) * (width // stride) in places for stride in strides):
+        told = f"takes pictures whose sides are multiples of {max(strides)}, and this one is {width} x {height}"
+        raise ValueError(f"{name} {told}")
 
 
 def _maps(one: Control, kind: str | None, name: str) -> tuple[Mapping[str, Any], list[str] | None, Any]:
