@@ -1,6 +1,7 @@
 """sdjax's side: a call that computes a row once and waits for it."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
