@@ -35,6 +35,8 @@ from tests.control_nets import (
     union_config,
     write_net,
 )
+from tests.golden import make_control_tensors
+from tests.golden.make_tensors import read
 from tests.single_files import SMALL
 from tests.test_hub import hub  # noqa: F401, a fixture
 
@@ -345,3 +347,18 @@ def test_from_the_hub(hub, folder, tmp_path):  # noqa: F811
     refused("owner/name/old.pth", "old.pth is a pickle")
     refused("owner/name/other.safetensors", "(?s)holds no other.safetensors; it holds:.*loose.safetensors")
     refused("owner/name/loose.safetensors", "no published family")
+
+
+@pytest.mark.parametrize("repository", make_control_tensors.CONFIGS)
+def test_names_and_shapes_are_the_published(repository):
+    """All that diffusers' network of the repository's config holds, and nothing else."""
+    config = control_nets.network_config(make_control_tensors.CONFIGS[repository])
+    prefix = "adapter." if isinstance(config, T2IAdapterConfig) else ""
+    ours = {}
+    for path, leaf in tree.flatten(expected_network(config)).items():
+        name = names.tensor_name(path)
+        stored = names.file_shapes(path, leaf.shape)[0]
+        if ".attn.v_proj." in name:  # torch keeps queries, keys and values in one
+            name, stored = name.replace(".v_proj.", ".in_proj_"), (3 * stored[0], *stored[1:])
+        ours[prefix + name] = stored
+    assert ours == read(make_control_tensors.PATH)[repository]
