@@ -67,8 +67,8 @@ def sample(networks: Networks, asked: Request, callbacks: Callbacks) -> Sampled:
         for start, stop, texts in prompting.pieces(branches, asked.plans, needed, changes):
             encodings = [encoding(i, start) for i in range(len(branches))]
             worn = None if outfits is None else outfits.strengths("unet", start)
-            told = _conditions(networks, asked, branches, texts, encodings, channels, worn, guides)
-            told = _precomputed(networks, denoiser, params, told, len(branches[0]))
+            told = _conditions(networks, asked, branches, texts, encodings, channels, worn)
+            told = _precomputed(networks, denoiser, params, told, guides, len(branches[0]))
             unet = (params, told, guidance, known, regions)
             for first in range(start, stop, stride):
                 last = min(first + stride, stop)
@@ -178,7 +178,8 @@ def _steered(
     if asked.steering is None:
         return networks.denoiser, networks.params["unet"], ()
     beside = networks.beside([one.adapter for one in asked.steering.all])
-    return *beside, guides_.make(networks, asked.steering, beside, branches, length)
+    guides = guides_.make(networks, asked.steering, beside, branches, length)
+    return *beside, networks.executor.shard_inputs(guides, 0, len(branches))
 
 
 def _conditions(
@@ -189,7 +190,6 @@ def _conditions(
     encodings: Sequence[Encoding],
     channels: jax.Array | None,
     worn: Strengths | None,
-    guides: tuple[Guide, ...],
 ) -> Conditions:
     """What the U-Net is told for each branch of every picture, the first branch of all of them first."""
     states, pooled, ids, shown = [], [], [], []
@@ -214,18 +214,18 @@ def _conditions(
         beside,
         None if level is None else jnp.tile(np.full(count, level, np.int32), parts),
         jax.tree.map(lambda each: np.tile(each, (parts, 1)), worn),
-        guides,
     )
 
 
-def _precomputed(networks: Networks, denoiser: Denoiser, params: Params, told: Conditions, parts: int) -> Conditions:
-    """The same where programs want it, with what of it is the same at every step made beforehand."""
+def _precomputed(
+    networks: Networks, denoiser: Denoiser, params: Params, told: Conditions, guides: tuple[Guide, ...], parts: int
+) -> Conditions:
+    """The same where programs want it, with what of it is the same at every step made beforehand, and the guides."""
     told = networks.executor.shard_inputs(told, 0, parts)
     text = Conditions(told.context, worn=told.worn)
     made = networks.executor.run(programs.precompute_kv, denoiser, params, text)
-    pairs = zip(told.control, made.control, strict=True)
-    control = tuple(replace(guide, text=own.text) for guide, own in pairs)
-    return replace(told, context=made.context, control=control)
+    pairs = zip(guides, made.control, strict=True)
+    return replace(told, context=made.context, control=tuple(replace(guide, text=own.text) for guide, own in pairs))
 
 
 def _image_embeds(networks: Networks, asked: Request) -> list[tuple[np.ndarray, np.ndarray]]:
