@@ -107,7 +107,7 @@ def test_files_that_are_none(path):
     refused(old, "ip-adapter.bin is a pickle")
     refused(path.parent, "ip-adapter.bin is a pickle")
     refused(path, "is neither a file nor a folder here nor a Hub id")
-    refused(7, "an adapter is a file, a folder or a Hub id, not 7")
+    refused(7, "load_image_prompt takes a file, a folder or a Hub id, not 7")
     refused(written(path, {}), "holds no tensors")
     os.unlink(path)
     os.mkfifo(path)

@@ -144,7 +144,7 @@ def load_image_prompt(
     """
     if name is not None and (not isinstance(name, str) or not name):
         raise ValueError(f"name must be a text, not {short(name)}")
-    located = locate(source, revision)
+    located = locate(source, revision, "load_image_prompt")
     header = read_single_header(located.path)
     check_kind(header)
     try:

@@ -45,12 +45,12 @@ class Located(NamedTuple):
     hub: HubFile | None = None
 
 
-def locate(source: str | os.PathLike[str], revision: str = "main") -> Located:
+def locate(source: str | os.PathLike[str], revision: str = "main", function: str = "load_adapter") -> Located:
     """The one file that is meant: a path, a folder, `owner/name` or `owner/name/file.safetensors` on the Hub.
 
-    Or one of SHIPPED, where no such path is here. Raises CheckpointError where there is none, or more than one.
+    Or one of SHIPPED, where no such path is here. function: which was called, for its message. Raises CheckpointError where there is none, or more than one.
     """
-    text = checked(source, "load_adapter")
+    text = checked(source, function)
     path = Path(os.path.expanduser(text))
     if text in SHIPPED and not os.path.lexists(path):
         return Located(ASSETS / f"{text}.safetensors", text, None)
