@@ -48,7 +48,8 @@ class Located(NamedTuple):
 def locate(source: str | os.PathLike[str], revision: str = "main", function: str = "load_adapter") -> Located:
     """The one file that is meant: a path, a folder, `owner/name` or `owner/name/file.safetensors` on the Hub.
 
-    Or one of SHIPPED, where no such path is here. function: which was called, for its message. Raises CheckpointError where there is none, or more than one.
+    Or one of SHIPPED, where no such path is here. function: which was called, for its message. Raises CheckpointError
+    where there is none, or more than one.
     """
     text = checked(source, function)
     path = Path(os.path.expanduser(text))
