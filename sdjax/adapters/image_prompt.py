@@ -38,6 +38,9 @@ from sdjax.nn.image_prompt import attention_paths
 from sdjax.weights.files import Header, read_single_header
 from sdjax.weights.tensors import ErrorContext, in_the_file, read_tensors
 
+SHIPPED = "shapes"  # for that model
+ASSETS = Path(__file__).resolve().parents[1] / "assets" / "control"
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImagePromptAdapter:
@@ -132,7 +135,7 @@ def load_image_prompt(
 
     Args:
       source: a .safetensors file, a folder that holds one, or a Hub id as
-        `h94/IP-Adapter/models/ip-adapter_sd15.safetensors`.
+        `h94/IP-Adapter/models/ip-adapter_sd15.safetensors`. "shapes" is the one for the shapes model.
       name: what messages and settings call it; by default the file's name without its ending.
       image_encoder: the folder of the image encoder (config.json and model.safetensors, as transformers'
         CLIPVisionModelWithProjection is saved), or a Hub id as `h94/IP-Adapter/models/image_encoder`; by default the
@@ -144,6 +147,8 @@ def load_image_prompt(
     """
     if name is not None and (not isinstance(name, str) or not name):
         raise ValueError(f"name must be a text, not {short(name)}")
+    if source == SHIPPED and not os.path.lexists(SHIPPED):
+        source = ASSETS / "image_prompt.safetensors"
     located = locate(source, revision, "load_image_prompt")
     header = read_single_header(located.path)
     check_kind(header)

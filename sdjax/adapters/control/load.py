@@ -25,7 +25,7 @@ def load_controlnet(
 
     Args:
       source: a .safetensors file, a folder of diffusers', or a Hub id: `owner/name`, `owner/name/folder`,
-        `owner/name/file.safetensors`. What it is, its tensors tell.
+        `owner/name/file.safetensors`. What it is, its tensors tell. "edges" and "depth" are two for the shapes model.
       name: what messages and settings call it; by default the file's name without its ending, or the folder's.
       variant: which files of a folder where there are several, as "fp16". revision: of a Hub id.
 

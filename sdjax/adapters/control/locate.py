@@ -27,6 +27,8 @@ from sdjax.weights.links import home_of, within
 
 CONFIG, STEM = "config.json", "diffusion_pytorch_model"
 TAKES = "load_controlnet"
+SHIPPED = ("edges", "depth")  # for the shapes model, by what their maps show
+ASSETS = Path(__file__).resolve().parents[2] / "assets" / "control"
 
 
 class Located(NamedTuple):
@@ -46,10 +48,12 @@ class Located(NamedTuple):
 def locate(source: str | os.PathLike[str], variant: str | None, revision: str) -> Located:
     """What is meant: a file, a folder, `owner/name`, `owner/name/folder` or `owner/name/file.safetensors`.
 
-    Raises CheckpointError where there is none, or more than one.
+    Or one of SHIPPED, where no such path is here. Raises CheckpointError where there is none, or more than one.
     """
     text = checked(source, TAKES)
     path = Path(os.path.expanduser(text))
+    if text in SHIPPED and not os.path.lexists(path):
+        return _folder(ASSETS / text, variant)
     if os.path.isdir(path):
         return _folder(path, variant)
     if os.path.lexists(path):
