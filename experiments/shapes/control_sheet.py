@@ -1,4 +1,4 @@
-"""The picture of docs/control.md: what each net of the shapes model looks at, and what it makes of it at three strengths.
+"""The picture of docs/control.md: what each net of the shapes model looks at, and what comes of it at three strengths.
 
     python -m experiments.shapes.control_sheet --out=docs/control.png
 
