@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -78,6 +79,15 @@ class Frame:
         under = None if self.inputs.under is None else self.inputs.under[i]
         return (None, None) if under is None or under[2] is None else (under[2], under[0].size[::-1])
 
+    def check_whole(self, size: tuple[int, int], i: int, name: str) -> None:
+        """Raises ValueError where a part of picture i is worked on, and what lies over it is not of its size."""
+        whole = self.part(i)[1]
+        if whole is not None and size != whole:
+            raise ValueError(
+                f"{name} is {size[1]} x {size[0]} and the picture {whole[1]} x {whole[0]}, of which mask_crop takes a "
+                "part: give one of the whole picture"
+            )
+
     def along(self, value: Any, start: Any, end: Any, name: str) -> np.ndarray:
         """See `steered.along`."""
         return steered.along(value, start, end, self.courses, self.spec, name)
@@ -91,13 +101,14 @@ class Frame:
             each = [steered.everywhere(self.sizes)] * self.count
         else:
             drawn = read_each(value, self.count, f"{name}: mask", read.read_mask)
-            cut = [_cut(one, self.part(i)[0]) for i, one in enumerate(drawn)]
+            cut = [self._cut(one, i, f"{name}: mask") for i, one in enumerate(drawn)]
             each = [made(one, self.inputs.height, self.inputs.width, self.sizes) for one in cut]
         return {str(places): np.stack([own[places] for own in each]) for places in each[0]}
 
-
-def _cut(mask: Image.Image, box: Box | None) -> Image.Image:
-    return mask if box is None else mask.crop(box)
+    def _cut(self, mask: Image.Image, i: int, name: str) -> Image.Image:
+        box = self.part(i)[0]
+        self.check_whole(mask.size[::-1], i, name)
+        return mask if box is None else mask.crop(box)
 
 
 # ---------------------------------------------------------------------- nets that look at maps
@@ -145,11 +156,11 @@ def _named(maps: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
 
 
 def _column(value: Any, frame: Frame, name: str) -> list[Any]:
-    """One map for each picture. A single array of floats is one map, and not a list of rows."""
+    """One map for each picture. Raises ValueError, FileNotFoundError."""
     if value is None:
         raise ValueError(f"{name}: the map is None; give a picture")
-    if isinstance(value, np.ndarray) and value.ndim == 3:
-        value = [value]
+    if isinstance(value, jax.Array):
+        value = np.asarray(value)
     return once(each(value, frame.count, name), partial(control_map.read_map, name=name))
 
 
@@ -162,14 +173,9 @@ def _fitted(net: ControlAdapter, value: Any, frame: Frame, resize: str | None, n
 def _fitted_one(
     net: ControlAdapter, value: np.ndarray, i: int, frame: Frame, resize: str | None, name: str
 ) -> np.ndarray:
-    box, whole = frame.part(i)
-    if whole is not None and value.shape[:2] != whole:
-        raise ValueError(
-            f"{name} is {value.shape[1]} x {value.shape[0]} and the picture {whole[1]} x {whole[0]}, of which "
-            "mask_crop takes a part: give a map of the whole picture"
-        )
+    frame.check_whole((value.shape[0], value.shape[1]), i, name)
     size = frame.inputs.height, frame.inputs.width
-    return control_map.fitted(value, size, net.channels, resize, frame.spec.vae.factor, name, box)
+    return control_map.fitted(value, size, net.channels, resize, frame.spec.vae.factor, name, frame.part(i)[0])
 
 
 def _kinds(net: ControlAdapter, kinds: Sequence[str], scale: Any, count: int, name: str) -> Kinds:
@@ -177,10 +183,13 @@ def _kinds(net: ControlAdapter, kinds: Sequence[str], scale: Any, count: int, na
     modes = np.tile(np.array([net.kinds[kind] for kind in kinds], np.int32), (count, 1))
     entering = np.ones(modes.shape, np.float32)
     if len(kinds) > 1:
+        for key in scale if isinstance(scale, Mapping) else ():
+            if key not in kinds:
+                raise ValueError(unknown(f"{name}: scale of {short(key)}, which image= does not have", key, kinds))
         by_kind = scale if isinstance(scale, Mapping) else dict.fromkeys(kinds, scale)
         for j, kind in enumerate(kinds):
             listed = checks.spread(by_kind.get(kind, 1.0), count, f"{name}: scale")
-            entering[:, j] = [steered.finite(value, name) for value in listed]
+            entering[:, j] = [steered.finite(one, name) for one in listed]
     return Kinds(modes, entering)
 
 
@@ -194,10 +203,15 @@ def shown(one: ImagePrompt, number: int, frame: Frame) -> Steered:
     adapter.check(unet, frame.spec.name)
     listed = one.image if isinstance(one.image, list) else [one.image]
     pictures = [_together(value, name) for value in checks.spread(listed, frame.count, f"{name}: image")]
-    by_evaluation = np.ndim(one.scale) == 2 if not isinstance(one.scale, Mapping | str) else False
-    scales = [1.0] * frame.count if by_evaluation else _each_scale(one.scale, frame.count, name)
+    if len(set(map(len, pictures))) > 1:
+        raise ValueError(
+            f"{name}: image shows {' and '.join(str(len(each)) for each in pictures)} pictures together; give tuples of "
+            "one length (a scale of 0 in another image prompt leaves one out)"
+        )
+    table = steered.by_evaluation(one.scale)
+    scales = [1.0] * frame.count if table else _each_scale(one.scale, frame.count, name)
     weights = np.stack([layer_scales(value, unet, name) for value in scales])
-    along = frame.along(one.scale if by_evaluation else 1.0, one.start, one.end, name)
+    along = frame.along(one.scale if table else 1.0, one.start, one.end, name)
     said = tuple(_said(adapter, along[:, i] * weights[i].max(initial=0), "balanced") for i in range(frame.count))
     return Steered(
         adapter, tuple(pictures), along, weights, frame.masks(one.mask, name, image_masks), None, False, said

@@ -29,7 +29,7 @@ class ControlArguments(Topic):
     def opened(self) -> "ControlArguments":
         """With every net read. Raises ValueError, also for what settings hold in place of one."""
         for name, value in self.items():
-            words = value if checks.is_list(value) else [value]
+            words = value if isinstance(value, list) else [value]  # a tuple may be two paths
             if any(isinstance(one, str) for one in words):
                 raise ValueError(
                     f"these settings are of pictures that were steered by {short(value)}: give the net and its picture "
