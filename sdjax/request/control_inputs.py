@@ -118,6 +118,7 @@ def controlled(one: Control, number: int, frame: Frame) -> Steered:
     """One net, what it looks at and how. Raises ValueError, FileNotFoundError."""
     net, name = one.net, f"control[{number}] ({one.net.name})"
     net.check(frame.spec.unet, frame.spec.expected_params["unet"], frame.spec.name)
+    net.check_size(frame.inputs.height, frame.inputs.width, frame.spec.vae.factor, name)
     mode, kind = steered.mode_of(net, one.mode, name)
     if one.mask is not None and net.kind == "lllite":
         raise ValueError(f"{name}: a ControlNet-LLLite stands before whole layers and cannot be masked")
