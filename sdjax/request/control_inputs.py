@@ -127,7 +127,9 @@ def controlled(one: Control, number: int, frame: Frame) -> Steered:
     along = frame.along(1.0 if len(maps) > 1 else scale, one.start, one.end, name)
     weights = np.tile(steered.weights_of(net, mode, one.weights, name), (frame.count, 1))
     told = None if kinds is None else _kinds(net, kinds, scale, frame.count, name)
-    said = tuple(_said(net, along[:, i], mode) for i in range(frame.count))
+    most = np.ones(frame.count, np.float32) if told is None else told.scales[range(frame.count), _largest(told.scales)]
+    along *= most != 0  # where no map enters, a Union would still add what it makes of none
+    said = tuple(_said(net, along[:, i] * most[i], mode) for i in range(frame.count))
     where = frame.masks(one.mask, name, steered.soft_mask)
     return Steered(net, images, along, weights, where, told, mode in ("guess", "control"), said)
 
@@ -144,12 +146,20 @@ def _maps(one: Control, kind: str | None, name: str) -> tuple[Mapping[str, Any],
         return {"image": one.image}, [kind] if kind else None, one.scale
     if not kinds:
         raise ValueError(f"{name} looks at one map, and image= names several kinds; only a Union knows kinds")
+    if kind is not None:
+        raise ValueError(f"{name}: image= says of what kinds its maps are, and mode={kind!r} does too; leave out the last")
     if not one.image:
         raise ValueError(f"{name}: image is an empty mapping; give {{kind: map}}")
     for key in one.image:
         if key not in kinds:
             raise ValueError(unknown(f"{name}: {short(key)} is no kind of map", key, kinds))
-    return one.image, list(one.image), one.scale
+    scale = one.scale
+    for key in scale if isinstance(scale, Mapping) else ():
+        if key not in one.image:
+            raise ValueError(unknown(f"{name}: scale of {short(key)}, which image= does not have", key, one.image))
+    if len(one.image) == 1 and isinstance(scale, Mapping):
+        scale = next(iter(scale.values()), 1.0)
+    return one.image, list(one.image), scale
 
 
 def _named(maps: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
@@ -184,9 +194,6 @@ def _kinds(net: ControlAdapter, kinds: Sequence[str], scale: Any, count: int, na
     modes = np.tile(np.array([net.kinds[kind] for kind in kinds], np.int32), (count, 1))
     entering = np.ones(modes.shape, np.float32)
     if len(kinds) > 1:
-        for key in scale if isinstance(scale, Mapping) else ():
-            if key not in kinds:
-                raise ValueError(unknown(f"{name}: scale of {short(key)}, which image= does not have", key, kinds))
         by_kind = scale if isinstance(scale, Mapping) else dict.fromkeys(kinds, scale)
         for j, kind in enumerate(kinds):
             listed = checks.spread(by_kind.get(kind, 1.0), count, f"{name}: scale")
@@ -213,7 +220,8 @@ def shown(one: ImagePrompt, number: int, frame: Frame) -> Steered:
     scales = [1.0] * frame.count if table else _each_scale(one.scale, frame.count, name)
     weights = np.stack([layer_scales(value, unet, name) for value in scales])
     along = frame.along(one.scale if table else 1.0, one.start, one.end, name)
-    said = tuple(_said(adapter, along[:, i] * weights[i].max(initial=0), "balanced") for i in range(frame.count))
+    most = weights[range(frame.count), _largest(weights)]
+    said = tuple(_said(adapter, along[:, i] * most[i], "balanced") for i in range(frame.count))
     return Steered(
         adapter, tuple(pictures), along, weights, frame.masks(one.mask, name, image_masks), None, False, said
     )
@@ -229,6 +237,11 @@ def _together(value: Any, name: str) -> tuple[Image.Image, ...]:
     if not 0 < len(listed) <= MOST_PICTURES:
         raise ValueError(f"{name}: a tuple of pictures holds 1 to {MOST_PICTURES}, not {len(listed)}")
     return tuple(read.read_image(picture, f"{name}: image") for picture in listed)
+
+
+def _largest(values: np.ndarray) -> np.ndarray:
+    """Where in each row of `b n` the number is that counts most, whatever its sign."""
+    return np.abs(values).argmax(axis=1)
 
 
 def _said(adapter: Any, along: np.ndarray, mode: str) -> str:
