@@ -62,11 +62,9 @@ def ip(sd, folder):
 
 @pytest.fixture(scope="module")
 def union(folder):
-    """For a U-Net as SDXL's is told apart, of the tiny one's widths."""
-    return sdjax.load_controlnet(control_nets.write_net(folder / "union", control_nets.union_config(XL, factor=2)))
-
-
-XL = control_nets.XL_UNET
+    """For the tiny U-Net, which is told no sizes: it is asked for here, and not run."""
+    config = control_nets.union_config(checkpoints.UNET, factor=checkpoints.FACTOR, addition_time_embed_dim=8)
+    return sdjax.load_controlnet(control_nets.write_net(folder / "union", config))
 
 
 def asked(sd, net, **given):
@@ -91,6 +89,7 @@ def test_numbers_of_every_kind(sd, net, ip, of):
     assert not np.array_equal(made.steering.control[0].along, other.steering.control[0].along)
     prompt = sd.request("", steps=4, image_prompt=sdjax.ImagePrompt(ip, MAP, of(0.5), start=of(0.25)))
     assert (prompt.steering.image_prompts[0].weights == 0.5).all()
+    assert sd.request("", image_prompt=[(ip, MAP, of(-0.5))]).steering.image_prompts[0].said[0].endswith(":-0.5")
 
 
 @pytest.mark.parametrize("scale", [10**400, -(10**400), 1e39, 1e300])
@@ -226,3 +225,28 @@ def test_what_differs_is_said(net):
 
 
 # ---------------------------------------------------------------------- a Union's maps
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"image": {"depth": MAP, "canny": MAP}, "scale": {"cany": 0.5}}, "scale of 'cany', which .*nearest: 'canny'"),
+        ({"image": {"depth": MAP}, "scale": {"canny": 0.5}}, "scale of 'canny', which image= does not have"),
+        ({"image": {"depth": MAP}, "mode": "canny"}, "and mode='canny' does too; leave out the last"),
+        ({"image": {"depth": MAP, "canny": MAP}, "scale": 10**400}, "scale must be a finite number"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_unions_maps(sd, union, given, message):
+    refused(message, asked, sd, union, **given)
+
+
+def test_a_union_is_as_strong_as_its_strongest_map(sd, union):
+    """Where none enters it does not act at all, though it would add something of its own."""
+    both = {"depth": MAP, "canny": MAP}
+    control = sdjax.Control(union, both, {"depth": [0.5, 0.0], "canny": [-0.8, 0.0]})
+    steered = sd.request(["a", "b"], control=control, **SIZE).steering.control[0]
+    assert (steered.along[:, 1] == 0).all() and (steered.along[:-1, 0] == 1).all()
+    assert [one.split(":")[1] for one in steered.said] == ["-0.8", "0"]
+    assert asked(sd, union, image=both, scale=0).steering.control[0].idle
+    one = asked(sd, union, image={"depth": MAP}, scale={"depth": 0.5}).steering.control[0]
+    assert one.along.max() == 0.5 and one.kinds.scales.tolist() == [[1.0]]

@@ -73,7 +73,9 @@ def to_pixels(image: Image.Image, height: int, width: int) -> np.ndarray:
 def natural_size(image: Image.Image, multiple: int, name: str = "a picture") -> tuple[int, int]:
     """(height, width) of a picture, floored to multiples of `multiple`: equation (1).
 
-    name: what messages call it. Raises ValueError where nothing is left of a side, or where one is over `MAX_SIDE` pixels.
+    name: what messages call it.
+
+    Raises ValueError where nothing is left of a side, or where one is over `MAX_SIDE` pixels.
     """
     height, width = (side // multiple * multiple for side in (image.height, image.width))
     size = f"{name} of {image.width} x {image.height} pixels"

@@ -127,7 +127,7 @@ def controlled(one: Control, number: int, frame: Frame) -> Steered:
     along = frame.along(1.0 if len(maps) > 1 else scale, one.start, one.end, name)
     weights = np.tile(steered.weights_of(net, mode, one.weights, name), (frame.count, 1))
     told = None if kinds is None else _kinds(net, kinds, scale, frame.count, name)
-    most = np.ones(frame.count, np.float32) if told is None else told.scales[range(frame.count), _largest(told.scales)]
+    most = np.ones(frame.count, np.float32) if told is None else _largest(told.scales)
     along *= most != 0  # where no map enters, a Union would still add what it makes of none
     said = tuple(_said(net, along[:, i] * most[i], mode) for i in range(frame.count))
     where = frame.masks(one.mask, name, steered.soft_mask)
@@ -147,7 +147,9 @@ def _maps(one: Control, kind: str | None, name: str) -> tuple[Mapping[str, Any],
     if not kinds:
         raise ValueError(f"{name} looks at one map, and image= names several kinds; only a Union knows kinds")
     if kind is not None:
-        raise ValueError(f"{name}: image= says of what kinds its maps are, and mode={kind!r} does too; leave out the last")
+        raise ValueError(
+            f"{name}: image= says of what kinds its maps are, and mode={kind!r} does too; leave out the last"
+        )
     if not one.image:
         raise ValueError(f"{name}: image is an empty mapping; give {{kind: map}}")
     for key in one.image:
@@ -213,14 +215,14 @@ def shown(one: ImagePrompt, number: int, frame: Frame) -> Steered:
     pictures = [_together(value, name) for value in checks.spread(listed, frame.count, f"{name}: image")]
     if len(set(map(len, pictures))) > 1:
         raise ValueError(
-            f"{name}: image shows {' and '.join(str(len(each)) for each in pictures)} pictures together; give tuples of "
-            "one length (a scale of 0 in another image prompt leaves one out)"
+            f"{name}: image shows {' and '.join(str(len(each)) for each in pictures)} pictures together; give tuples "
+            "of one length (a scale of 0 in another image prompt leaves one out)"
         )
     table = steered.by_evaluation(one.scale)
     scales = [1.0] * frame.count if table else _each_scale(one.scale, frame.count, name)
     weights = np.stack([layer_scales(value, unet, name) for value in scales])
     along = frame.along(one.scale if table else 1.0, one.start, one.end, name)
-    most = weights[range(frame.count), _largest(weights)]
+    most = _largest(weights)
     said = tuple(_said(adapter, along[:, i] * most[i], "balanced") for i in range(frame.count))
     return Steered(
         adapter, tuple(pictures), along, weights, frame.masks(one.mask, name, image_masks), None, False, said
@@ -239,9 +241,9 @@ def _together(value: Any, name: str) -> tuple[Image.Image, ...]:
     return tuple(read.read_image(picture, f"{name}: image") for picture in listed)
 
 
-def _largest(values: np.ndarray) -> np.ndarray:
-    """Where in each row of `b n` the number is that counts most, whatever its sign."""
-    return np.abs(values).argmax(axis=1)
+def _largest(values: Any) -> np.ndarray:
+    """Of each row of `b n` the number that counts most, whatever its sign."""
+    return np.take_along_axis(values, np.abs(values).argmax(axis=1)[:, None], axis=1)[:, 0]
 
 
 def _said(adapter: Any, along: np.ndarray, mode: str) -> str:

@@ -201,7 +201,9 @@ def mode_of(adapter: ControlAdapter, mode: Any, name: str) -> tuple[str, str | N
     said = list(mode) if isinstance(mode, list | tuple) else [] if mode is None else [mode]
     for one in said:
         if not isinstance(one, str):
-            raise ValueError(f"{name}: mode must be one of {', '.join([*MODES, *adapter.kinds])}, not {short.short(mode)}")
+            raise ValueError(
+                f"{name}: mode must be one of {', '.join([*MODES, *adapter.kinds])}, not {short.short(mode)}"
+            )
     kinds = [one for one in said if one in adapter.kinds]
     modes = [one for one in said if one not in kinds]
     for one in modes:

@@ -70,11 +70,13 @@ class ControlAdapter:
         """
         pixels, multiple = self._pixels
         if pixels != factor:
-            raise ValueError(f"{name} is for models of {pixels} pixels to a latent, each way, and this one has {factor}")
+            raise ValueError(
+                f"{name} is for models of {pixels} pixels to a latent, each way, and this one has {factor}"
+            )
         if height % multiple or width % multiple:
             raise ValueError(
-                f"{name}: a {TITLES[self.kind]} of this kind needs a height and width that are multiples of {multiple}, "
-                f"and this picture is {width} x {height}"
+                f"{name}: a {TITLES[self.kind]} of this kind needs a height and width that are multiples of "
+                f"{multiple}, and this picture is {width} x {height}"
             )
 
     @property
