@@ -85,7 +85,7 @@ def targets(files: list[str], out: str, ending: str) -> list[Path]:
     named = Path(out)
     folder = len(files) > 1 or named.is_dir() or not named.suffix
     if not folder and named.suffix.lower() != ending:
-        why = "holds -1, which no picture does: it" if ending == ".npy" else "would lose its lines as another:"
+        why = "holds -1, which no picture does: it" if ending == ".npy" else "would lose its lines as another: it"
         raise ValueError(f"--out={out}: this map {why} is written as {ending}")
     if folder and named.suffix.lower() in (".png", ".npy") and not named.is_dir():
         raise ValueError(f"--out={out}: {len(files)} maps need a folder")

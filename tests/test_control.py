@@ -206,7 +206,7 @@ def test_only_what_is_masked_takes_the_same_part_of_the_map(sd, net):
     assert np.array_equal(sd.generate("a red circle", control=[(net, elsewhere)], **asked).latents, made)
     whole.paste(255, (4, 4, 12, 12))
     assert not np.array_equal(sd.generate("a red circle", control=[(net, whole)], **asked).latents, made)
-    with pytest.raises(ValueError, match="of which mask_crop takes a part: give a map of the whole picture"):
+    with pytest.raises(ValueError, match="of which mask_crop takes a part: give one of the whole picture"):
         sd.generate("a red circle", control=[(net, MAPS[0])], **asked)
 
 

@@ -60,5 +60,5 @@ def test_a_mask_and_guessing_are_refused(sd, net):
 
 
 def test_a_size_that_its_tokens_do_not_fit(sd, net):
-    with pytest.raises(ValueError, match="takes pictures whose sides are multiples of 32, and this one is 72 x 64"):
+    with pytest.raises(ValueError, match="multiples of 32, and this picture is 72 x 64"):
         sd.request("", control=[(net, drawn(0, (64, 72)))], height=64, width=72)

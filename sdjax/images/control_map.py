@@ -20,7 +20,7 @@ from PIL import Image
 from sdjax.core.errors import unknown
 from sdjax.core.short import short
 from sdjax.images.masks import Box
-from sdjax.images.read import open_image, read_image
+from sdjax.images.read import MAX_PIXELS, open_image, read_image
 
 RESIZES = ("stretch", "crop", "fill")
 HIDDEN = -1.0
@@ -65,7 +65,7 @@ def fitted(
     slack: by how many pixels its shape may miss the picture's. box: what of the map is taken.
     Raises ValueError for another shape where `resize` is None, and for channels that it cannot have.
     """
-    if resize is not None and resize not in RESIZES:
+    if resize is not None and not (isinstance(resize, str) and resize in RESIZES):
         raise ValueError(unknown(f"{name}: resize {short(resize)} is unknown", resize, RESIZES))
     if box is not None:
         left, top, right, bottom = box
@@ -79,6 +79,9 @@ def fitted(
             f"{name} is {wide} x {high} and the picture {width} x {height}, which is another shape: give "
             'resize="stretch", "crop" or "fill", or the picture the width and height of its map'
         )
+    longer = high * width / (wide * height)  # than the picture's shape
+    if resize == "crop" and max(longer, 1 / longer) * height * width > MAX_PIXELS:  # all of it is enlarged, then cut
+        raise ValueError(f"{name} is {wide} x {high}, too long to be cut to {width} x {height}: cut it yourself")
     return WAYS[resize or "stretch"](array, size)
 
 
@@ -124,7 +127,7 @@ def _cropped(array: Array, size: tuple[int, int]) -> Array:
 def _filled(array: Array, size: tuple[int, int]) -> Array:
     (height, width), (high, wide) = size, array.shape[:2]
     scale = min(height / high, width / wide)
-    inner = _lanczos(array, (min(height, round(high * scale)), min(width, round(wide * scale))))
+    inner = _lanczos(array, (min(height, max(1, round(high * scale))), min(width, max(1, round(wide * scale)))))
     edge = np.concatenate([array[0], array[-1], array[:, 0], array[:, -1]])
     made = np.broadcast_to(np.median(edge, axis=0).astype(np.float32), (height, width, array.shape[-1])).copy()
     top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2

@@ -70,13 +70,15 @@ def to_pixels(image: Image.Image, height: int, width: int) -> np.ndarray:
     return from_uint8(np.asarray(image))
 
 
-def natural_size(image: Image.Image, multiple: int) -> tuple[int, int]:
+def natural_size(image: Image.Image, multiple: int, name: str = "a picture") -> tuple[int, int]:
     """(height, width) of a picture, floored to multiples of `multiple`: equation (1).
+
+    name: what messages call it.
 
     Raises ValueError where nothing is left of a side, or where one is over `MAX_SIDE` pixels.
     """
     height, width = (side // multiple * multiple for side in (image.height, image.width))
-    size = f"a picture of {image.width} x {image.height} pixels"
+    size = f"{name} of {image.width} x {image.height} pixels"
     if not height or not width:
         raise ValueError(
             f"{size} is smaller than the {multiple} that this model needs; give height= and width= to enlarge it"

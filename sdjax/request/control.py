@@ -15,6 +15,7 @@ from typing import Any
 from sdjax.adapters.control import ControlAdapter, load_controlnet
 from sdjax.adapters.image_prompt import ImagePromptAdapter, load_image_prompt
 from sdjax.core.short import short
+from sdjax.request import checks
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +48,11 @@ class Control:
     mask: Any = None
 
     def opened(self) -> "Control":
-        """The same with its net read. Raises ValueError for what is none."""
+        """The same with its net read, and its numbers as Python's. Raises ValueError for what is none."""
         if isinstance(self.net, str | os.PathLike):
-            return replace(self, net=load_controlnet(self.net))
+            return replace(self, net=load_controlnet(self.net)).opened()
         if isinstance(self.net, ControlAdapter):
-            return self
+            return replace(self, **_plain(self, "control", "scale", "start", "end", "mode", "weights"))
         raise ValueError(f"control takes what sdjax.load_controlnet gives, or a path, not {short(self.net)}")
 
 
@@ -75,11 +76,11 @@ class ImagePrompt:
     mask: Any = None
 
     def opened(self) -> "ImagePrompt":
-        """The same with its adapter read. Raises ValueError for what is none."""
+        """The same with its adapter read, and its numbers as Python's. Raises ValueError for what is none."""
         if isinstance(self.adapter, str | os.PathLike):
-            return replace(self, adapter=load_image_prompt(self.adapter))
+            return replace(self, adapter=load_image_prompt(self.adapter)).opened()
         if isinstance(self.adapter, ImagePromptAdapter):
-            return self
+            return replace(self, **_plain(self, "image_prompt", "scale", "start", "end"))
         raise ValueError(f"image_prompt takes what sdjax.load_image_prompt gives, or a path, not {short(self.adapter)}")
 
 
@@ -95,6 +96,11 @@ def controls(value: Any) -> list[Control]:
 def image_prompts(value: Any) -> list[ImagePrompt]:
     """Those that were given, opened. Raises ValueError."""
     return [one.opened() for one in _listed(value, ImagePrompt, "image_prompt", "(adapter, picture)")]
+
+
+def _plain(one: Control | ImagePrompt, name: str, *fields: str) -> dict[str, Any]:
+    """Those of its fields, where arrays are Python's own numbers and lists."""
+    return {field: checks.plain(getattr(one, field), f"{name}: {field}") for field in fields}
 
 
 def _listed(value: Any, kind: type, name: str, usual: str) -> list[Any]:

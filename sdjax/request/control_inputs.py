@@ -1,17 +1,16 @@
 """What steers the pictures of one call: every network that was given, checked against the model and the pictures."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
 from sdjax.adapters.control import ControlAdapter
 from sdjax.adapters.image_scales import layer_scales
-from sdjax.config.lllite import STRIDES, LLLiteConfig
 from sdjax.core.errors import unknown
 from sdjax.core.short import short
 from sdjax.diffusion.progress import Run
@@ -80,6 +79,15 @@ class Frame:
         under = None if self.inputs.under is None else self.inputs.under[i]
         return (None, None) if under is None or under[2] is None else (under[2], under[0].size[::-1])
 
+    def check_whole(self, size: tuple[int, int], i: int, name: str) -> None:
+        """Raises ValueError where a part of picture i is worked on, and what lies over it is not of its size."""
+        whole = self.part(i)[1]
+        if whole is not None and size != whole:
+            raise ValueError(
+                f"{name} is {size[1]} x {size[0]} and the picture {whole[1]} x {whole[0]}, of which mask_crop takes a "
+                "part: give one of the whole picture"
+            )
+
     def along(self, value: Any, start: Any, end: Any, name: str) -> np.ndarray:
         """See `steered.along`."""
         return steered.along(value, start, end, self.courses, self.spec, name)
@@ -93,13 +101,14 @@ class Frame:
             each = [steered.everywhere(self.sizes)] * self.count
         else:
             drawn = read_each(value, self.count, f"{name}: mask", read.read_mask)
-            cut = [_cut(one, self.part(i)[0]) for i, one in enumerate(drawn)]
+            cut = [self._cut(one, i, f"{name}: mask") for i, one in enumerate(drawn)]
             each = [made(one, self.inputs.height, self.inputs.width, self.sizes) for one in cut]
         return {str(places): np.stack([own[places] for own in each]) for places in each[0]}
 
-
-def _cut(mask: Image.Image, box: Box | None) -> Image.Image:
-    return mask if box is None else mask.crop(box)
+    def _cut(self, mask: Image.Image, i: int, name: str) -> Image.Image:
+        box = self.part(i)[0]
+        self.check_whole(mask.size[::-1], i, name)
+        return mask if box is None else mask.crop(box)
 
 
 # ---------------------------------------------------------------------- nets that look at maps
@@ -109,28 +118,20 @@ def controlled(one: Control, number: int, frame: Frame) -> Steered:
     """One net, what it looks at and how. Raises ValueError, FileNotFoundError."""
     net, name = one.net, f"control[{number}] ({one.net.name})"
     net.check(frame.spec.unet, frame.spec.expected_params["unet"], frame.spec.name)
+    net.check_size(frame.inputs.height, frame.inputs.width, frame.spec.vae.factor, name)
     mode, kind = steered.mode_of(net, one.mode, name)
-    if isinstance(net.config, LLLiteConfig):
-        _check_tokens(net.config, one, frame, name)
+    if one.mask is not None and net.kind == "lllite":
+        raise ValueError(f"{name}: a ControlNet-LLLite stands before whole layers and cannot be masked")
     maps, kinds, scale = _maps(one, kind, name)
     images = np.stack([_fitted(net, maps[key], frame, one.resize, where) for key, where in _named(maps, name)], axis=1)
     along = frame.along(1.0 if len(maps) > 1 else scale, one.start, one.end, name)
     weights = np.tile(steered.weights_of(net, mode, one.weights, name), (frame.count, 1))
     told = None if kinds is None else _kinds(net, kinds, scale, frame.count, name)
-    said = tuple(_said(net, along[:, i], mode) for i in range(frame.count))
+    most = np.ones(frame.count, np.float32) if told is None else _largest(told.scales)
+    along *= most != 0  # where no map enters, a Union would still add what it makes of none
+    said = tuple(_said(net, along[:, i] * most[i], mode) for i in range(frame.count))
     where = frame.masks(one.mask, name, steered.soft_mask)
     return Steered(net, images, along, weights, where, told, mode in ("guess", "control"), said)
-
-
-def _check_tokens(config: LLLiteConfig, one: Control, frame: Frame, name: str) -> None:
-    """Raises ValueError where an LLLite is masked, or makes of the map another number of tokens than layers have."""
-    if one.mask is not None:
-        raise ValueError(f"{name}: a ControlNet-LLLite stands before whole layers and cannot be masked")
-    strides = {math.prod(STRIDES[module.depth]) for module in config.modules}
-    height, width, places = frame.inputs.height, frame.inputs.width, {h * w for h, w in frame.sizes}
-    if not all((height // stride) * (width // stride) in places for stride in strides):
-        told = f"takes pictures whose sides are multiples of {max(strides)}, and this one is {width} x {height}"
-        raise ValueError(f"{name} {told}")
 
 
 def _maps(one: Control, kind: str | None, name: str) -> tuple[Mapping[str, Any], list[str] | None, Any]:
@@ -145,12 +146,22 @@ def _maps(one: Control, kind: str | None, name: str) -> tuple[Mapping[str, Any],
         return {"image": one.image}, [kind] if kind else None, one.scale
     if not kinds:
         raise ValueError(f"{name} looks at one map, and image= names several kinds; only a Union knows kinds")
+    if kind is not None:
+        raise ValueError(
+            f"{name}: image= says of what kinds its maps are, and mode={kind!r} does too; leave out the last"
+        )
     if not one.image:
         raise ValueError(f"{name}: image is an empty mapping; give {{kind: map}}")
     for key in one.image:
         if key not in kinds:
             raise ValueError(unknown(f"{name}: {short(key)} is no kind of map", key, kinds))
-    return one.image, list(one.image), one.scale
+    scale = one.scale
+    for key in scale if isinstance(scale, Mapping) else ():
+        if key not in one.image:
+            raise ValueError(unknown(f"{name}: scale of {short(key)}, which image= does not have", key, one.image))
+    if len(one.image) == 1 and isinstance(scale, Mapping):
+        scale = next(iter(scale.values()), 1.0)
+    return one.image, list(one.image), scale
 
 
 def _named(maps: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
@@ -158,11 +169,11 @@ def _named(maps: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
 
 
 def _column(value: Any, frame: Frame, name: str) -> list[Any]:
-    """One map for each picture. A single array of floats is one map, and not a list of rows."""
+    """One map for each picture. Raises ValueError, FileNotFoundError."""
     if value is None:
         raise ValueError(f"{name}: the map is None; give a picture")
-    if isinstance(value, np.ndarray) and value.ndim == 3:
-        value = [value]
+    if isinstance(value, jax.Array):
+        value = np.asarray(value)
     return once(each(value, frame.count, name), partial(control_map.read_map, name=name))
 
 
@@ -175,14 +186,9 @@ def _fitted(net: ControlAdapter, value: Any, frame: Frame, resize: str | None, n
 def _fitted_one(
     net: ControlAdapter, value: np.ndarray, i: int, frame: Frame, resize: str | None, name: str
 ) -> np.ndarray:
-    box, whole = frame.part(i)
-    if whole is not None and value.shape[:2] != whole:
-        raise ValueError(
-            f"{name} is {value.shape[1]} x {value.shape[0]} and the picture {whole[1]} x {whole[0]}, of which "
-            "mask_crop takes a part: give a map of the whole picture"
-        )
+    frame.check_whole((value.shape[0], value.shape[1]), i, name)
     size = frame.inputs.height, frame.inputs.width
-    return control_map.fitted(value, size, net.channels, resize, frame.spec.vae.factor, name, box)
+    return control_map.fitted(value, size, net.channels, resize, frame.spec.vae.factor, name, frame.part(i)[0])
 
 
 def _kinds(net: ControlAdapter, kinds: Sequence[str], scale: Any, count: int, name: str) -> Kinds:
@@ -193,7 +199,7 @@ def _kinds(net: ControlAdapter, kinds: Sequence[str], scale: Any, count: int, na
         by_kind = scale if isinstance(scale, Mapping) else dict.fromkeys(kinds, scale)
         for j, kind in enumerate(kinds):
             listed = checks.spread(by_kind.get(kind, 1.0), count, f"{name}: scale")
-            entering[:, j] = [steered.finite(value, name) for value in listed]
+            entering[:, j] = [steered.finite(one, name) for one in listed]
     return Kinds(modes, entering)
 
 
@@ -207,11 +213,17 @@ def shown(one: ImagePrompt, number: int, frame: Frame) -> Steered:
     adapter.check(unet, frame.spec.name)
     listed = one.image if isinstance(one.image, list) else [one.image]
     pictures = [_together(value, name) for value in checks.spread(listed, frame.count, f"{name}: image")]
-    by_evaluation = np.ndim(one.scale) == 2 if not isinstance(one.scale, Mapping | str) else False
-    scales = [1.0] * frame.count if by_evaluation else _each_scale(one.scale, frame.count, name)
+    if len(set(map(len, pictures))) > 1:
+        raise ValueError(
+            f"{name}: image shows {' and '.join(str(len(each)) for each in pictures)} pictures together; give tuples "
+            "of one length (a scale of 0 in another image prompt leaves one out)"
+        )
+    table = steered.by_evaluation(one.scale)
+    scales = [1.0] * frame.count if table else _each_scale(one.scale, frame.count, name)
     weights = np.stack([layer_scales(value, unet, name) for value in scales])
-    along = frame.along(one.scale if by_evaluation else 1.0, one.start, one.end, name)
-    said = tuple(_said(adapter, along[:, i] * weights[i].max(initial=0), "balanced") for i in range(frame.count))
+    along = frame.along(one.scale if table else 1.0, one.start, one.end, name)
+    most = _largest(weights)
+    said = tuple(_said(adapter, along[:, i] * most[i], "balanced") for i in range(frame.count))
     return Steered(
         adapter, tuple(pictures), along, weights, frame.masks(one.mask, name, image_masks), None, False, said
     )
@@ -227,6 +239,11 @@ def _together(value: Any, name: str) -> tuple[Image.Image, ...]:
     if not 0 < len(listed) <= MOST_PICTURES:
         raise ValueError(f"{name}: a tuple of pictures holds 1 to {MOST_PICTURES}, not {len(listed)}")
     return tuple(read.read_image(picture, f"{name}: image") for picture in listed)
+
+
+def _largest(values: Any) -> np.ndarray:
+    """Of each row of `b n` the number that counts most, whatever its sign."""
+    return np.take_along_axis(values, np.abs(values).argmax(axis=1)[:, None], axis=1)[:, 0]
 
 
 def _said(adapter: Any, along: np.ndarray, mode: str) -> str:

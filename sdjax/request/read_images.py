@@ -235,10 +235,12 @@ def _natural(pictures: Sequence[Image.Image], multiple: int) -> Sizes:
 
 def _natural_of_map(control: ControlArguments, multiple: int) -> Sizes:
     """The size of the first map that a net looks at, as it is for pictures."""
-    value = control.maps[0]
-    first = value[0] if isinstance(value, list | tuple) and value else value
-    height, width = control_map.read_map(first, "control[0]").shape[:2]
-    return read.natural_size(Image.new("1", (width, height)), multiple)
+    value, name = control.maps[0], "control[0]"
+    several = isinstance(value, list | tuple) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 4)
+    if value is None or (several and not len(value)):
+        raise ValueError(f"{name}: there is no map; give a picture, or one for each that is made")
+    height, width = control_map.read_map(value[0] if several else value, name).shape[:2]
+    return read.natural_size(Image.new("1", (width, height)), multiple, f"{name}: a map")
 
 
 def _strengths(given: ImageArguments, count: int) -> tuple[float | None, ...]:

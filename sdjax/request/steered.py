@@ -34,6 +34,7 @@ SOFT = 0.825  # by which each coarser residual counts more, in A1111's extension
 SOFT_FEATURES = (0.25, 0.62, 0.825, 1.0)  # of a T2I-Adapter, there
 RESIDUALS = 13  # of Stable Diffusion 1.x, whose weights the extension gives to all
 ALWAYS = (0.0, 1.0)
+LARGEST = float(np.finfo(np.float32).max)
 Size = tuple[int, int]  # height, width
 Mask = dict[int, np.ndarray]
 
@@ -100,7 +101,7 @@ class Course:
             level, ve = plan.sigma[:-1] / plan.alpha[:-1], _training_levels(spec)
             most, least = _level_at(start, ve), _level_at(end, ve)
             return ((level <= most * (1 + 1e-6)) & (level >= least * (1 - 1e-6))).astype(np.float64)
-        total = whole.evaluations - (before if self.begun else 0)
+        total = max(1, whole.evaluations - (before if self.begun else 0))  # a strength of 0 leaves none
         number = np.cumsum(plan.evaluate) - 1.0 + (0 if self.begun else before)  # of each row's evaluation
         if self.preset == "a1111":
             each = 2 if plan.sampler in TWO_A_STEP else 1
@@ -117,15 +118,20 @@ def along(value: Any, start: Any, end: Any, courses: Sequence[Course], spec: Mod
     count, rows = len(courses), max(one.run.plan.rows for one in courses)
     made = np.zeros((rows, count), np.float32)
     ranges = zip(_places(start, count, name, "start"), _places(end, count, name, "end"), strict=True)
-    by_evaluation = np.ndim(value) == 2
-    listed = [1.0] if by_evaluation else value
+    table = by_evaluation(value)
+    listed = [1.0] if table else value
     scales = [finite(one, name) for one in checks.spread(listed, count, f"{name}: scale")]
     for i, (course, (first, last)) in enumerate(zip(courses, ranges, strict=True)):
         if first > last:
             raise ValueError(f"{name}: start {first:g} comes after end {last:g}; both are places from 0 to 1")
         own = scales[i] * course.acting(first, last, spec)
-        made[: len(own), i] = own * (_each_evaluation(value, i, count, course.run.plan, name) if by_evaluation else 1)
+        made[: len(own), i] = own * (_each_evaluation(value, i, count, course.run.plan, name) if table else 1)
     return made
+
+
+def by_evaluation(value: Any) -> bool:
+    """Whether a scale is said for each evaluation: rows of numbers, one for each picture."""
+    return checks.is_list(value) and any(checks.is_list(one) for one in value)
 
 
 def _training_levels(spec: ModelSpec) -> np.ndarray:
@@ -141,32 +147,29 @@ def _level_at(place: float, ve: np.ndarray) -> float:
 
 
 def _places(value: Any, count: int, name: str, which: str) -> list[float]:
-    listed = checks.spread(value, count, f"{name}: {which}")
+    listed = checks.plain(checks.spread(value, count, f"{name}: {which}"), name)
     for one in listed:
-        if not is_number(one, int | float) or not 0 <= one <= 1:
+        if not is_number(one) or not 0 <= one <= 1:
             raise ValueError(f"{name}: {which} must be a place in the run from 0 to 1, not {short.short(one)}")
     return [float(one) for one in listed]
 
 
-def finite(value: Any, name: str) -> float:
-    """A scale. Raises ValueError for what is no finite number."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if not is_number(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name}: scale must be a finite number, not {short.short(value)}")
+def finite(value: Any, name: str, what: str = "scale") -> float:
+    """A scale, or a weight. Raises ValueError for what is no finite number."""
+    value = checks.plain(value, name)
+    if not is_number(value) or not abs(value) <= LARGEST:  # so that NaN is refused, and 10**400
+        raise ValueError(f"{name}: {what} must be a finite number, not {short.short(value)}")
     return float(value)
 
 
 def _each_evaluation(value: Any, i: int, count: int, plan: Plan, name: str) -> np.ndarray:
     """The scale of picture i of `count` in each row, from an array [evaluations, b or 1]."""
-    array = np.asarray(value, np.float64)
+    array = checks.floats(value, f"{name}: scales")
     if array.shape not in ((plan.evaluations, 1), (plan.evaluations, count)):
         raise ValueError(
             f"{name}: scale as an array must be [evaluations, pictures], and this run has {plan.evaluations} "
             f"evaluations; it is {list(array.shape)}"
         )
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: scale must hold finite numbers alone")
     return array[np.maximum(np.cumsum(plan.evaluate) - 1, 0), i if array.shape[1] > 1 else 0]
 
 
@@ -186,7 +189,7 @@ def weights_of(adapter: ControlAdapter, mode: str, weights: Any, name: str) -> n
         return (SOFT ** np.arange(RESIDUALS - 1, -1.0, -1))[:count].astype(np.float32)
     if isinstance(weights, str):
         raise ValueError(unknown(f"{name}: weights {short.short(weights)} are unknown", weights, ["soft"]))
-    made = [finite(one, name) for one in (weights if checks.is_list(weights) else [weights])]
+    made = [finite(one, name, "each of weights") for one in (weights if checks.is_list(weights) else [weights])]
     if len(made) != count:
         told = f"{count} numbers, one for each of what this net adds"
         raise ValueError(f"{name}: weights must be {told}, not {len(made)}")
@@ -195,7 +198,12 @@ def weights_of(adapter: ControlAdapter, mode: str, weights: Any, name: str) -> n
 
 def mode_of(adapter: ControlAdapter, mode: Any, name: str) -> tuple[str, str | None]:
     """How a net acts, and of a Union the kind of its map. Raises ValueError, with the nearest."""
-    said = [mode] if isinstance(mode, str) else list(mode or ())
+    said = list(mode) if isinstance(mode, list | tuple) else [] if mode is None else [mode]
+    for one in said:
+        if not isinstance(one, str):
+            raise ValueError(
+                f"{name}: mode must be one of {', '.join([*MODES, *adapter.kinds])}, not {short.short(mode)}"
+            )
     kinds = [one for one in said if one in adapter.kinds]
     modes = [one for one in said if one not in kinds]
     for one in modes:

@@ -1,6 +1,7 @@
 """ControlAdapter: a network that steers a model by a picture, as it was read from its files."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ from sdjax.adapters.control.weights import Weights
 from sdjax.adapters.families import WIDTHS
 from sdjax.config import UNetConfig
 from sdjax.config.controlnet import ControlNetConfig
-from sdjax.config.lllite import LLLiteConfig
+from sdjax.config.lllite import STRIDES, LLLiteConfig
 from sdjax.config.t2i_adapter import XL, T2IAdapterConfig
 from sdjax.core import tree
 from sdjax.core.errors import unknown
@@ -20,6 +21,7 @@ from sdjax.core.short import short
 from sdjax.nn.union import MODES
 
 _SKIPPED = 1 << 20  # bytes at a file's beginning that its hash leaves out
+LLLITE_PIXELS = math.prod(STRIDES[1])
 ControlConfig = ControlNetConfig | T2IAdapterConfig | LLLiteConfig
 
 
@@ -60,6 +62,32 @@ class ControlAdapter:
         """
         if told := self._misfit(unet, expected, model):
             raise ValueError(f"{self.title} {told}")
+
+    def check_size(self, height: int, width: int, factor: int, name: str) -> None:
+        """Raises ValueError where what it makes of a map of so many pixels has other sizes than the U-Net's levels.
+
+        factor: pixels of the model's pictures to one latent. name: what messages call it.
+        """
+        pixels, multiple = self._pixels
+        if pixels != factor:
+            raise ValueError(
+                f"{name} is for models of {pixels} pixels to a latent, each way, and this one has {factor}"
+            )
+        if height % multiple or width % multiple:
+            raise ValueError(
+                f"{name}: a {TITLES[self.kind]} of this kind needs a height and width that are multiples of "
+                f"{multiple}, and this picture is {width} x {height}"
+            )
+
+    @property
+    def _pixels(self) -> tuple[int, int]:
+        """How many pixels it takes for one latent, and by what it divides a side."""
+        config = self.config
+        if isinstance(config, ControlNetConfig):
+            return config.factor, config.factor
+        if isinstance(config, T2IAdapterConfig):
+            return config.downscale_factor // (2 if config.adapter_type == XL else 1), config.downscale_factor
+        return LLLITE_PIXELS, max(math.prod(STRIDES[one.depth]) for one in config.modules)
 
     def _misfit(self, unet: UNetConfig, expected: Mapping[str, Any], model: str) -> str | None:
         if isinstance(self.config, ControlNetConfig):
@@ -149,18 +177,19 @@ def _told_unet(unet: UNetConfig) -> str:
 def _other_unet(own: UNetConfig, unet: UNetConfig, model: str) -> str | None:
     """What is wrong where a ControlNet copied another U-Net than this one."""
 
-    def facts(one: UNetConfig) -> tuple[Any, ...]:
-        return (one.block_out_channels, one.layers_per_block, one.cross_attention_dim, one.addition_embed_type,
-                one.projection_class_embeddings_input_dim, one.mid_block_type is None)  # fmt: skip
-
-    if facts(own) != facts(unet):
-        mine, theirs = _told_unet(own), _told_unet(unet)
-        if mine == theirs:
-            mine, theirs = (f"{_told_unet(one)}, {list(one.layers_per_block)} resnets a level" for one in (own, unet))
-        return f"is for {mine}, and {model} is {theirs}: take one for {_short_family(unet)}"
+    for mine, theirs in zip(_facts(own), _facts(unet), strict=True):
+        if mine != theirs:
+            return f"is for {mine}, and {model} is {theirs}: take one for {_short_family(unet)}"
     if own.in_channels != unet.out_channels:
         return f"takes in {own.in_channels} channels of latents, and {model} has {unet.out_channels}"
     return None
+
+
+def _facts(unet: UNetConfig) -> tuple[str, ...]:
+    """In words what a ControlNet has from the U-Net that it copied: the family, and one thing more in each."""
+    told, middle = _told_unet(unet), "no middle" if unet.mid_block_type is None else "a middle"
+    pooled = f"{unet.addition_embed_type} of {unet.projection_class_embeddings_input_dim} beside the time"
+    return told, *(f"{told}, {more}" for more in (f"{list(unet.layers_per_block)} resnets a level", pooled, middle))
 
 
 def _short_family(unet: UNetConfig) -> str:
@@ -170,10 +199,15 @@ def _short_family(unet: UNetConfig) -> str:
 def _other_features(config: T2IAdapterConfig, unet: UNetConfig, model: str) -> str | None:
     """What is wrong where a T2I-Adapter's features are none that this U-Net takes in."""
     xl, widths = config.adapter_type == XL, unet.block_out_channels
-    if xl == (unet.levels == 3) and config.channels == (*widths, *widths[-1:] * xl):
+    attends = unet.down_block_types[0] == "CrossAttnDownBlock2D"
+    if xl == (unet.levels == 3) and xl != attends and config.channels == (*widths, *widths[-1:] * xl):
         return None
     mine = f"a U-Net of {3 if xl else 4} levels whose features are {', '.join(map(str, config.channels))} wide"
-    return f"is for {mine}, and {model} has {unet.levels} levels, {', '.join(map(str, widths))} wide"
+    theirs = f"{unet.levels} levels, {', '.join(map(str, widths))} wide"
+    if xl == attends:
+        mine, theirs = (f"{one}, the first {'with' if own else 'without'} attention"
+                        for one, own in ((mine, not xl), (theirs, attends)))  # fmt: skip
+    return f"is for {mine}, and {model} has {theirs}"
 
 
 def _other_layers(config: LLLiteConfig, expected: Mapping[str, Any], model: str) -> str | None:

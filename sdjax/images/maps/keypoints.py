@@ -40,6 +40,7 @@ COUNTS = {BODY: (18, 25), LEFT: (21,), RIGHT: (21,), FACE: (70, 68)}
 PARTS = {LEFT: "left hand", RIGHT: "right hand", FACE: "face"}
 LARGEST = 1e9  # pixels; what is far outside is told as such
 SHARES = 2.0  # up to which all numbers are shares of the canvas
+MOST_PEOPLE = 1000  # in a file: drawing each looks at the whole canvas
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def _people(value: Any, where: str) -> tuple[list[dict[str, np.ndarray]], tuple[
     people = value.get("people")
     if not isinstance(people, list) or not people or not all(isinstance(one, Mapping) for one in people):
         raise ValueError(f'{where} has no people: {{"people": [{{"{BODY}": [x, y, confidence, ...]}}]}} is expected')
+    if len(people) > MOST_PEOPLE:
+        raise ValueError(f"{where} has {len(people):,} people, and at most {MOST_PEOPLE:,} are drawn")
     sides = [value.get(f"canvas_{side}") for side in ("height", "width")]
     own = check_size(sides, f"{where}: the canvas") if any(side is not None for side in sides) else None
     return [_parts(one, f"{where}: person {i + 1}") for i, one in enumerate(people)], own

@@ -1,6 +1,6 @@
 """What steers the pictures from beside the U-Net: nets that look at maps, and pictures that are shown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ class ControlArguments(Topic):
     def opened(self) -> "ControlArguments":
         """With every net read. Raises ValueError, also for what settings hold in place of one."""
         for name, value in self.items():
-            words = value if checks.is_list(value) else [value]
+            words = value if isinstance(value, list) else [value]  # a tuple may be two paths
             if any(isinstance(one, str) for one in words):
                 raise ValueError(
                     f"these settings are of pictures that were steered by {short(value)}: give the net and its picture "
@@ -41,7 +41,7 @@ class ControlArguments(Topic):
     def maps(self) -> list[Any]:
         """Of an opened topic, what its nets look at; of a Union the first."""
         images = [one.image for one in self.control or ()]
-        return [next(iter(one.values()), None) if isinstance(one, dict) else one for one in images]
+        return [next(iter(one.values()), None) if isinstance(one, Mapping) else one for one in images]
 
     def steering(self, spec: ModelSpec, runs: Sequence[Run], preset: Any, inputs: ImageInputs) -> Steering | None:
         """Of an opened topic, what steers the pictures of these runs; None for nothing. Raises ValueError."""
