@@ -10,6 +10,7 @@ from sdjax.config.clip import ClipTextConfig as ClipTextConfig
 from sdjax.config.clip import ClipVisionConfig as ClipVisionConfig
 from sdjax.config.components import Config as Config
 from sdjax.config.components import read_networks as read_networks
+from sdjax.config.controlnet import ControlNetConfig as ControlNetConfig
 from sdjax.config.depth import DepthConfig as DepthConfig
 from sdjax.config.unet import UNetConfig as UNetConfig
 from sdjax.config.vae import VaeConfig as VaeConfig

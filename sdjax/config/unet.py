@@ -52,16 +52,16 @@ class UNetConfig:
         return len(self.block_out_channels)
 
     @classmethod
-    def from_dict(cls, config: Json) -> "UNetConfig":
-        """Reads the dict of a U-Net's config.json. Raises ConfigError."""
-        read = Fields(config, "unet/config.json")
+    def from_dict(cls, config: Json, where: str = "unet/config.json") -> "UNetConfig":
+        """Reads the dict of a U-Net's config.json, which messages call `where`. Raises ConfigError."""
+        read = Fields(config, where)
         read.require("block_out_channels", "down_block_types", "up_block_types", "cross_attention_dim")
         widths = read.wholes("block_out_channels", MOST_LEVELS)
         levels = len(widths)
         _check_unet(read, levels)
         found = config.get("layers_per_block")
         resnets = read.per_level("layers_per_block", 2 if found is None else found, levels, most=MOST_RESNETS)
-        down, up = _transformer_layers(config, resnets)
+        down, up = _transformer_layers(read, resnets)
         # diffusers' field `attention_head_dim` has always held the number of heads for these U-Nets.
         heads = config.get("num_attention_heads") or config.get("attention_head_dim") or 8
         made = cls(
@@ -143,7 +143,7 @@ def _check_unet(read: Fields, levels: int) -> None:
         if config.get(key) is not None:
             read.one_of(key, supported)
     if not isinstance(config["cross_attention_dim"], int):
-        raise ConfigError("unet/config.json: cross_attention_dim must be one number for all levels")
+        raise ConfigError(f"{read.where}: cross_attention_dim must be one number for all levels")
     if config.get("addition_embed_type") == "text_time":
         read.require("addition_time_embed_dim", "projection_class_embeddings_input_dim")
     if config.get("class_embed_type") == "projection":
@@ -153,44 +153,44 @@ def _check_unet(read: Fields, levels: int) -> None:
         ("up_block_types", ("CrossAttnUpBlock2D", "UpBlock2D")),
     ):
         if len(read.list(key)) != levels:
-            raise ConfigError(f"unet/config.json: {key} has {len(config[key])} entries, block_out_channels {levels}")
+            raise ConfigError(f"{read.where}: {key} has {len(config[key])} entries, block_out_channels {levels}")
         for value in config[key]:
             Fields({key: value}, read.where).one_of(key, kinds)
 
 
-def _transformer_layers(config: Json, resnets: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], ...]:
+def _transformer_layers(read: Fields, resnets: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """Transformer layers of each attention, down by level and up from the coarsest: an up block has one more.
 
     A level's entry is one number, or one for each of its attentions (SSD-1B). The way up mirrors the way down unless
     `reverse_transformer_layers_per_block` says otherwise.
     """
-    key, levels = "transformer_layers_per_block", len(resnets)
-    given = _per_level(1 if config.get(key) is None else config[key], levels, key)
+    config, key, levels = read.values, "transformer_layers_per_block", len(resnets)
+    given = _per_level(read, 1 if config.get(key) is None else config[key], levels, key)
     mirrored = config.get(f"reverse_{key}")
     if mirrored is None and any(isinstance(entry, list | tuple) for entry in given):
-        raise ConfigError(f"unet/config.json: {key} has a list within, so reverse_{key} must be given")
-    back = given[::-1] if mirrored is None else _per_level(mirrored, levels, f"reverse_{key}")
-    down = (_each(entry, count, key) for entry, count in zip(given, resnets, strict=True))
-    up = (_each(entry, count + 1, f"reverse_{key}") for entry, count in zip(back, resnets[::-1], strict=True))
+        raise ConfigError(f"{read.where}: {key} has a list within, so reverse_{key} must be given")
+    back = given[::-1] if mirrored is None else _per_level(read, mirrored, levels, f"reverse_{key}")
+    down = (_each(read, entry, count, key) for entry, count in zip(given, resnets, strict=True))
+    up = (_each(read, entry, count + 1, f"reverse_{key}") for entry, count in zip(back, resnets[::-1], strict=True))
     return tuple(down), tuple(up)
 
 
-def _each(entry: Any, count: int, key: str) -> tuple[int, ...]:
+def _each(read: Fields, entry: Any, count: int, key: str) -> tuple[int, ...]:
     listed = tuple(entry) if isinstance(entry, list | tuple) else (entry,) * count
     if len(listed) != count or not all(type(one) is int and 0 <= one <= MOST_LAYERS for one in listed):
-        raise ConfigError(f"unet/config.json: {key} has {short(entry)} for a level with {count} attentions")
+        raise ConfigError(f"{read.where}: {key} has {short(entry)} for a level with {count} attentions")
     return listed
 
 
 def _flags(read: Fields, key: str, levels: int) -> tuple[bool, ...]:
     """True or false, or a list with one of them for each level."""
-    values = _per_level(read.values.get(key) or False, levels, key)
+    values = _per_level(read, read.values.get(key) or False, levels, key)
     return tuple(Fields({key: value}, read.where).flag(key, False) for value in values)
 
 
-def _per_level(value: Any, levels: int, key: str) -> tuple[Any, ...]:
+def _per_level(read: Fields, value: Any, levels: int, key: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         return (value,) * levels
     if len(value) != levels:
-        raise ConfigError(f"unet/config.json: {key} has {len(value)} entries for {levels} levels")
+        raise ConfigError(f"{read.where}: {key} has {len(value)} entries for {levels} levels")
     return tuple(value)
