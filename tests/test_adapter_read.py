@@ -182,9 +182,9 @@ def test_links_out_of_a_folder_are_not_followed(path, tmp_path):
         ("nowhere.safetensors", "nowhere.safetensors is neither a file nor a folder here nor a Hub id"),
         ("nowhere.ckpt", "nowhere.ckpt is missing, and would be a pickle"),
         ("a/b/../../c.safetensors", "is neither a file nor a folder here nor a Hub id"),
-        ("", "load_adapter takes a file, a folder or a Hub id, not ''"),
+        ("", "an adapter is a file, a folder or a Hub id, not ''"),
         ("a\0b", "load_adapter takes a file"),
-        (7, "load_adapter takes a file, a folder or a Hub id, not 7"),
+        (7, "an adapter is a file, a folder or a Hub id, not 7"),
     ],
 )
 def test_no_source(source, match):

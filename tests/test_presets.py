@@ -108,13 +108,13 @@ def test_a_file_of_these_tensors_has_the_published_size(network, dtype, size, sh
     assert size in {file_size(some, aged) for some in (tensors, tensors | buffer) for aged in (True, False)}
 
 
-def file_size(tensors: dict[str, tuple[str, tuple[int, ...]]], aged: bool) -> int:
+def file_size(tensors: dict[str, tuple[str, tuple[int, ...]]], aged: bool, metadata: bool = True) -> int:
     """Bytes of a safetensors file as diffusers writes it: its header names every tensor and its place.
 
     Before 0.3 (aged) safetensors had tensors by name and no padding; since, wider dtypes come first and the header's
-    length is a multiple of 8.
+    length is a multiple of 8. metadata: whether it has diffusers' own.
     """
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header, end = {"__metadata__": {"format": "pt"}} if metadata else {}, 0
     for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (not aged and item[1][0] != "I64", item[0])):
         begin, end = end, end + math.prod(shape) * WIDTHS[dtype]
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}

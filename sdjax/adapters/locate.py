@@ -23,16 +23,26 @@ SHIPPED = ("hexagon", "lime")  # for the shapes model: a thing that it draws the
 CONVERT = (
     "is a pickle. Such a file can run any code when it is opened, so it never is; look for its .safetensors, or "
     "convert it once with `safetensors.torch.save_file(torch.load(old, weights_only=True), new)`, a new word's "
-    "with `save_file({'emb_params': torch.load(old, weights_only=True)['string_to_param']['*']}, new)`"
+    "with `save_file({'emb_params': torch.load(old, weights_only=True)['string_to_param']['*']}, new)`, an IP-Adapter "
+    "with `save_file({f'{part}.{name}': one for part, held in torch.load(old, weights_only=True).items() for name, one "
+    "in held.items()}, new)`"
 )
 
 
+class HubFile(NamedTuple):
+    """A file of a repository: `owner/name`, and the file's path there."""
+
+    repository: str
+    file: str
+
+
 class Located(NamedTuple):
-    """An adapter's file, what it is called, and PEFT's config beside it where there is one."""
+    """An adapter's file, what it is called, PEFT's config beside it where there is one, and where it was fetched."""
 
     path: Path
     name: str
     config: Path | None
+    hub: HubFile | None = None
 
 
 def locate(source: str | os.PathLike[str], revision: str = "main") -> Located:
@@ -53,7 +63,7 @@ def locate(source: str | os.PathLike[str], revision: str = "main") -> Located:
         return _in_folder(path.parent, path.name, inside=False)
     owner, _, rest = text.partition("/")
     name, _, file = rest.partition("/")
-    if not HUB_ID.fullmatch(f"{owner}/{name}") or (file and not _is_inside(file)):
+    if not HUB_ID.fullmatch(f"{owner}/{name}") or (file and not is_inside(file)):
         if path.suffix.lower() in PICKLES:
             raise CheckpointError(f"{path} is missing, and would be a pickle, which is never opened")
         raise CheckpointError(
@@ -84,10 +94,10 @@ def choose(names: Iterable[str], where: str) -> str:
 
 def _checked(source: str | os.PathLike[str]) -> str:
     if not isinstance(source, str | os.PathLike):
-        raise CheckpointError(f"load_adapter takes a file, a folder or a Hub id, not {short(source)}")
+        raise CheckpointError(f"an adapter is a file, a folder or a Hub id, not {short(source)}")
     text = os.fspath(source)
     if not isinstance(text, str) or not text or "\0" in text:
-        raise CheckpointError(f"load_adapter takes a file, a folder or a Hub id, not {short(text)}")
+        raise CheckpointError(f"an adapter is a file, a folder or a Hub id, not {short(text)}")
     return text
 
 
@@ -112,7 +122,7 @@ def _named(folder: Path) -> str:
     return folder.absolute().name or "adapter"
 
 
-def _is_inside(file: str) -> bool:
+def is_inside(file: str) -> bool:
     """Whether the path of a file on the Hub stays in its repository."""
     return not {"..", ".", ""} & set(PurePosixPath(file).parts) and "\\" not in file
 
@@ -131,13 +141,13 @@ def _from_hub(repository: str, file: str, revision: str) -> Located:
         return [chosen, *([beside] if PurePosixPath(chosen).name == PEFT and beside in held else [])]
 
     markers = (file,) if file else STANDARD
-    folder = fetch(repository, revision, wanted, markers, lambda marker, _: _above(marker, file))
+    folder = fetch(repository, revision, wanted, markers, lambda marker, _: above(marker, file or marker.name))
     chosen = file or choose((one.name for one in folder.iterdir() if not one.is_dir()), str(folder))
     found = folder / chosen
-    located = _in_folder(found.parent, found.name)
+    located = _in_folder(found.parent, found.name)._replace(hub=HubFile(repository, chosen))
     return located._replace(name=repository.partition("/")[2]) if found.name in STANDARD else located
 
 
-def _above(marker: Path, file: str) -> Path:
-    """The snapshot's folder, of a file in it."""
-    return marker.parents[len(PurePosixPath(file or marker.name).parts) - 1]
+def above(marker: Path, file: str) -> Path:
+    """The snapshot's folder, of a file in it; `file` is its path from there."""
+    return marker.parents[len(PurePosixPath(file).parts) - 1]

@@ -36,7 +36,10 @@ _FOREIGN = (
         f"a ControlNet: {_STEERS}",
     ),
     (r"adapter\.(body|conv_in|unshuffle)\..*|body\.\d+\.block1\..*", f"a T2I-Adapter: {_STEERS}"),
-    (r"(image_proj|ip_adapter|image_proj_model)\..*", f"an IP-Adapter: {_STEERS}"),
+    (
+        r"(image_proj|ip_adapter|image_proj_model)\..*",
+        f"an IP-Adapter: {_STEERS}, and this with sdjax.load_image_prompt",
+    ),
     (
         r".*(motion_modules?|temporal_transformer|time_stack|time_mixer|temporal_attentions).*",
         f"a video model or a motion module (AnimateDiff, Stable Video Diffusion), {_ONLY}",

@@ -58,13 +58,14 @@ class Place:
 
     Attributes:
       name: of the tensor. shapes: those it may have, the usual one first.
-      third: 0, 1 or 2 where the tensor holds three parameters one after the other (OpenCLIP's q, k and v).
+      part: (i, n) where the tensor holds n parameters one after the other, as OpenCLIP's q, k and v, and this is the
+        i-th of them, the first being 0.
       as_ours: whether its axes are in our order already (OpenCLIP's text projection is meant for x @ W).
     """
 
     name: str
     shapes: tuple[Shape, ...]
-    third: int | None = None
+    part: tuple[int, int] | None = None
     as_ours: bool = False
 
 

@@ -86,9 +86,9 @@ def _open(path: tree.Path, shape: tree.Shape, prefix: str) -> Place:
     block = f"{prefix}transformer.resblocks.{layer}"
     if module in _LAYER:
         return Place(f"{block}.{_LAYER[module]}.{leaf}", shapes)
-    third = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj").index(module)
+    which = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj").index(module)
     fused = tuple((3 * rows, *rest) for rows, *rest in shapes)
-    return Place(f"{block}.attn.in_proj_{leaf}", fused, third=third)
+    return Place(f"{block}.attn.in_proj_{leaf}", fused, part=(which, 3))
 
 
 def unused(tensors: Iterable[str], prefix: str, layers: int, projects: bool, hidden_act: str) -> list[str]:

@@ -70,7 +70,7 @@ def _drafts(flat: Mapping[tree.Path, Any], layout: Layout, places: names.Places)
         sharing.setdefault(place.name, []).append((place, path))
     found = {}
     for name, parts in sharing.items():
-        parts.sort(key=lambda part: part[0].third or 0)
+        parts.sort(key=lambda part: part[0].part or (0, 1))
         held = {codes[path] for _, path in parts}
         code = held.pop() if len(held) == 1 else "F32"  # one tensor has one dtype
         found[name] = Draft(code, parts[0][0].shapes[0], partial(_joined, parts, flat, code))

@@ -235,11 +235,10 @@ def _tensor(
 
 
 def _view(pages: Pages, found: Found, stored: np.dtype) -> np.ndarray:
-    """The parameter's numbers as they lie in the file: all of the tensor's, or one third of them."""
-    entry, third = found.entry, found.place.third
-    parts = 1 if third is None else 3
+    """The parameter's numbers as they lie in the file: all of the tensor's, or a part of them."""
+    entry, (part, parts) = found.entry, found.place.part or (0, 1)
     count = math.prod(entry.shape) // parts
-    start = entry.start + (third or 0) * count * stored.itemsize
+    start = entry.start + part * count * stored.itemsize
     return np.frombuffer(pages, stored, count, start).reshape((entry.shape[0] // parts, *entry.shape[1:]))
 
 

@@ -34,10 +34,10 @@ def shapes(config: Mapping[str, Any]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in sorted(network(config).named_parameters())}
 
 
-def read() -> dict[str, Shapes]:
-    """What the file says, by "preset/component"."""
+def read(path: Path = PATH) -> dict[str, Shapes]:
+    """What a file of this form says, by "preset/component"; tensors in its order."""
     found: dict[str, Shapes] = {}
-    for section in gzip.decompress(PATH.read_bytes()).decode().split("# ")[1:]:
+    for section in gzip.decompress(path.read_bytes()).decode().split("# ")[1:]:
         names, *lines = section.splitlines()
         pairs = (line.split(" ") for line in lines)
         listed = {name: tuple(map(int, shape.split(","))) for name, shape in pairs}

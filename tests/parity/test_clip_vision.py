@@ -37,6 +37,15 @@ def build(config):
     return network
 
 
+def params_of(network, config):
+    """Its parameters by our names: every tensor has its place."""
+    state = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
+    expected = flatten(expected_params({"image_encoder": config})["image_encoder"])
+    params = unflatten({path: from_file(path, state.pop(tensor_name(path))) for path in expected})
+    assert not state
+    return params
+
+
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_networks(name):
     network = build(CONFIGS[name])
@@ -44,11 +53,7 @@ def test_networks(name):
     pixels = np.random.default_rng(1).standard_normal((2, config.image_size, config.image_size, 3)).astype(np.float32)
     with torch.no_grad():
         theirs = network(torch.from_numpy(pixels).permute(0, 3, 1, 2)).image_embeds.numpy()
-    state = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
-    expected = flatten(expected_params({"image_encoder": config})["image_encoder"])
-    params = unflatten({path: from_file(path, state.pop(tensor_name(path))) for path in expected})
-    assert not state
-    ours = np.asarray(jax.jit(ClipVisionEncoder(config).apply)({"params": params}, pixels))
+    ours = np.asarray(jax.jit(ClipVisionEncoder(config).apply)({"params": params_of(network, config)}, pixels))
     away = abs(ours - theirs).max() / abs(theirs).max()
     assert away <= 1e-5, away
 
