@@ -1,4 +1,4 @@
-"""A ControlNet that is the U-Net's own way down with low-rank factors beside its kernels, as it is trained and as a file.
+"""A ControlNet that is the U-Net's own way down with low-rank factors beside its kernels: in training, and as a file.
 
 What is learnt is two trees:
 
@@ -25,14 +25,14 @@ from sdjax.nn.controlnet import HINT, init_from_unet
 from sdjax.train import low_rank
 from sdjax.weights import ldm, names
 
-CONFIG = ControlNetConfig(models.UNET)
-"""The shapes model's: the published widths of the map's convolutions, for other programs know no others."""
+CONFIG = ControlNetConfig(models.UNET, conditioning_embedding_out_channels=(8, 16, 32, 64))
+"""Narrower convolutions of the map than the published (16, 32, 96, 256), which cost as much as the whole U-Net here."""
 MARK = "lora_controlnet"
 _OUTSIDE = (HINT, "controlnet_down_blocks.", "controlnet_mid_block")
 _COPIED = ("conv_in", "time_embedding", "down_blocks.", "mid_block")
 
 Trained = dict[str, Any]
-"""{"whole": a tree of arrays, "factors": {path: {"down": {"kernel"}, "up": {"kernel"}}}}; kernels, for the optimiser."""
+"""{"whole": a tree, "factors": {path: {"down": {"kernel"}, "up": {"kernel"}}}}; kernels, for the optimiser."""
 
 
 def fresh(unet: Mapping[str, Any], rank: int, seed: int) -> Trained:

@@ -7,8 +7,8 @@
 Writes `<out>/<net>.safetensors`, float16 (`control_lora`). Started again on the same folder it goes on where it was.
 
 The loss is the U-Net's own (`train_unet`). What a map is worth is learnt from captions that do not tell everything:
-EMPTY of them are left out. A map is looked at once for every REPEAT noises, since its convolutions, at the picture's
-full size, cost as much as the rest. The second command begins with the first one's net: outlines are outlines.
+EMPTY of them are left out. A map is looked at once for REPEAT noises, since its convolutions are at the picture's full
+size. The second command begins with the first one's net: outlines are outlines.
 """
 
 import json
@@ -39,7 +39,7 @@ FLAGS = flags.FLAGS
 NETS = ("edges", "depth")
 EMPTY = 0.3
 """Part of the captions that are left out."""
-REPEAT = 4
+REPEAT = 3
 """Noises for each map of a batch."""
 
 
@@ -53,28 +53,23 @@ def loss(
     """
     params = control_lora.worn(unet, trained)
     hint = HintEmbedding(control_lora.CONFIG).apply({"params": params[HINT]}, batch["map"].astype(jnp.float32))
-    told = {name: jnp.tile(batch[name], (repeat, 1, 1)) for name in ("context",)}
     hint, latents, weights = (
         jnp.tile(array, (repeat, 1, 1, 1)) for array in (hint, batch["latents"], batch["weights"])
     )
+    conditions = Conditions(jnp.tile(batch["context"], (repeat, 1, 1)).astype(jnp.float32))
     x, t, wanted = noised(alpha_bar, latents, key)
-    v = steered(unet, params, x, t.astype(jnp.float32), Conditions(told["context"].astype(jnp.float32)), hint)
+    time = t.astype(jnp.float32)
+    added = injected(params, x, time, conditions, hint)
+    v = UNet(models.UNET).apply({"params": unet}, x, time, conditions, added)
     square = jnp.square(v - wanted) * weights
     return jnp.mean(jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t], GAMMA))
 
 
-def steered(
-    unet: Any, net: Any, x: jax.Array, t: jax.Array, conditions: Conditions, hint: jax.Array, scale: float = 1.0
-) -> jax.Array:
-    """The velocity `b h w c` that the U-Net answers with a net beside it."""
-    *skips, middle = (scale * r for r in _residuals(net, x, t, conditions, hint))
-    injected = Injections(skips=tuple(skips), middle=middle)
-    return UNet(models.UNET).apply({"params": unet}, x, t, conditions, injected)
-
-
-def _residuals(net: Any, x: jax.Array, t: jax.Array, conditions: Conditions, hint: jax.Array) -> tuple[jax.Array, ...]:
+def injected(net: Any, x: jax.Array, t: jax.Array, conditions: Conditions, hint: jax.Array) -> Injections:
+    """What a net, by its parameters, adds inside the U-Net; hint: what its convolutions make of the map."""
     own = {name: module for name, module in net.items() if name != HINT}
-    return ControlNet(control_lora.CONFIG).apply({"params": own}, x, t, conditions, hint)
+    *skips, middle = ControlNet(control_lora.CONFIG).apply({"params": own}, x, t, conditions, hint)
+    return Injections(skips=tuple(skips), middle=middle)
 
 
 class Maps:
@@ -140,6 +135,7 @@ def main() -> None:
         steps=FLAGS.steps,
         seed=FLAGS.seed,
         settings={name: FLAGS[name].value for name in names},
+        every=20,
         limit_seconds=FLAGS.limit,
         report=partial(print, flush=True),
     )

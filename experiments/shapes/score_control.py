@@ -1,0 +1,188 @@
+"""How well what steers the shapes model is followed: maps of edges and depth, and pictures as prompts.
+
+    python -m experiments.shapes.score_control --count=200
+    python -m experiments.shapes.score_control --part=edges --edges=runs/edges/edges.safetensors --count=60
+
+Prints, with 95 % Wilson intervals, over cases that no training drew from:
+
+- **edges**: the map of a scene of one object or two that are apart, and its caption. Obeyed is a map whose outlines the
+  picture has (`edges`), right a picture that shows its caption (`score`); the same seeds without the net beside it, and
+  with the caption left out;
+- **depth**: the map of a scene whose objects overlap, and its caption (`depth.follows`);
+- **edges and depth** at once, of such a scene, and edges alone;
+- **image prompt**: a picture of one object and no text. Kept is its colour, its shape, both, and that of the ground.
+
+About a second a picture on 2 cores. --sheets holds unselected contact sheets: what was given above what was made.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+import sdjax
+from experiments import _cli
+from experiments.shapes import (
+    depth,
+    edges,
+    encode_control,
+    steering,
+    train_control,
+    train_pictures,
+)
+from experiments.shapes.depth import Case
+from experiments.shapes.objects import find_objects
+from experiments.shapes.picture_report import say, show
+from experiments.shapes.score import score
+from experiments.shapes.steering import Steered
+from sdjax.model.builtin import ASSETS
+
+FLAGS = flags.FLAGS
+
+SEEDS = {"edges": 1_000_006, "depth": 1_000_007, "image prompt": 1_000_008}
+"""Of the cases: no training stage draws from them."""
+FOLDER = ASSETS / "control"
+NAMES = {"edges": "edges", "depth": "depth", "image prompt": "image_prompt"}
+"""Of the files in it, and of the flags that give others."""
+
+
+def path_of(what: str) -> Path:
+    """The file to be scored."""
+    return Path(FLAGS[NAMES[what]].value or FOLDER / f"{NAMES[what]}.safetensors")
+
+
+def cases_of(what: str, overlapping: float) -> list[Case]:
+    """Scenes of one object or two."""
+    return list(depth.cases(SEEDS[what], 0, FLAGS.count, overlapping=overlapping))
+
+
+def maps_of(cases: Sequence[Case]) -> dict[str, np.ndarray]:
+    """What each net sees of the scenes, float32 `b H W 3`."""
+    drawn = np.packbits([edges.lines(case.picture) for case in cases], axis=-1)
+    return {
+        "edges": train_control.seen("edges", drawn),
+        "depth": train_control.seen("depth", np.array([case.depth for case in cases])),
+    }
+
+
+class Painter:
+    """The shapes model, and what can stand beside it."""
+
+    def __init__(self) -> None:
+        self.sd, self.unet = sdjax.load(), train_pictures.shipped_unet()
+
+    def paint(self, cases: Sequence[Case], nets: Mapping[str, float], prompts: Sequence[str]) -> np.ndarray:
+        """Pictures of the prompts, nets by name with their strength beside."""
+        beside = {name: (steering.read_net(path_of(name), self.unet), strength) for name, strength in nets.items()}
+        maps = {name: values for name, values in maps_of(cases).items() if name in nets}
+        return self._made(prompts, Steered(beside), maps=maps)
+
+    def imitate(self, references: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        """Pictures like the references, uint8 `b s s 3`."""
+        prompt = steering.read_prompt(path_of("image prompt"), self.unet)
+        return self._made(prompts, Steered(prompt=(prompt, FLAGS.strength)), references=references)
+
+    def _made(self, prompts: Sequence[str], steered: Steered, **given: Any) -> np.ndarray:
+        batch = min(FLAGS.batch, len(prompts))
+        return steering.pictures(
+            self.sd, prompts, steered, batch=batch, steps=FLAGS.steps, scale=FLAGS.scale, seed=FLAGS.seed, **given
+        )
+
+
+def captions(cases: Sequence[Case]) -> list[str]:
+    """The caption of each case."""
+    return [case.scene.caption() for case in cases]
+
+
+def tell_edges(name: str, cases: Sequence[Case], made: np.ndarray) -> None:
+    """One line for maps obeyed, one for captions shown, one for both."""
+    found = [edges.overlaps(picture, edges.lines(case.picture)) for picture, case in zip(made, cases, strict=True)]
+    obeyed = [edges.obeys(one) for one in found]
+    shown = [score(picture, case.scene).ok for picture, case in zip(made, cases, strict=True)]
+    say(f"{name}: the map obeyed", obeyed, f"median overlap {np.median([min(one, default=0) for one in found]):.3f}")
+    say("  the caption right", shown)
+    say("  both", (a and b for a, b in zip(obeyed, shown, strict=True)))
+
+
+def by_edges(painter: Painter) -> None:
+    """The edge net, with the caption, without it, at other strengths."""
+    cases = cases_of("edges", 0.0)
+    tell_edges("drawn by the world", cases, np.stack([case.picture for case in cases]))
+    tell_edges("edges, no net", cases, painter.paint(cases, {}, captions(cases)))
+    for strength in FLAGS.strengths:
+        made = painter.paint(cases, {"edges": float(strength)}, captions(cases))
+        tell_edges(f"edges at {strength}", cases, made)
+        show(f"edges_{strength}", list((maps_of(cases)["edges"] * 255).astype(np.uint8)), made)
+        if float(strength) == 1:
+            for things in (1, 2):
+                chosen = [i for i, case in enumerate(cases) if len(case.order) == things]
+                tell_edges(f"  of {things}", [cases[i] for i in chosen], made[chosen])
+    made = painter.paint(cases, {"edges": 1.0}, [""] * len(cases))
+    found = [edges.obeys(edges.overlaps(p, edges.lines(case.picture))) for p, case in zip(made, cases, strict=True)]
+    say("edges without a caption: the map obeyed", found)
+
+
+def by_depth(painter: Painter, nets: Mapping[str, float]) -> None:
+    """Scenes whose objects overlap: one net or two."""
+    cases = cases_of("depth", 1.0)
+    made = painter.paint(cases, nets, captions(cases))
+    name = " and ".join(f"{net} at {strength:g}" for net, strength in nets.items()) or "no net"
+    errors = [depth.follows(picture, case) for picture, case in zip(made, cases, strict=True)]
+    say(f"overlapping scenes, {name}", (not e for e in errors), str(dict(Counter(kind for e in errors for kind in e))))
+    for things in (1, 2):
+        say(f"  {things} things", (not e for e, case in zip(errors, cases, strict=True) if len(case.order) == things))
+    shown = [(values * 255).astype(np.uint8) for net, values in maps_of(cases).items() if net in nets]
+    show(name.replace(" ", "_"), *(list(values) for values in shown), made)
+
+
+def by_picture(painter: Painter) -> None:
+    """Pictures of one object as prompts, without a text."""
+    cases = list(depth.cases(SEEDS["image prompt"], 0, FLAGS.count, things=1))
+    given = np.stack([encode_control.smaller(case.picture) for case in cases])
+    made = painter.imitate(given, [""] * len(cases))
+    found = [find_objects(picture) for picture in made]
+    things = [case.scene.things[0] for case in cases]
+    first = [objects[0] if len(objects) == 1 else None for _, objects in found]
+    colour = [one is not None and one.colour == thing.colour for one, thing in zip(first, things, strict=True)]
+    shape = [one is not None and one.shape == thing.shape for one, thing in zip(first, things, strict=True)]
+    grounds = [find_objects(case.picture)[0].colour for case in cases]
+    ground = [background.colour == asked for (background, _), asked in zip(found, grounds, strict=True)]
+    say("image prompt without a text: the colour kept", colour)
+    say("  the shape", shape)
+    say("  both", (a and b for a, b in zip(colour, shape, strict=True)))
+    say("  the ground's colour", ground)
+    show("image_prompt", [case.picture for case in cases], made)
+
+
+def main() -> None:
+    painter = Painter()
+    parts: dict[str, Callable[[], None]] = {
+        "edges": partial(by_edges, painter),
+        "overlapping, no net": partial(by_depth, painter, {}),
+        "overlapping, edges": partial(by_depth, painter, {"edges": 1.0}),
+        "overlapping, depth": partial(by_depth, painter, {"depth": 1.0}),
+        "overlapping, both": partial(by_depth, painter, {"edges": 1.0, "depth": 1.0}),
+        "image prompt": partial(by_picture, painter),
+    }
+    for name, part in parts.items():
+        if FLAGS.part in name:
+            part()
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("count", 200, "Cases of each kind.", lower_bound=1)
+    flags.DEFINE_integer("batch", 50, "Pictures made at once.", lower_bound=1)
+    flags.DEFINE_integer("steps", 20, "Sampler steps.")
+    flags.DEFINE_float("scale", 3.0, "Of the guidance.")
+    flags.DEFINE_integer("seed", 0, "Seed of the pictures.")
+    flags.DEFINE_list("strengths", ["1", "0.5"], "Of the edge net.")
+    flags.DEFINE_float("strength", 1.0, "Of the image prompt.")
+    flags.DEFINE_string("part", "", "Only the parts whose name holds this.")
+    for what, name in NAMES.items():
+        flags.DEFINE_string(name, None, f"File of the {what}; by default the shipped one.")
+    flags.DEFINE_string("sheets", None, "Folder for contact sheets.")
+    _cli.run(main)
