@@ -3,16 +3,19 @@
     sd = sdjax.load()
     sd.generate("a red circle above a blue square").images[0].save("picture.png")
 
-`load` opens a checkpoint, `load_adapter` a LoRA or another file that changes one, `plan` turns a sampler on a schedule
-into a matrix, `stack_plans` gives every image of a batch its own, `sample` runs them in one `lax.scan`, `dpm_adaptive`
-is the one sampler that is no matrix, `samplers` and `schedules` list what there is, `grow` makes room around a picture,
-`read_settings` gives back what made one, `export` writes compiled programs. `parallel` is for many devices and `train`
-for training: both are imported when they are first asked for.
+`load` opens a checkpoint, `load_adapter` a LoRA or another file that changes one, `load_controlnet` a net and
+`load_image_prompt` an IP-Adapter that steer its pictures (`Control` and `ImagePrompt` say how), `plan` turns a sampler
+on a schedule into a matrix, `stack_plans` gives every image of a batch its own, `sample` runs them in one `lax.scan`,
+`dpm_adaptive` is the one sampler that is no matrix, `samplers` and `schedules` list what there is, `grow` makes room
+around a picture, `read_settings` gives back what made one, `export` writes compiled programs. `parallel` is for many
+devices and `train` for training: both are imported when they are first asked for.
 """
 
 import importlib
 from typing import Any
 
+from sdjax.adapters.control import load_controlnet as load_controlnet
+from sdjax.adapters.image_prompt import load_image_prompt as load_image_prompt
 from sdjax.adapters.read import load_adapter as load_adapter
 from sdjax.config import ConfigError as ConfigError
 from sdjax.core import hints as _hints
@@ -30,6 +33,8 @@ from sdjax.images.grow import grow as grow
 from sdjax.load import load as load
 from sdjax.pipeline import Output as Output
 from sdjax.pipeline import StableDiffusion as StableDiffusion
+from sdjax.request.control import Control as Control
+from sdjax.request.control import ImagePrompt as ImagePrompt
 from sdjax.request.stored_settings import read_settings as read_settings
 from sdjax.sampling.preview import Preview as Preview
 from sdjax.sampling.preview import notebook_callback as notebook_callback
@@ -39,9 +44,9 @@ __version__ = VERSION
 
 LATER = ("parallel", "train")  # modules that cost time or packages to import
 __all__ = [
-    "CheckpointError", "ConfigError", "Output", "Plan", "Preview", "StableDiffusion", "Step", "dpm_adaptive",
-    "export", "grow", "load", "load_adapter", "notebook_callback", "parallel", "plan", "read_settings", "sample",
-    "samplers", "schedules", "stack_plans", "train",
+    "CheckpointError", "ConfigError", "Control", "ImagePrompt", "Output", "Plan", "Preview", "StableDiffusion", "Step",
+    "dpm_adaptive", "export", "grow", "load", "load_adapter", "load_controlnet", "load_image_prompt",
+    "notebook_callback", "parallel", "plan", "read_settings", "sample", "samplers", "schedules", "stack_plans", "train",
 ]  # fmt: skip
 
 

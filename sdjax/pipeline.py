@@ -44,6 +44,7 @@ from sdjax.request.arguments.arguments import Arguments
 from sdjax.request.arguments.images import Pictures
 from sdjax.request.arguments.sampling import Options, SamplerLike
 from sdjax.request.arguments.size_conditioning import Size, SizeConditioning
+from sdjax.request.control import Controls, ImagePrompts
 from sdjax.request.prompting import warn_of_words
 from sdjax.request.request import Request, described
 from sdjax.request.worn import opened_pairs
@@ -442,6 +443,8 @@ class StableDiffusion:
         regions: Sequence[tuple[str, Any]] | None = None,
         adapters: Adapters = None,
         adapters_folder: str | Path | None = None,
+        control: Controls = None,
+        image_prompt: ImagePrompts = None,
         show_steps: bool | int | Sequence[int] | None = None,
         callback: Callable[[Preview], Any] | None = None,
         stop_after: int | None = None,
@@ -499,6 +502,12 @@ class StableDiffusion:
             The scale is a number, a list with one for each picture, or a mapping: see `adapters.scales`. Which they
             are and how strong is data: nothing compiles again. Or a mapping by name, for tags as <lora:name:0.8> in
             prompts under prompt_style="a1111". adapters_folder: where such names are found as files.
+          control: nets that look at a map and steer the picture: [(net, map), ..], each net as `sdjax.load_controlnet`
+            gives it, or a path; or sdjax.Control(net, map, scale=, start=, end=, ..). Without `image`, height and width
+            the pictures are as large as the first map. See `request.control`.
+          image_prompt: pictures that are shown beside the prompt: [(adapter, picture, scale), ..], each adapter as
+            `sdjax.load_image_prompt` gives it, or a path; or sdjax.ImagePrompt(..). What counts how strongly in both is
+            data, by picture and step; compiled is which nets there are.
           show_steps: which evaluations are kept in `Output.steps`: True is all, a number so many, or a list from 0.
           callback: called with a `Preview` after every evaluation; False stops the run, and what is done is kept.
           stop_after: so many evaluations, a refiner's counted on: the result is the clean latents predicted last.

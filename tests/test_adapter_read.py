@@ -183,7 +183,7 @@ def test_links_out_of_a_folder_are_not_followed(path, tmp_path):
         ("nowhere.ckpt", "nowhere.ckpt is missing, and would be a pickle"),
         ("a/b/../../c.safetensors", "is neither a file nor a folder here nor a Hub id"),
         ("", "an adapter is a file, a folder or a Hub id, not ''"),
-        ("a\0b", "load_adapter takes a file"),
+        ("a\0b", "an adapter is a file"),
         (7, "an adapter is a file, a folder or a Hub id, not 7"),
     ],
 )
@@ -287,7 +287,7 @@ def test_a_file_that_is_none(tmp_path):
         (["lora_controlnet", "input_blocks.1.0.emb_layers.1.up"], "a Control-LoRA, which is not read yet"),
         (["control_model.input_blocks.0.0.weight"], "a ControlNet, which is not read yet"),
         (["controlnet_cond_embedding.conv_in.weight"], "a ControlNet"),
-        (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "an IP-Adapter, which is not read yet"),
+        (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "an IP-Adapter: sdjax.load_image_prompt reads it"),
         (["adapter.body.0.block1.weight"], "a T2I-Adapter"),
         (["lllite_unet_input_blocks_1.weight"], "a ControlNet-LLLite"),
         (["transformer.x.lora_A.weight"], "an adapter for another architecture, which is not supported"),

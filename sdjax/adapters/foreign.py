@@ -9,15 +9,17 @@ from sdjax.weights import identify
 from sdjax.weights.files import Header
 
 _NOT_YET = "which is not read yet: it adds to a network and is no change of its weights"
+_CONTROLS = "which steers a model and is no change of its weights: sdjax.load_controlnet reads it"
 _OTHER = "which is not supported: this package has Stable Diffusion 1.x, 2.x and XL"
 _NAMES = (
-    (r"lora_controlnet", f"a Control-LoRA, {_NOT_YET}"),
-    (r"(control_model|controlnet_cond_embedding|input_hint_block|zero_convs)\..*", f"a ControlNet, {_NOT_YET}"),
-    (r"controlnet_(cond_embedding|down_blocks|mid_block)\..*", f"a ControlNet, {_NOT_YET}"),
-    (r"lllite_.*", f"a ControlNet-LLLite, {_NOT_YET}"),
+    (r"lora_controlnet", f"a Control-LoRA, {_CONTROLS}"),
+    (r"(control_model|controlnet_cond_embedding|input_hint_block|zero_convs)\..*", f"a ControlNet, {_CONTROLS}"),
+    (r"controlnet_(cond_embedding|down_blocks|mid_block)\..*", f"a ControlNet, {_CONTROLS}"),
+    (r"lllite_.*", f"a ControlNet-LLLite, {_CONTROLS}"),
     (r"(image_proj|image_proj_model|ip_adapter)\..*", "an IP-Adapter: sdjax.load_image_prompt reads it"),
     (r"(id_encoder|lora_weights)\..*", f"PhotoMaker, {_NOT_YET}"),
-    (r"(adapter\.)?(body\.\d+\.(block1|in_conv|resnets)|conv_in|unshuffle).*", f"a T2I-Adapter, {_NOT_YET}"),
+    (r"(adapter\.)?body\.\d+\.(body|block1|in_conv|resnets)\..*", f"a T2I-Adapter, {_CONTROLS}"),
+    (r"adapter\.(conv_in|unshuffle).*", f"a T2I-Adapter, {_CONTROLS}"),
     (r".*(motion_modules?|temporal_transformer)[._].*", f"an adapter of a video model's motion, {_OTHER}"),
     (r"(.*[._])?(double_blocks|single_blocks|single_transformer_blocks)[._]\d+.*", f"an adapter for Flux, {_OTHER}"),
     (r"(.*[._])?joint_blocks[._]\d+.*", f"an adapter for Stable Diffusion 3, {_OTHER}"),
@@ -36,11 +38,16 @@ def what_it_is(header: Header) -> str | None:
     return next((what for pattern, what in _NAMES if any(re.fullmatch(pattern, name) for name in names)), None)
 
 
+def is_checkpoint(header: Header) -> bool:
+    """Whether a file holds a model, or a part of one."""
+    return any(re.fullmatch(pattern, name) for pattern in _CHECKPOINT for name in header.tensors)
+
+
 def refuse(header: Header) -> NoReturn:
     """Raises CheckpointError for a file that holds no adapter, saying what it is."""
     if what := what_it_is(header):
         raise CheckpointError(f"{header.path} is {what}")
-    if any(re.fullmatch(pattern, name) for pattern in _CHECKPOINT for name in header.tensors):
+    if is_checkpoint(header):
         raise CheckpointError(
             f"{header.path} is a checkpoint, or a part of one, and no adapter: open it with sdjax.load"
         )

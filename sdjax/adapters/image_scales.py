@@ -122,7 +122,7 @@ def _by_block(given: Any, own: Blocks, where: str) -> dict[tuple[str, int], Any]
     found = {}
     for key, one in given.items():
         match = _BLOCK.fullmatch(key) if isinstance(key, str) else None
-        block = (way, int(match[1])) if match else None
+        block = (way, int(match[1]) if match else -1)
         if block not in own:
             names = [f"block_{number}" for _, number in sorted(own)]
             raise ValueError(unknown(f"{where}: {short(key)} is no block with attention to text", key, names))

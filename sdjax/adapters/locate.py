@@ -50,7 +50,7 @@ def locate(source: str | os.PathLike[str], revision: str = "main") -> Located:
 
     Or one of SHIPPED, where no such path is here. Raises CheckpointError where there is none, or more than one.
     """
-    text = _checked(source)
+    text = checked(source, "load_adapter")
     path = Path(os.path.expanduser(text))
     if text in SHIPPED and not os.path.lexists(path):
         return Located(ASSETS / f"{text}.safetensors", text, None)
@@ -92,12 +92,11 @@ def choose(names: Iterable[str], where: str) -> str:
     raise CheckpointError(f"{where} holds no .safetensors file{told}")
 
 
-def _checked(source: str | os.PathLike[str]) -> str:
-    if not isinstance(source, str | os.PathLike):
-        raise CheckpointError(f"an adapter is a file, a folder or a Hub id, not {short(source)}")
-    text = os.fspath(source)
+def checked(source: str | os.PathLike[str], function: str) -> str:
+    """A source as a text, for the function of that name. Raises CheckpointError for anything else."""
+    text = os.fspath(source) if isinstance(source, str | os.PathLike) else source
     if not isinstance(text, str) or not text or "\0" in text:
-        raise CheckpointError(f"an adapter is a file, a folder or a Hub id, not {short(text)}")
+        raise CheckpointError(f"{function} takes a file, a folder or a Hub id, not {short(text)}")
     return text
 
 

@@ -39,7 +39,7 @@ class ControlNetConfig:
         return int(2 ** (len(self.conditioning_embedding_out_channels) - 1))
 
     @property
-    def residuals(self) -> int:
+    def outputs(self) -> int:
         """How many arrays it gives: one for each of the U-Net's skips, and the middle's."""
         return sum(self.unet.layers_per_block) + self.unet.levels + 1
 

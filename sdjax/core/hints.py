@@ -25,6 +25,9 @@ _FORMAT = "the result has all forms: .images (PIL), .pixels (uint8), .latents; d
 _NETWORK = "nothing is to be moved or switched on: "
 _NONE = "sdjax has nothing of the kind"
 _ADAPTERS = "write adapters=[(sdjax.load_adapter(path), 0.8)]"
+_STEERED = "write control=[(sdjax.load_controlnet(path), map, 0.8)]"
+_CONTROL = "write control=sdjax.Control(net, map, scale=, start=, end=, mode=)"
+_SHOWN = "write image_prompt=[(sdjax.load_image_prompt(path), picture, 0.8)]"
 _TWICE = "there is no second pass: generate(image=out[0], width=, height=, strength=) of the picture is one"
 _SAVED = "generate gives pictures and writes none: out[0].save(path)"
 _CROP = "write mask_crop=, the pixels around the region"
@@ -86,7 +89,11 @@ GENERATE: dict[str, str] = {
     **dict.fromkeys(("hr_resize_x", "hr_resize_y"), _TWICE),
     **dict.fromkeys(("restore_faces", "tiling", "styles", "freeu", "hypertile", "s_min_uncond", "pag_scale"), _NONE),
     **dict.fromkeys(("script_name", "alwayson_scripts", "override_settings", "inpainting_fill"), _NONE),
-    **dict.fromkeys(("ip_adapter_image", "control_image", "controlnet", "cross_attention_kwargs"), _NONE),
+    **dict.fromkeys(("ip_adapter_image", "ip_adapter_scale"), _SHOWN),
+    **dict.fromkeys(("control_image", "controlnet", "control_net", "adapter_image"), _STEERED),
+    **dict.fromkeys(("controlnet_conditioning_scale", "adapter_conditioning_scale"), _STEERED),
+    **dict.fromkeys(("control_guidance_start", "control_guidance_end", "guess_mode", "control_mode"), _CONTROL),
+    "cross_attention_kwargs": _ADAPTERS,
     **dict.fromkeys(("loras", "lora", "adapter", "lora_scale", "hypernetwork"), _ADAPTERS),
     **dict.fromkeys(("textual_inversion", "embedding"), 'write embeddings={"<cat>": sdjax.load_adapter(path)}'),
     "lora_dir": "write adapters_folder=",

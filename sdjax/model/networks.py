@@ -18,16 +18,21 @@ from jax.typing import DTypeLike
 
 from sdjax.adapters.hypernetwork import Hypernetwork
 from sdjax.adapters.hypernetwork import attach as preceded
+from sdjax.adapters.image_prompt import ImagePromptAdapter
 from sdjax.adapters.slots import Slots
 from sdjax.adapters.slots import attach as slotted
 from sdjax.core.jit import Program
+from sdjax.core.tree import Params
+from sdjax.images.processor import Processor
 from sdjax.images.read import ImageLike, read_image
 from sdjax.model import finite
+from sdjax.model.beside import Steerer, bind
 from sdjax.model.spec import ModelSpec
 from sdjax.nn.clip import NewWords
-from sdjax.nn.denoiser import Denoiser
+from sdjax.nn.denoiser import Steerable
 from sdjax.nn.worn import Strengths, wearing
 from sdjax.runtime import programs
+from sdjax.runtime.control.controlled import Controlled
 from sdjax.runtime.denoisers import denoiser_of
 from sdjax.runtime.executor import Compiled, Executor
 
@@ -51,6 +56,8 @@ class Networks:
     dtype: DTypeLike = jnp.float32
     executor: Executor = Compiled()
     _worn: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _beside: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _encoders: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
@@ -96,6 +103,31 @@ class Networks:
         params, stored = ({**own, "unet": preceded(own["unet"], nets, scales)} for own in (self.params, self.stored))
         return replace(self, params=params, stored=stored)
 
+    def beside(self, adapters: Sequence[Steerer]) -> tuple[Controlled, Params]:
+        """The U-Net with networks beside it that steer it, and the parameters of all; those of the last are kept."""
+        key = tuple(adapters)
+        if self._beside.get("key") != key:
+            self._beside.clear()  # before others take memory
+            bound = [bind(one, self.spec, self.stored["unet"], self.dtype) for one in adapters]
+            params = tuple(self.executor.place(programs.cast(self.dtype, own)) for _, own in bound)
+            self._beside.update(key=key, networks=tuple(network for network, _ in bound), params=params)
+        beside = Controlled(self.denoiser, self._beside["networks"])
+        return beside, {"unet": self.params["unet"], "control": self._beside["params"]}
+
+    def encode_prompt_image(self, adapter: ImagePromptAdapter, image: ImageLike | None) -> np.ndarray:
+        """The tokens `m d` that an adapter makes of a picture, or of none. Raises ValueError where not finite."""
+        encoder = adapter.encoder
+        pixels = None if image is None else jnp.asarray(Processor.from_dict(encoder.preprocessor)(read_image(image)))
+        stored = {"image_encoder": encoder.params, "image_proj": adapter.params["image_proj"]}
+
+        def run(executor: Executor, dtype: DTypeLike, params: Any) -> Any:
+            return executor.run(programs.encode_prompt_image, encoder.config, adapter.config, dtype, params, pixels)
+
+        if self._encoders.get("key") is not adapter:
+            self._encoders.clear()
+            self._encoders.update(key=adapter, params=programs.cast(self.dtype, stored))
+        return np.asarray(self._once_more(run, self.dtype, self._encoders["params"], stored, adapter.name))
+
     def _dressed(self, slots: Mapping[str, Slots], hypernetworks: Sequence[Hypernetwork]) -> "Networks":
         params, stored = dict(self.params), dict(self.stored)
         for name, own in slots.items():
@@ -108,7 +140,7 @@ class Networks:
         return replace(self, params=params, stored=stored)
 
     @property
-    def denoiser(self) -> Denoiser:
+    def denoiser(self) -> Steerable:
         """What predicts: static and hashable, for the programs that run it."""
         return denoiser_of(self.spec.unet, self.dtype)
 
@@ -182,15 +214,19 @@ class Networks:
 
         Raises ValueError where it is not finite even so.
         """
-        dtype = self.dtype_of(component)
-        made = run(self.executor, dtype, self.params[component])
+        dtype, name = self.dtype_of(component), f"{self.spec.name}: {component}"
+        return self._once_more(run, dtype, self.params[component], self.stored[component], name)
+
+    def _once_more(
+        self, run: Callable[[Executor, DTypeLike, Any], Any], dtype: DTypeLike, params: Any, stored: Any, name: str
+    ) -> Any:
+        made = run(self.executor, dtype, params)
         if finite.finite(made):
             return made
         if dtype != jnp.float32:
-            made = run(Compiled(), jnp.float32, programs.cast(jnp.float32, self.stored[component]))
+            made = run(Compiled(), jnp.float32, programs.cast(jnp.float32, stored))
         if not finite.finite(made):
-            told = "gives NaN or infinity, even in float32: its parameters are damaged"
-            raise ValueError(f"{self.spec.name}: {component} {told}")
+            raise ValueError(f"{name} gives NaN or infinity, even in float32: its parameters are damaged")
         return made
 
     def _by_picture(self, run: Callable[..., Any], *batch: Any) -> Any:

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from sdjax.core import short
 from sdjax.nn.injections import NOTHING, Injections, Masks
 from sdjax.nn.layers import timestep_embedding
 from sdjax.nn.worn import Strengths
 
+Array = jax.Array | np.ndarray  # of the host, before it goes to where programs run
 KeysValues = Mapping[str, tuple[jax.Array, jax.Array]]  # of every cross-attention, by module path, each `b l d`
 
 
@@ -36,8 +38,8 @@ class Chunks:
     """
 
     first: KeysValues
-    states: jax.Array
-    count: jax.Array
+    states: Array
+    count: Array
 
     __repr__ = short.fields
 
@@ -58,6 +60,13 @@ class Added(NamedTuple):
         return short.fields(self)
 
 
+class Kinds(NamedTuple):
+    """Of each of m maps that a Union looks at, for b pictures."""
+
+    modes: Array  # int32 `b m`, the number of its kind, -1 where there is no map
+    scales: Array  # float32 `b m`, how strongly it enters beside the others
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Guide:
@@ -67,14 +76,14 @@ class Guide:
       features: what it made of the picture that it looks at, once a run; see `control.ControlNetwork.look`.
       scale: float32 `b n j`, how strongly each of the j things that it adds counts in each of the n rows of a plan.
       masks: where it counts.
-      modes: int32 `b m`, of what kind each of m pictures is, for networks of several kinds. text: the keys and values
-        that it has of the text's first piece, for networks that read the text.
+      kinds: of each of m maps, for networks that know several. text: the keys and values that it has of the text's
+        first piece, for networks that read the text.
     """
 
     features: Any = None
-    scale: jax.Array | None = None
+    scale: Array | None = None
     masks: Masks = field(default_factory=dict)
-    modes: jax.Array | None = None
+    kinds: Kinds | None = None
     text: KeysValues | None = None
 
     __repr__ = short.fields

@@ -15,6 +15,7 @@ import jax
 
 from sdjax.core.tree import Params
 from sdjax.nn.conditioning import Conditions
+from sdjax.nn.injections import NOTHING, Injections
 
 
 class Denoiser(Hashable, Protocol):
@@ -38,3 +39,12 @@ class Denoiser(Hashable, Protocol):
 
         row: of what `per_row` gives, `b ...`; or the timesteps themselves, `b`. conditions: as `precompute` gives them.
         """
+
+
+class Steerable(Denoiser, Protocol):
+    """A denoiser that other networks can add to (see `control`)."""
+
+    def __call__(
+        self, params: Params, x: jax.Array, row: Any, conditions: Conditions, injected: Injections = NOTHING
+    ) -> jax.Array:
+        """See `Denoiser`. injected: what they add inside it."""

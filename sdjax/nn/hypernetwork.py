@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdjax.nn import linear
 from sdjax.nn.layers import gelu
 
 Array = jax.Array | np.ndarray
@@ -116,17 +117,8 @@ def put_before(
     layers: by that width, the one for keys and the one for values. What stands there already goes first. Pure:
     `params` stay as they are, and the arrays are shared.
     """
-    found = {path: layers[width] for path, width in _layers(params, ()) if width in layers}
-
-    def put(tree: Mapping[str, Any], above: tuple[str, ...]) -> dict[str, Any]:
-        if above in found:
-            own = found[above][0 if above[-1] == "to_k" else 1]
-            return {**tree, "before": (*tree.get("before", ()), own)}
-        return {
-            name: put(child, (*above, name)) if isinstance(child, Mapping) else child for name, child in tree.items()
-        }
-
-    return put(params, ())
+    found = [(path, layers[width]) for path, width in _layers(params, ()) if width in layers]
+    return linear.put_before(params, {path: pair[0 if path[-1] == "to_k" else 1] for path, pair in found})
 
 
 def has_hypernetwork(params: Mapping[str, Any]) -> bool:

@@ -6,16 +6,18 @@
                      (Mou et al. 2023, arXiv:2302.08453, equation 1)
     images           an IP-Adapter's: a second attention beside that to the text, with the same queries
                      (Ye et al. 2023, arXiv:2308.06721, equation 5)
-    before           a ControlNet-LLLite's: what is called with the input of a layer, by the layer's path
+    before           a ControlNet-LLLite's: what is called with the inputs of layers (`linear.put_before`)
 
 Several networks add up.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+
+from sdjax.core.tree import Path
 
 Masks = Mapping[str, jax.Array]  # where something acts, float32 `b l` by the number of places l of a level, as text
 Residuals = tuple[jax.Array, ...]
@@ -47,23 +49,22 @@ class Injections:
     Attributes:
       skips: one for each output of the way down, finest first, `b h w c` (or `b 1 1 c`). middle: as those.
       levels: one for each level, and where there is one more, for the middle.
-      images: pictures that cross-attention looks at. before: what is called with a layer's input, in turn.
+      images: pictures that cross-attention looks at. before: of each network, what is called before which layer.
     """
 
     skips: Residuals | None = None
     middle: jax.Array | None = None
     levels: Residuals | None = None
     images: tuple[ImageTokens, ...] = ()
-    before: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    before: tuple[Mapping[Path, Any], ...] = ()
 
     def __add__(self, other: "Injections") -> "Injections":
-        before = {path: self.before.get(path, ()) + hooks for path, hooks in other.before.items()}
         return Injections(
             _added(self.skips, other.skips),
             _added(self.middle, other.middle),
             _added(self.levels, other.levels),
             self.images + other.images,
-            {**self.before, **before},
+            self.before + other.before,
         )
 
     def level(self, number: int) -> jax.Array | None:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from sdjax.core.tree import Path
 from sdjax.nn.parameter import check_known
 
 Product = Callable[[jax.Array, jax.Array], jax.Array]  # of x and a kernel
@@ -93,3 +94,15 @@ def linear(
     if beside is not None:
         y = y + beside(x, dtype, product)
     return y + params["bias"].astype(dtype) if "bias" in params else y
+
+
+def put_before(params: Mapping[str, Any], layers: Mapping[Path, Callable[[jax.Array], jax.Array]]) -> dict[str, Any]:
+    """A network's parameters with these called before the layers at these paths (`before` of `linear`).
+
+    What stands there already goes first. Pure: `params` stay as they are, and the arrays are shared. Raises KeyError
+    for a path that is not there.
+    """
+    made = dict(params)
+    for name in dict.fromkeys(path[0] for path in layers if path):
+        made[name] = put_before(params[name], {path[1:]: one for path, one in layers.items() if path[:1] == (name,)})
+    return made | ({"before": (*params.get("before", ()), layers[()])} if () in layers else {})

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.config import ClipTextConfig, ClipVisionConfig, Config, ControlNetConfig, DepthConfig, UNetConfig, VaeConfig
+from sdjax.config.lllite import LLLiteConfig
+from sdjax.config.t2i_adapter import T2IAdapterConfig
 from sdjax.core.keys import settled
 from sdjax.core.tree import Params
 from sdjax.nn.clip import ClipTextEncoder
@@ -14,11 +16,13 @@ from sdjax.nn.clip_vision import ClipVisionEncoder
 from sdjax.nn.conditioning import Added, Conditions
 from sdjax.nn.controlnet import HINT, ControlNet, HintEmbedding
 from sdjax.nn.dpt.depth import DepthNetwork
+from sdjax.nn.lllite import expected_lllite
 from sdjax.nn.parameter import shapes
+from sdjax.nn.t2i_adapter import T2IAdapter
 from sdjax.nn.unet import UNet
 from sdjax.nn.vae import Autoencoder
 
-Network = Config | ControlNetConfig  # of a checkpoint, or beside one
+Network = Config | ControlNetConfig | LLLiteConfig | T2IAdapterConfig  # of a checkpoint, or beside one
 
 
 def expected_params(configs: Mapping[str, Config]) -> dict[str, Params]:
@@ -92,11 +96,18 @@ def _expected_controlnet(config: ControlNetConfig) -> Params:
     return {**made, HINT: shapes(HintEmbedding(config), picture)}
 
 
+def _expected_t2i_adapter(config: T2IAdapterConfig) -> Params:
+    side = 8 * config.downscale_factor
+    return shapes(T2IAdapter(config), _array(1, side, side, config.in_channels))
+
+
 _EXPECTED: dict[type, Callable[[Any], Params]] = {
     ClipTextConfig: _expected_text,
     ClipVisionConfig: _expected_vision,
     ControlNetConfig: _expected_controlnet,
     DepthConfig: _expected_depth,
+    LLLiteConfig: expected_lllite,
+    T2IAdapterConfig: _expected_t2i_adapter,
     UNetConfig: _expected_unet,
     VaeConfig: _expected_vae,
 }

@@ -16,6 +16,7 @@ from sdjax.model.text_encoder import ClipSkip, NewVectors
 from sdjax.request import checks, new_words, prompting, speed
 from sdjax.request.arguments.adapters import AdapterArguments
 from sdjax.request.arguments.arguments import Arguments
+from sdjax.request.arguments.control import ControlArguments
 from sdjax.request.arguments.images import ImageArguments
 from sdjax.request.arguments.prompting import SECOND, Columns
 from sdjax.request.arguments.size_conditioning import REFINER_IDS
@@ -73,6 +74,7 @@ def _rest(spec: ModelSpec, given: Arguments, made: Request, refiner: ModelSpec, 
         handoff=replace(given.handoff, denoising_start=cut, latents=None),
         images=ImageArguments(regions=given.images.regions),
         adapters=AdapterArguments(),
+        control=ControlArguments(),
     )
 
 
@@ -80,12 +82,13 @@ def part(spec: ModelSpec, given: Arguments, goes_on: bool = False) -> Request:
     """What one model has to do; `goes_on` where its latents come from another. Raises ValueError."""
     prompts = _prompts(spec, given)
     count = given.batch.count(len(prompts))
-    given = speed.resolved(given, count)
+    given = replace(speed.resolved(given, count), control=given.control.opened())
     given.monitoring.check_stop()
     given.images.check_given()
     inputs = read_image_inputs(spec, _with_each_picture(spec, given, len(prompts)), count)
     latents = given.handoff.check_latents((count, *spec.latent_shape(inputs.height, inputs.width)), goes_on)
     runs = given.sampling.runs(spec, given.handoff, inputs.strengths)
+    steering = given.control.steering(spec, runs, given.sampling.preset, inputs)
     checks.check_source(given.batch.noise_source)
     columns = given.prompting.columns(prompts)
     untagged, tags = given.prompting.tags(columns)
@@ -101,11 +104,13 @@ def part(spec: ModelSpec, given: Arguments, goes_on: bool = False) -> Request:
         new_words.warn_of_unused(spec, own, (t for own in branches for one in own for t in one.texts), style)
     skip = given.prompting.skip(spec)
     checked = _checked(spec, given, columns, skip, inputs, runs)
-    checked = replace(checked, adapters=given.adapters.checked(outfits, count))
+    checked = replace(
+        checked, adapters=given.adapters.checked(outfits, count), control=given.control.checked(steering, count)
+    )
     ids = checked.sizes.time_ids(inputs.height, inputs.width, count, spec.time_ids) if spec.time_ids else None
     covered = _covered([mask for _, mask in regions], inputs, spec.vae.factor) if regions else None
     drawn = tuple(run.drawn for run in runs)
-    return Request(spec, checked, branches, skip, inputs, runs, ids, latents, drawn, covered, new, outfits)
+    return Request(spec, checked, branches, skip, inputs, runs, ids, latents, drawn, covered, new, outfits, steering)
 
 
 def _with_each_picture(spec: ModelSpec, given: Arguments, prompts: int) -> Arguments:

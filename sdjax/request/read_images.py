@@ -10,14 +10,16 @@ import numpy as np
 from PIL import Image
 
 from sdjax.diffusion.segment import check_strength
-from sdjax.images import depth, masks, read
+from sdjax.images import control_map, depth, masks, read
 from sdjax.model.spec import ModelSpec
 from sdjax.model.tasks import FOR
 from sdjax.request import checks
 from sdjax.request.arguments.arguments import Arguments
 from sdjax.request.arguments.batch import Batch
+from sdjax.request.arguments.control import ControlArguments
 from sdjax.request.arguments.images import ImageArguments
 from sdjax.request.image_inputs import ImageInputs, Under
+from sdjax.request.per_picture import read_each
 
 Sizes = tuple[int, int]  # height, width
 
@@ -31,7 +33,8 @@ def read_image_inputs(spec: ModelSpec, given: Arguments, count: int) -> ImageInp
     _check_wanted(spec, {name for name in ("image", *FOR) if getattr(images, name) is not None})
     _check_together(given)
     if images.image is None:
-        height, width = _size(spec, batch, count)
+        natural = partial(_natural_of_map, given.control, spec.vae.factor) if given.control.maps else None
+        height, width = _size(spec, batch, count, natural)
         return ImageInputs(task, height, width, (None,) * count, depth=_depth(images.depth, count))
     if _is_floats(images.image):
         return _from_latents(spec, given, count)
@@ -230,6 +233,14 @@ def _natural(pictures: Sequence[Image.Image], multiple: int) -> Sizes:
     return sizes.pop()
 
 
+def _natural_of_map(control: ControlArguments, multiple: int) -> Sizes:
+    """The size of the first map that a net looks at, as it is for pictures."""
+    value = control.maps[0]
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    height, width = control_map.read_map(first, "control[0]").shape[:2]
+    return read.natural_size(Image.new("1", (width, height)), multiple)
+
+
 def _strengths(given: ImageArguments, count: int) -> tuple[float | None, ...]:
     """Of each picture; at 1 nothing is left of it."""
     usual = STRENGTH if given.mask is None else 1.0
@@ -245,27 +256,3 @@ def _depth(value: Any, count: int) -> tuple[Any, ...] | None:
 def _is_floats(value: Any) -> bool:
     """Whether something is an array of floats: latents, or a mask of their size."""
     return isinstance(value, np.ndarray | jax.Array) and bool(jnp.issubdtype(value.dtype, jnp.floating))
-
-
-def each(value: Any, count: int, name: str) -> list[Any]:
-    """One picture for all of `count`, or a list, or an array `b H W c`, with one each. Raises ValueError."""
-    if isinstance(value, np.ndarray):
-        value = list(value) if value.ndim == 4 else [value]
-    listed = list(value) if isinstance(value, list | tuple) else [value]
-    if not listed:
-        raise ValueError(f"{name} is an empty list: give one picture, or one for each of the {count}")
-    return checks.spread(listed, count, name)
-
-
-def read_each(value: Any, count: int, name: str, door: Callable[..., Any]) -> list[Any]:
-    """`each`, read; a picture that stands for several is read once. Raises ValueError, FileNotFoundError."""
-    return once(each(value, count, name), partial(door, name=name))
-
-
-def once(pictures: Sequence[Any], see: Callable[[Any], Any]) -> list[Any]:
-    """`see` of each picture; one that stands for several is looked at once."""
-    seen: dict[int, Any] = {}
-    for one in pictures:
-        if id(one) not in seen:
-            seen[id(one)] = see(one)
-    return [seen[id(one)] for one in pictures]

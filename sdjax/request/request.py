@@ -20,6 +20,7 @@ from sdjax.model.spec import ModelSpec
 from sdjax.model.text_encoder import ClipSkip, NewVectors
 from sdjax.request.arguments.arguments import DECLARED, Arguments
 from sdjax.request.checks import is_list, spread, unique
+from sdjax.request.control_inputs import Steering
 from sdjax.request.image_inputs import ImageInputs
 from sdjax.request.prompting import Branch
 from sdjax.request.worn import Outfits
@@ -39,7 +40,8 @@ class Request:
       drawn: draws of each picture before this part of its run.
       regions: float32 `n h w 1`: where the prompt counts, then where each region's does.
       new: words of the prompts that the text encoders' vocabularies do not have.
-      outfits: which adapters the pictures wear, or None. refiner: what goes on with the latents, or None.
+      outfits: which adapters the pictures wear, or None. steering: what steers them, or None.
+      refiner: what goes on with the latents, or None.
     """
 
     spec: ModelSpec
@@ -54,6 +56,7 @@ class Request:
     regions: np.ndarray | None = None
     new: NewVectors = field(default_factory=dict)
     outfits: Outfits | None = None
+    steering: Steering | None = None
     refiner: "Refinement | None" = None
 
     def __repr__(self) -> str:

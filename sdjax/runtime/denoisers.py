@@ -1,7 +1,8 @@
 """The networks that the sampling loop can run, as `Denoiser`s; and on a CPU, how it runs them picture by picture."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import jax
@@ -9,13 +10,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdjax.config import Config, UNetConfig
-from sdjax.core import tree
 from sdjax.core.devices import on_cpu
 from sdjax.core.tree import Params, modules_named
 from sdjax.nn.attention import cross_keys_values
 from sdjax.nn.conditioning import Chunks, Conditions, KeysValues, Time
-from sdjax.nn.denoiser import Denoiser
+from sdjax.nn.denoiser import Steerable
 from sdjax.nn.injections import NOTHING, Injections
+from sdjax.nn.linear import put_before
 from sdjax.nn.unet import UNet, time_shifts
 from sdjax.nn.worn import Strengths, wearing
 
@@ -55,7 +56,7 @@ class UNetDenoiser:
         self, params: Params, x: jax.Array, row: Time, conditions: Conditions, injected: Injections = NOTHING
     ) -> jax.Array:
         """x `b h w c` without the conditions' channels -> `b h w c`, float32. injected: by other networks."""
-        own = hooked(wearing(params, conditions.worn), injected.before)
+        own = reduce(put_before, injected.before, wearing(params, conditions.worn))
         return UNet(self.config, self.dtype).apply({"params": own}, x, row, conditions, injected)
 
 
@@ -82,23 +83,11 @@ def along_rows(one: Callable[[Any], Any], timesteps: jax.Array, told: Any, count
     return over(lambda row: over(one, (row, told)), jnp.tile(times, (1, repeats)))
 
 
-def hooked(params: Params, before: Mapping[str, tuple[Any, ...]]) -> Params:
-    """A network's parameters with what is called with the inputs of some layers, by path; see `linear`."""
-    if not before:
-        return params
-    flat = tree.flatten(params)
-    for path in list(flat):
-        if path[-1] == "kernel" and (hooks := before.get(".".join(path[:-1]))) is not None:
-            place = (*path[:-1], "before")
-            flat[place] = (*flat.get(place, ()), *hooks)
-    return tree.unflatten(flat)
-
-
 # Another network: its denoiser, by the type of its config.
-DENOISERS: dict[type[Config], Callable[[Any, DTypeLike], Denoiser]] = {UNetConfig: UNetDenoiser}
+DENOISERS: dict[type[Config], Callable[[Any, DTypeLike], Steerable]] = {UNetConfig: UNetDenoiser}
 
 
-def denoiser_of(config: Config, dtype: DTypeLike) -> Denoiser:
+def denoiser_of(config: Config, dtype: DTypeLike) -> Steerable:
     """The denoiser that a network with this config is, computing in `dtype`. Raises KeyError where it is none."""
     return DENOISERS[type(config)](config, dtype)
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from sdjax.config import ClipTextConfig, ClipVisionConfig, DepthConfig, VaeConfig
+from sdjax.config.image_prompt import ImagePromptConfig
 from sdjax.core.devices import on_cpu
 from sdjax.core.jit import KEPT, PARAMS, SAME, program
 from sdjax.core.tree import Params
@@ -27,8 +28,10 @@ from sdjax.diffusion.table import Table, batch_axes
 from sdjax.nn.clip import ClipTextEncoder, NewWords
 from sdjax.nn.clip_vision import ClipVisionEncoder
 from sdjax.nn.conditioning import Conditions
+from sdjax.nn.control import ControlNetwork
 from sdjax.nn.denoiser import Denoiser
 from sdjax.nn.dpt.depth import DepthNetwork
+from sdjax.nn.image_prompt import ImagePromptEncoder
 from sdjax.nn.layers import LayerNorm
 from sdjax.nn.tiling import tiles
 from sdjax.runtime.denoisers import one_by_one
@@ -92,6 +95,37 @@ def encode_image(config: ClipVisionConfig, dtype: DTypeLike, params: Params, pix
 def estimate_depth(config: DepthConfig, dtype: DTypeLike, params: Params, pixels: jax.Array) -> jax.Array:
     """One picture's normalised pixels `H W 3` -> its inverse depth `H W`, float32."""
     return DepthNetwork(config, dtype).apply({"params": params}, pixels[None])[0]
+
+
+@program(static=3)
+def encode_prompt_image(
+    vision: ClipVisionConfig,
+    config: ImagePromptConfig,
+    dtype: DTypeLike,
+    params: Params,
+    pixels: jax.Array | None,
+) -> jax.Array:
+    """One picture's normalised pixels `H W 3` -> the tokens `m d` that an IP-Adapter makes of it, float32.
+
+    pixels: None is no picture, as the half of guidance without a prompt is told.
+    """
+    encoder = ImagePromptEncoder(vision, config, dtype)
+    if pixels is None:
+        return encoder.apply({"params": params}, method="unconditional")[0]
+    return encoder.apply({"params": params}, pixels[None])[0]
+
+
+@program(static=1, batch=(PARAMS, 0))
+def look(network: ControlNetwork, params: Params, image: jax.Array) -> Any:
+    """What a network beside the U-Net makes of the b pictures that it looks at; see `ControlNetwork.look`.
+
+    Each alone, so that the last bits depend on no other.
+    """
+
+    def one(picture: jax.Array) -> Any:
+        return jax.tree.map(lambda a: a[0], network.look(params, picture[None]))
+
+    return jax.lax.map(one, image)
 
 
 @program(static=1, batch=(PARAMS, KEPT), out=KEPT)

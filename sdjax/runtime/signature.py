@@ -22,7 +22,7 @@ from sdjax.diffusion.guidance import Guidance
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.scan import Carry
 from sdjax.diffusion.table import Table
-from sdjax.nn.conditioning import Added, Chunks, Conditions
+from sdjax.nn.conditioning import Added, Chunks, Conditions, Guide, Kinds
 from sdjax.nn.hypernetwork import HypernetworkLayer
 from sdjax.nn.hypernetwork import Step as HypernetworkStep
 from sdjax.nn.linear import LowRank
@@ -83,14 +83,25 @@ def _plain(value: Any) -> Any:
 
 def _register() -> None:
     """How the arguments' trees are written beside an exported program: their static fields as JSON."""
-    for node in (Carry, Chunks, Conditions, Guidance, HypernetworkLayer, HypernetworkStep, KnownRegion, LowRank, Table):
+    for node in (
+        Carry,
+        Chunks,
+        Conditions,
+        Guidance,
+        Guide,
+        HypernetworkLayer,
+        HypernetworkStep,
+        KnownRegion,
+        LowRank,
+        Table,
+    ):
         export.register_pytree_node_serialization(
             node,
             serialized_name=f"sdjax.{node.__name__}",
             serialize_auxdata=lambda static: json.dumps(static, default=guiders.to_json).encode(),
             deserialize_auxdata=lambda text: tuple(json.loads(text, object_hook=guiders.from_json)),
         )
-    for kind in (Added, Strengths):
+    for kind in (Added, Kinds, Strengths):
         export.register_namedtuple_serialization(kind, serialized_name=f"sdjax.{kind.__name__}")
 
 

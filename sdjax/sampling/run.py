@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdjax.core.tree import Params
 from sdjax.diffusion import scan
 from sdjax.diffusion.guiders.guider import Guider, keeps_state
 from sdjax.diffusion.inpaint import KnownRegion
@@ -22,13 +23,15 @@ from sdjax.images import depth
 from sdjax.model.networks import Networks
 from sdjax.model.text_encoder import Encoding, Texts
 from sdjax.nn.clip import NewWords
-from sdjax.nn.conditioning import Added, Chunks, Conditions, guidance_embedding
+from sdjax.nn.conditioning import Added, Chunks, Conditions, Guide, guidance_embedding
+from sdjax.nn.denoiser import Denoiser
 from sdjax.nn.worn import Strengths
 from sdjax.request import prompting
+from sdjax.request.per_picture import once
 from sdjax.request.prompting import Branch
-from sdjax.request.read_images import once
 from sdjax.request.request import Request
 from sdjax.runtime import programs
+from sdjax.sampling import guides as guides_
 from sdjax.sampling import noise
 from sdjax.sampling.bar import Bar
 from sdjax.sampling.trace import Callbacks, Sampled, Trace
@@ -59,16 +62,18 @@ def sample(networks: Networks, asked: Request, callbacks: Callbacks) -> Sampled:
         encoding = _encodings(networks, asked)
         regions = None if guidance is None else networks.executor.shard_inputs(asked.where(branches), 1)
         guidance = networks.executor.shard_inputs(guidance, -1)
+        denoiser, params, guides = _steered(networks, asked, branches[0], len(table))
         changes = None if outfits is None else outfits.changes
         for start, stop, texts in prompting.pieces(branches, asked.plans, needed, changes):
             encodings = [encoding(i, start) for i in range(len(branches))]
             worn = None if outfits is None else outfits.strengths("unet", start)
-            told = _conditions(networks, asked, branches, texts, encodings, channels, worn)
-            unet = (networks.params["unet"], told, guidance, known, regions)
+            told = _conditions(networks, asked, branches, texts, encodings, channels, worn, guides)
+            told = _precomputed(networks, denoiser, params, told, len(branches[0]))
+            unet = (params, told, guidance, known, regions)
             for first in range(start, stop, stride):
                 last = min(first + stride, stop)
                 part = table.only(first, len(table) if last == needed else last)
-                carry = run(programs.run_rows, networks.denoiser, None, carry, part, *unet)
+                carry = run(programs.run_rows, denoiser, None, carry, part, *unet)
                 seen = Trace(asked, table, rows, partial(run, programs.inspect_row, carry, table), known)
                 done = seen.done(last)
                 if not bar.hidden:
@@ -166,6 +171,16 @@ def _encodings(networks: Networks, asked: Request) -> Callable[[int, int], Encod
     return of_picture
 
 
+def _steered(
+    networks: Networks, asked: Request, branches: Sequence[Branch], length: int
+) -> tuple[Denoiser, Params, tuple[Guide, ...]]:
+    """What predicts, its parameters, and what each network beside the U-Net is told; there may be none."""
+    if asked.steering is None:
+        return networks.denoiser, networks.params["unet"], ()
+    beside = networks.beside([one.adapter for one in asked.steering.all])
+    return *beside, guides_.make(networks, asked.steering, beside, branches, length)
+
+
 def _conditions(
     networks: Networks,
     asked: Request,
@@ -174,6 +189,7 @@ def _conditions(
     encodings: Sequence[Encoding],
     channels: jax.Array | None,
     worn: Strengths | None,
+    guides: tuple[Guide, ...],
 ) -> Conditions:
     """What the U-Net is told for each branch of every picture, the first branch of all of them first."""
     states, pooled, ids, shown = [], [], [], []
@@ -191,17 +207,25 @@ def _conditions(
     beside = None
     if channels is not None:
         beside = jnp.tile(channels, (parts, 1, 1, 1)) * jnp.asarray(shown, jnp.float32)[:, None, None, None]
-    told = {
-        "added": Added(jnp.asarray(np.stack(pooled)), jnp.asarray(np.stack(ids))) if ids else None,
-        "guidance": guidance_embedding(jnp.asarray(asked.guidance_scales), features) if features else None,
-        "channels": beside,
-        "class_labels": None if level is None else jnp.tile(np.full(count, level, np.int32), parts),
-        "worn": jax.tree.map(lambda each: np.tile(each, (parts, 1)), worn),
-    }
-    pieces, told = networks.executor.shard_inputs((prompting.in_pieces(states, MAX_CHUNKS), told), 0, parts)
-    text = Conditions(Chunks({}, *pieces), worn=told["worn"])
-    made = networks.executor.run(programs.precompute_kv, networks.denoiser, networks.params["unet"], text)
-    return replace(made, **told)
+    return Conditions(
+        Chunks({}, *prompting.in_pieces(states, MAX_CHUNKS)),
+        Added(jnp.asarray(np.stack(pooled)), jnp.asarray(np.stack(ids))) if ids else None,
+        guidance_embedding(jnp.asarray(asked.guidance_scales), features) if features else None,
+        beside,
+        None if level is None else jnp.tile(np.full(count, level, np.int32), parts),
+        jax.tree.map(lambda each: np.tile(each, (parts, 1)), worn),
+        guides,
+    )
+
+
+def _precomputed(networks: Networks, denoiser: Denoiser, params: Params, told: Conditions, parts: int) -> Conditions:
+    """The same where programs want it, with what of it is the same at every step made beforehand."""
+    told = networks.executor.shard_inputs(told, 0, parts)
+    text = Conditions(told.context, worn=told.worn)
+    made = networks.executor.run(programs.precompute_kv, denoiser, params, text)
+    pairs = zip(told.control, made.control, strict=True)
+    control = tuple(replace(guide, text=own.text) for guide, own in pairs)
+    return replace(told, context=made.context, control=control)
 
 
 def _image_embeds(networks: Networks, asked: Request) -> list[tuple[np.ndarray, np.ndarray]]:

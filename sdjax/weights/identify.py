@@ -13,6 +13,7 @@ from sdjax.weights.spelling import AVERAGED, is_averaged
 
 _ONLY = "which is not supported: this package has Stable Diffusion 1.x, 2.x and XL"
 _STEERS = "it steers a model and is none; load the model it was made for"
+_CONTROLS = "it steers a model and is none; load the model it was made for, and this with sdjax.load_controlnet"
 _ORIGINAL = r"(model\.diffusion_model\.)?"
 
 # What no Stable Diffusion checkpoint holds, whatever else is in the file: a name's pattern, what it means.
@@ -32,13 +33,15 @@ _FOREIGN = (
         "sdjax.load_adapter",
     ),
     (
-        r"(.*\.)?(control_model|controlnet_cond_embedding|input_hint_block|controlnet_.*_blocks?)\..*",
-        f"a ControlNet: {_STEERS}",
+        r"(.*\.)?(control_model|controlnet_cond_embedding|input_hint_block|controlnet_.*_blocks?|zero_convs)\..*"
+        r"|lora_controlnet",
+        f"a ControlNet: {_CONTROLS}",
     ),
-    (r"adapter\.(body|conv_in|unshuffle)\..*|body\.\d+\.block1\..*", f"a T2I-Adapter: {_STEERS}"),
+    (r"lllite_unet_.*", f"a ControlNet-LLLite: {_CONTROLS}"),
+    (r"adapter\.(body|conv_in|unshuffle)\..*|body\.\d+\.(body\.\d+\.)?block1\..*", f"a T2I-Adapter: {_CONTROLS}"),
     (
         r"(image_proj|ip_adapter|image_proj_model)\..*",
-        f"an IP-Adapter: {_STEERS}, and this with sdjax.load_image_prompt",
+        "an IP-Adapter: load a checkpoint, and this with sdjax.load_image_prompt",
     ),
     (
         r".*(motion_modules?|temporal_transformer|time_stack|time_mixer|temporal_attentions).*",
@@ -105,7 +108,7 @@ def foreign(header: Header) -> str | None:
 
 def refuse(header: Header) -> NoReturn:
     """Raises CheckpointError for a file that is not what was asked for, saying what it is."""
-    if found := foreign(header) or _embedding(header) or _without_u_net(header) or _first(_ALONE, header.tensors):
+    if found := foreign(header) or embedding(header) or _without_u_net(header) or _first(_ALONE, header.tensors):
         raise CheckpointError(f"{header.path} is {found}")
     if not header.tensors:
         raise CheckpointError(f"{header.path} holds no tensors")
@@ -115,7 +118,7 @@ def refuse(header: Header) -> NoReturn:
     )
 
 
-def _embedding(header: Header) -> str | None:
+def embedding(header: Header) -> str | None:
     """A word learnt by textual inversion: one or two small tables as wide as a text encoder."""
     named = all(_EMBEDDING.fullmatch(name) for name in header.tensors)
     small = len(header.tensors) == 1 and all(

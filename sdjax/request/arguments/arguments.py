@@ -6,6 +6,7 @@ from typing import Any
 
 from sdjax.request.arguments.adapters import AdapterArguments
 from sdjax.request.arguments.batch import Batch
+from sdjax.request.arguments.control import ControlArguments
 from sdjax.request.arguments.guidance import GuidanceArguments
 from sdjax.request.arguments.handoff import Handoff
 from sdjax.request.arguments.images import ImageArguments
@@ -24,6 +25,7 @@ class Arguments:
     sampling: Sampling = Sampling()
     guidance: GuidanceArguments = GuidanceArguments()
     adapters: AdapterArguments = AdapterArguments()
+    control: ControlArguments = ControlArguments()
     batch: Batch = Batch()
     monitoring: Monitoring = Monitoring()
     handoff: Handoff = Handoff()

@@ -10,7 +10,7 @@ import jax
 from sdjax.core.tree import Params
 from sdjax.nn.conditioning import Conditions, Guide
 from sdjax.nn.control import ControlNetwork
-from sdjax.runtime.denoisers import UNetDenoiser
+from sdjax.nn.denoiser import Steerable
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Controlled:
     Parameters are {"unet": its own, "control": those of each network}.
     """
 
-    unet: UNetDenoiser
+    unet: Steerable
     networks: tuple[ControlNetwork, ...]
 
     def precompute(self, params: Params, conditions: Conditions) -> Conditions:
