@@ -8,10 +8,13 @@ What is learnt is two trees:
 The file is what Stability AI published as Control-LoRA (https://huggingface.co/stabilityai/control-lora): the original
 layout's names (`sdjax.weights.ldm`), `.down` `r i h w` and `.up` `o r 1 1` in place of a kernel (`r i` and `o r` of a
 linear layer), the rest as it is, and a tensor `lora_controlnet` that says what the file is. It means nothing without
-the U-Net that it was trained on.
+the U-Net that it was trained on. Since this U-Net is of no published family, a config.json lies beside it.
 """
 
+import json
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,13 +23,22 @@ import numpy as np
 from experiments.shapes import models
 from sdjax.config.controlnet import ControlNetConfig
 from sdjax.core import tree
+from sdjax.core.files import write
 from sdjax.core.keys import key
 from sdjax.nn.controlnet import HINT, init_from_unet
 from sdjax.train import low_rank
 from sdjax.weights import ldm, names
+from sdjax.weights.write import Draft, write_file, write_tensors
 
-CONFIG = ControlNetConfig(models.UNET, conditioning_embedding_out_channels=(8, 16, 32, 64))
-"""Narrower convolutions of the map than the published (16, 32, 96, 256), which cost as much as the whole U-Net here."""
+_WAY_UP = ("out_channels", "up_block_types")
+CONFIG_JSON: dict[str, Any] = {name: value for name, value in models.UNET_JSON.items() if name not in _WAY_UP} | {
+    "_class_name": "ControlNetModel",
+    "conditioning_embedding_out_channels": [8, 16, 32, 64],
+}
+"""The convolutions of the map are narrower than the published (16, 32, 96, 256), which here would cost as much as the
+whole U-Net."""
+CONFIG = ControlNetConfig.from_dict(CONFIG_JSON)
+FILE = "diffusion_pytorch_model.safetensors"
 MARK = "lora_controlnet"
 _OUTSIDE = (HINT, "controlnet_down_blocks.", "controlnet_mid_block")
 _COPIED = ("conv_in", "time_embedding", "down_blocks.", "mid_block")
@@ -69,6 +81,14 @@ def tensors(trained: Trained) -> dict[str, np.ndarray]:
     return {name: array.astype(np.float16, order="C") for name, array in made.items()} | {MARK: np.zeros(1, np.float16)}
 
 
+def save(folder: Path, trained: Trained, metadata: Mapping[str, str]) -> None:
+    """Writes the net's file and its config.json into a folder, which is made where it is missing. Raises OSError."""
+    written = {name: Draft.of(array) for name, array in tensors(trained).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write((json.dumps(CONFIG_JSON, indent=2) + "\n").encode(), folder / "config.json", "the net")
+    write_file(folder / FILE, partial(write_tensors, written, metadata))
+
+
 def untensors(named: Mapping[str, np.ndarray], unet: Mapping[str, Any]) -> Trained:
     """Both trees, float32, of what `tensors` wrote, to train on or to run; unet: the U-Net's parameters.
 
@@ -105,4 +125,7 @@ def _modules() -> ldm.Modules:
     found = dict(ldm.unet_modules(CONFIG.unet)) | {f"{HINT}.conv_in": "input_hint_block.0"}
     found |= {f"{HINT}.blocks.{i}": f"input_hint_block.{2 * i + 2}" for i in range(2 * steps)}
     found |= {f"{HINT}.conv_out": f"input_hint_block.{4 * steps + 2}", "controlnet_mid_block": "middle_block_out.0"}
-    return found | {f"controlnet_down_blocks.{j}": f"zero_convs.{j}.0" for j in range(CONFIG.residuals - 1)}
+    return found | {
+        f"controlnet_down_blocks.{j}": f"zero_convs.{j}.0"
+        for j in range(sum(CONFIG.unet.layers_per_block) + CONFIG.unet.levels)
+    }

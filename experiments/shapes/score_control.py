@@ -1,7 +1,7 @@
 """How well what steers the shapes model is followed: maps of edges and depth, and pictures as prompts.
 
     python -m experiments.shapes.score_control --count=200
-    python -m experiments.shapes.score_control --part=edges --edges=runs/edges/edges.safetensors --count=60
+    python -m experiments.shapes.score_control --part=edges --edges=runs/edges/edges --count=60
 
 Prints, with 95 % Wilson intervals, over cases that no training drew from:
 
@@ -46,13 +46,13 @@ FLAGS = flags.FLAGS
 SEEDS = {"edges": 1_000_006, "depth": 1_000_007, "image prompt": 1_000_008}
 """Of the cases: no training stage draws from them."""
 FOLDER = ASSETS / "control"
-NAMES = {"edges": "edges", "depth": "depth", "image prompt": "image_prompt"}
-"""Of the files in it, and of the flags that give others."""
+NAMES = {"edges": "edges", "depth": "depth", "image prompt": "image_prompt.safetensors"}
+"""What lies in it."""
 
 
 def path_of(what: str) -> Path:
-    """The file to be scored."""
-    return Path(FLAGS[NAMES[what]].value or FOLDER / f"{NAMES[what]}.safetensors")
+    """What is to be scored."""
+    return Path(FLAGS[what.replace(" ", "_")].value or FOLDER / NAMES[what])
 
 
 def cases_of(what: str, overlapping: float) -> list[Case]:
@@ -182,7 +182,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("strengths", ["1", "0.5"], "Of the edge net.")
     flags.DEFINE_float("strength", 1.0, "Of the image prompt.")
     flags.DEFINE_string("part", "", "Only the parts whose name holds this.")
-    for what, name in NAMES.items():
-        flags.DEFINE_string(name, None, f"File of the {what}; by default the shipped one.")
+    for name in NAMES:
+        flags.DEFINE_string(name.replace(" ", "_"), None, f"The {name} to score; by default the shipped one.")
     flags.DEFINE_string("sheets", None, "Folder for contact sheets.")
     _cli.run(main)

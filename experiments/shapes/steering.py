@@ -41,9 +41,9 @@ class Steered:
     prompt: tuple[Tree, float] | None = None
 
 
-def read_net(path: Path, unet: Tree) -> Tree:
+def read_net(folder: Path, unet: Tree) -> Tree:
     """The parameters of a net that `train_control` wrote."""
-    return control_lora.worn(unet, control_lora.untensors(load_file(path), unet))
+    return control_lora.worn(unet, control_lora.untensors(load_file(folder / control_lora.FILE), unet))
 
 
 def read_prompt(path: Path, unet: Tree) -> Tree:

@@ -2,9 +2,9 @@
 
     python -m experiments.shapes.train_control --net=edges --data=runs/control_data --out=runs/edges
     python -m experiments.shapes.train_control --net=depth --data=runs/control_data --out=runs/depth_net \\
-        --start=runs/edges/edges.safetensors --steps=400
+        --start=runs/edges/edges --steps=300
 
-Writes `<out>/<net>.safetensors`, float16 (`control_lora`). Started again on the same folder it goes on where it was.
+Writes the folder `<out>/<net>`, float16 (`control_lora`). Started again on the same folder it goes on where it was.
 
 The loss is the U-Net's own (`train_unet`). What a map is worth is learnt from captions that do not tell everything:
 EMPTY of them are left out. A map is looked at once for REPEAT noises, since its convolutions are at the picture's full
@@ -32,7 +32,6 @@ from sdjax.nn.injections import Injections
 from sdjax.nn.unet import UNet
 from sdjax.train.loop import fit
 from sdjax.train.state import TrainState, WarmupStableDecay, make_optimiser, make_step
-from sdjax.weights.write import Draft, write_file, write_tensors
 
 FLAGS = flags.FLAGS
 
@@ -110,19 +109,12 @@ def metadata() -> dict[str, str]:
     }
 
 
-def save(path: Path, trained: Any) -> None:
-    """Writes the net as a file."""
-    written = {name: Draft.of(array) for name, array in control_lora.tensors(trained).items()}
-    write_file(path, partial(write_tensors, written, metadata()))
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB", flush=True)
-
-
 def main() -> None:
     unet = train_pictures.shipped_unet()
     pictures = Maps(Path(FLAGS.data), FLAGS.net, batch=FLAGS.batch, seed=FLAGS.seed)
     begun = control_lora.fresh(unet, FLAGS.rank, FLAGS.seed)
     if FLAGS.start:
-        begun = control_lora.untensors(load_file(FLAGS.start), unet)
+        begun = control_lora.untensors(load_file(Path(FLAGS.start) / control_lora.FILE), unet)
     print("numbers to learn:", sum(p.size for p in jax.tree.leaves(begun)), "maps:", len(pictures.maps), flush=True)
     optimiser = make_optimiser("muon")
     names = ("net", "rank", "steps", "batch", "learning_rate", "ema", "start", "seed")
@@ -139,14 +131,16 @@ def main() -> None:
         limit_seconds=FLAGS.limit,
         report=partial(print, flush=True),
     )
-    save(Path(FLAGS.out) / f"{FLAGS.net}.safetensors", jax.device_get(state.average))
+    folder = Path(FLAGS.out) / FLAGS.net
+    control_lora.save(folder, jax.device_get(state.average), metadata())
+    print(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.2f} MB", flush=True)
 
 
 if __name__ == "__main__":
     flags.DEFINE_enum("net", None, NETS, "Which of the two.", required=True)
     flags.DEFINE_string("data", "runs/control_data", "Folder that encode_control wrote.")
     flags.DEFINE_string("out", None, "Folder of the run; started again, it goes on where it was.", required=True)
-    flags.DEFINE_string("start", None, "A net's file to begin with.")
+    flags.DEFINE_string("start", None, "Folder of a net to begin with.")
     flags.DEFINE_integer("rank", 16, "Of every factor.", lower_bound=1)
     flags.DEFINE_integer("steps", 1000, "Optimiser steps.")
     flags.DEFINE_integer("batch", 8, f"Maps per step, each with {REPEAT} noises.")
