@@ -23,22 +23,15 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from PIL import Image
 
 import sdjax
 from experiments import _cli
-from experiments.shapes import (
-    depth,
-    edges,
-    encode_control,
-    steering,
-    train_control,
-    train_pictures,
-)
+from experiments.shapes import depth, edges
 from experiments.shapes.depth import Case
 from experiments.shapes.objects import find_objects
 from experiments.shapes.picture_report import say, show
 from experiments.shapes.score import score
-from experiments.shapes.steering import Steered
 from sdjax.model.builtin import ASSETS
 
 FLAGS = flags.FLAGS
@@ -60,42 +53,59 @@ def cases_of(what: str, overlapping: float) -> list[Case]:
     return list(depth.cases(SEEDS[what], 0, FLAGS.count, overlapping=overlapping))
 
 
-def maps_of(cases: Sequence[Case]) -> dict[str, np.ndarray]:
-    """What each net sees of the scenes, float32 `b H W 3`."""
-    drawn = np.packbits([edges.lines(case.picture) for case in cases], axis=-1)
-    return {
-        "edges": train_control.seen("edges", drawn),
-        "depth": train_control.seen("depth", np.array([case.depth for case in cases])),
-    }
+def maps_of(cases: Sequence[Case]) -> dict[str, list[Image.Image]]:
+    """What each net looks at, as a user would hand it over."""
+    grey = [np.uint8(255 * edges.lines(case.picture)) for case in cases]
+    near = [np.uint8((case.depth / case.depth.max() * 255).round()) for case in cases]
+    return {"edges": [Image.fromarray(one) for one in grey], "depth": [Image.fromarray(one) for one in near]}
 
 
 class Painter:
     """The shapes model, and what can stand beside it."""
 
     def __init__(self) -> None:
-        self.sd, self.unet = sdjax.load(), train_pictures.shipped_unet()
+        self.sd = sdjax.load()
 
     def paint(self, cases: Sequence[Case], nets: Mapping[str, float], prompts: Sequence[str]) -> np.ndarray:
-        """Pictures of the prompts, nets by name with their strength beside."""
-        beside = {name: (steering.read_net(path_of(name), self.unet), strength) for name, strength in nets.items()}
-        maps = {name: values for name, values in maps_of(cases).items() if name in nets}
-        return self._made(prompts, Steered(beside), maps=maps)
+        """Pictures of the prompts, nets by name with their strength beside: uint8 `b H W 3`."""
+        opened = {name: sdjax.load_controlnet(path_of(name)) for name in nets}
+        maps = maps_of(cases)
 
-    def imitate(self, references: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-        """Pictures like the references, uint8 `b s s 3`."""
-        prompt = steering.read_prompt(path_of("image prompt"), self.unet)
-        return self._made(prompts, Steered(prompt=(prompt, FLAGS.strength)), references=references)
+        def beside(chosen: Sequence[int]) -> dict[str, Any]:
+            given = [sdjax.Control(net, [maps[name][i] for i in chosen], nets[name]) for name, net in opened.items()]
+            return {"control": given or None}
 
-    def _made(self, prompts: Sequence[str], steered: Steered, **given: Any) -> np.ndarray:
-        batch = min(FLAGS.batch, len(prompts))
-        return steering.pictures(
-            self.sd, prompts, steered, batch=batch, steps=FLAGS.steps, scale=FLAGS.scale, seed=FLAGS.seed, **given
-        )
+        return self._made(prompts, beside)
+
+    def imitate(self, pictures: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
+        """Pictures like the given, uint8 `b H W 3`."""
+        adapter, images = sdjax.load_image_prompt(path_of("image prompt")), [Image.fromarray(one) for one in pictures]
+
+        def beside(chosen: Sequence[int]) -> dict[str, Any]:
+            return {"image_prompt": sdjax.ImagePrompt(adapter, [images[i] for i in chosen], FLAGS.strength)}
+
+        return self._made(prompts, beside)
+
+    def _made(self, prompts: Sequence[str], beside: Callable[[Sequence[int]], dict[str, Any]]) -> np.ndarray:
+        """In batches of equal size, so that there is one compilation."""
+        made, batch = [], min(FLAGS.batch, len(prompts))
+        asked = {"steps": FLAGS.steps, "seed": FLAGS.seed, "guidance_scale": FLAGS.scale, "progress": False}
+        for start in range(0, len(prompts), batch):
+            chosen = [min(i, len(prompts) - 1) for i in range(start, start + batch)]
+            out = self.sd.generate([prompts[i] for i in chosen], first_image=start, **asked, **beside(chosen))
+            assert out.pixels is not None
+            made.append(out.pixels[: len(prompts) - start])
+        return np.concatenate(made)
 
 
 def captions(cases: Sequence[Case]) -> list[str]:
     """The caption of each case."""
     return [case.scene.caption() for case in cases]
+
+
+def rgb(maps: Sequence[Image.Image]) -> list[np.ndarray]:
+    """Maps as pictures uint8 `H W 3`."""
+    return [np.asarray(one.convert("RGB")) for one in maps]
 
 
 def tell_edges(name: str, cases: Sequence[Case], made: np.ndarray) -> None:
@@ -116,7 +126,7 @@ def by_edges(painter: Painter) -> None:
     for strength in FLAGS.strengths:
         made = painter.paint(cases, {"edges": float(strength)}, captions(cases))
         tell_edges(f"edges at {strength}", cases, made)
-        show(f"edges_{strength}", list((maps_of(cases)["edges"] * 255).astype(np.uint8)), made)
+        show(f"edges_{strength}", rgb(maps_of(cases)["edges"]), made)
         if float(strength) == 1:
             for things in (1, 2):
                 chosen = [i for i, case in enumerate(cases) if len(case.order) == things]
@@ -135,15 +145,14 @@ def by_depth(painter: Painter, nets: Mapping[str, float]) -> None:
     say(f"overlapping scenes, {name}", (not e for e in errors), str(dict(Counter(kind for e in errors for kind in e))))
     for things in (1, 2):
         say(f"  {things} things", (not e for e, case in zip(errors, cases, strict=True) if len(case.order) == things))
-    shown = [(values * 255).astype(np.uint8) for net, values in maps_of(cases).items() if net in nets]
-    show(name.replace(" ", "_"), *(list(values) for values in shown), made)
+    shown = [rgb(values) for net, values in maps_of(cases).items() if net in nets]
+    show(name.replace(" ", "_"), *shown, made)
 
 
 def by_picture(painter: Painter) -> None:
     """Pictures of one object as prompts, without a text."""
     cases = list(depth.cases(SEEDS["image prompt"], 0, FLAGS.count, things=1))
-    given = np.stack([encode_control.smaller(case.picture) for case in cases])
-    made = painter.imitate(given, [""] * len(cases))
+    made = painter.imitate([case.picture for case in cases], [""] * len(cases))
     found = [find_objects(picture) for picture in made]
     things = [case.scene.things[0] for case in cases]
     first = [objects[0] if len(objects) == 1 else None for _, objects in found]

@@ -142,7 +142,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder of the run; started again, it goes on where it was.", required=True)
     flags.DEFINE_string("start", None, "Folder of a net to begin with.")
     flags.DEFINE_integer("rank", 16, "Of every factor.", lower_bound=1)
-    flags.DEFINE_integer("steps", 1000, "Optimiser steps.")
+    flags.DEFINE_integer("steps", 700, "Optimiser steps.")
     flags.DEFINE_integer("batch", 8, f"Maps per step, each with {REPEAT} noises.")
     flags.DEFINE_float("learning_rate", 0.005, "Peak rate of the kernels.")
     flags.DEFINE_float("ema", 0.98, "Decay of the averaged parameters.")
