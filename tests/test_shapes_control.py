@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import sdjax
 from experiments.shapes import (
     control_lora,
     depth,
@@ -133,6 +134,21 @@ def test_a_file_holds_what_was_learnt_by_the_published_names(unet, changed):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_written_net_is_the_trained_one(unet, changed, tmp_path):
+    """As everyone reads it: the U-Net's kernels plus the products of the factors, all else as it was learnt."""
+    control_lora.save(tmp_path / "net", changed, {"of": "a test"})
+    net = sdjax.load_controlnet(tmp_path / "net")
+    assert net.kind == "control_lora" and net.config == control_lora.CONFIG and net.metadata["of"] == "a test"
+    read, worn = tree.flatten(net.params(unet)), tree.flatten(control_lora.worn(unet, changed))
+    factors = {path[:-1]: leaf for path, leaf in worn.items() if path[-1] == "low_rank"}
+    assert set(read) == set(worn) - {(*path, "low_rank") for path in factors}
+    for path, leaf in read.items():
+        wanted = np.asarray(worn[path], np.float32)
+        if path[-1] == "kernel" and path[:-1] in factors:
+            wanted = wanted + np.asarray(factors[path[:-1]].down) @ np.asarray(factors[path[:-1]].up)
+        np.testing.assert_allclose(leaf, wanted, atol=1e-6, err_msg=str(path))
+
+
 def test_a_picture_tells_all_that_its_caption_would():
     drawn = image_tokens.scenes(3, 0, 20)
     for scene, small in drawn:
@@ -164,15 +180,19 @@ def test_an_image_prompt_begins_with_the_keys_and_values_of_texts(unet):
     assert np.abs(run(silent, 0.0) - run(text, 0.0)).max() > 0.01
 
 
-def test_an_image_prompt_is_written_by_its_authors_names(unet):
-    begun = train_image_prompt.begun(image_tokens.init_params(0), unet)
-    half = jax.tree.map(lambda p: np.float32(np.float16(p)), begun)
+def test_a_written_image_prompt_is_the_trained_one(unet, tmp_path):
+    params = image_tokens.init_params(0)
+    half = jax.tree.map(lambda p: np.float32(np.float16(p)), train_image_prompt.begun(params, unet))
     written = train_image_prompt.tensors(half, attention_paths(unet))
     assert written["image_proj.proj.weight"].shape == (6 * models.TEXT_WIDTH, models.TEXT_WIDTH)
     assert written["ip_adapter.13.to_k_ip.weight"].shape == (160, models.TEXT_WIDTH)
-    read = train_image_prompt.untensors(written, unet)
-    for path, leaf in tree.flatten(half).items():
-        np.testing.assert_array_equal(tree.flatten(read)[path], leaf, str(path))
+    path = train_image_prompt.save(tmp_path, params["image_encoder"], half, unet, {})
+    adapter = sdjax.load_image_prompt(path)
+    assert adapter.config == image_tokens.CONFIG and adapter.encoder.config == image_tokens.ENCODER
+    read = adapter.bind(unet)
+    for part, own in {"image_proj": half["image_proj"], "attention": half["ip_adapter"]}.items():
+        for path, leaf in tree.flatten(own).items():
+            np.testing.assert_array_equal(tree.flatten(read[part])[path], leaf, str(path))
 
 
 def test_the_data_are_the_same_wherever_they_are_cut(tmp_path):

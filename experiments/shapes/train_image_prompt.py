@@ -195,36 +195,28 @@ def tensors(trained: Any, paths: tuple[str, ...]) -> dict[str, np.ndarray]:
     return made
 
 
-def untensors(named: Mapping[str, np.ndarray], unet: Any) -> dict[str, Any]:
-    """What `tensors` wrote, float32, to run; files by others `sdjax.load_image_prompt` reads. Raises KeyError."""
-    read = {name: np.asarray(array, np.float32) for name, array in named.items()}
-    layers = {
-        path: {name: {"kernel": read[f"ip_adapter.{2 * i + 1}.{name}.weight"].T} for name in ("to_k_ip", "to_v_ip")}
-        for i, path in enumerate(attention_paths(unet))
-    }
-    linear = {"kernel": read["image_proj.proj.weight"].T, "bias": read["image_proj.proj.bias"]}
-    norm = {"scale": read["image_proj.norm.weight"], "bias": read["image_proj.norm.bias"]}
-    return {"image_proj": {"image_embeds": linear, "norm": norm}, "ip_adapter": layers}
-
-
 def _turned(path: tuple[str, ...], leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
     return (array.T if path[-1] == "kernel" else array).astype(np.float16, order="C")
 
 
-def save(out: Path, params: Any, trained: Any, unet: Any) -> None:
-    """Writes the adapter and its encoder."""
+def metadata() -> dict[str, str]:
+    """What the file says of itself."""
     told = {name: FLAGS[name].value for name in ("steps", "batch", "learning_rate", "see_steps", "seed")}
-    metadata = {
+    return {
         "ss_training_comment": "sdjax, experiments/shapes/train_image_prompt.py; for sdjax/assets/shapes",
         "sdjax.training": json.dumps(told),
     }
+
+
+def save(out: Path, encoder: Any, trained: Any, unet: Any, metadata: Mapping[str, str]) -> Path:
+    """Writes the adapter and, in a folder beside it, its encoder: where the adapter's file is. Raises OSError."""
     written = {name: Draft.of(array) for name, array in tensors(trained, attention_paths(unet)).items()}
+    half = jax.tree.map(lambda p: np.asarray(p, np.float16), encoder)
+    save_component(out / "image_encoder", half, default_layout(half, image_tokens.ENCODER_JSON))
     path = out / "image_prompt.safetensors"
     write_file(path, partial(write_tensors, written, metadata))
-    half = jax.tree.map(lambda p: np.asarray(p, np.float16), params["image_encoder"])
-    save_component(out / "image_encoder", half, default_layout(half, image_tokens.ENCODER_JSON))
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB", flush=True)
+    return path
 
 
 def main() -> None:
@@ -244,7 +236,9 @@ def main() -> None:
         settings={name: FLAGS[name].value for name in listed},
         report=partial(print, flush=True),
     )
-    save(out, params, jax.device_get(state.average), unet)
+    path = save(out, params["image_encoder"], jax.device_get(state.average), unet, metadata())
+    size = sum(one.stat().st_size for one in (path, *(out / "image_encoder").iterdir()))
+    print(f"{path} and its encoder: {size / 1e6:.2f} MB", flush=True)
 
 
 if __name__ == "__main__":
