@@ -36,6 +36,8 @@ ENCODER_JSON: dict[str, Any] = {
     "projection_dim": models.TEXT_WIDTH,
 }
 ENCODER = ClipVisionConfig.from_dict(ENCODER_JSON)
+ONE = 0.75
+"""Part of the pictures that show one object: two are small, and of little use as a prompt."""
 TOKENS = len(meanings.SLOTS)
 CONFIG = ImagePromptConfig(BASE, models.TEXT_WIDTH, models.TEXT_WIDTH, TOKENS)
 MODULE = ImagePromptEncoder(ENCODER, CONFIG)
@@ -63,7 +65,7 @@ def scenes(seed: int, start: int, count: int, pairs: world.Pairs = "seen") -> li
     made = []
     for index in range(start, start + count):
         rng = np.random.default_rng([seed, index])
-        scene = told(world.sample_scene(rng, pairs=pairs), rng)
+        scene = told(world.sample_scene(rng, things=1 if rng.random() < ONE else 2, pairs=pairs), rng)
         made.append((scene, encode_control.smaller(world.render(scene, rng))))
     return made
 
