@@ -62,6 +62,13 @@ def test_two_things_overlap_as_often_as_asked():
     assert 70 < mixed.count(1) < 130
 
 
+def test_overlapping_pictures_are_known_by_their_depth():
+    for part, expected in ((0.0, 0), (1.0, 30)):
+        cases = list(depth.cases(7, 0, 30, things=2, overlapping=part))
+        assert abs(train_control.overlap(np.array([case.depth for case in cases])).sum() - expected) <= 2
+    assert not train_control.overlap(np.array([case.depth for case in depth.cases(7, 0, 5, things=1)])).any()
+
+
 @pytest.fixture(scope="module")
 def unet():
     return train_pictures.shipped_unet()

@@ -178,7 +178,7 @@ def main() -> None:
         "image prompt": partial(by_picture, painter),
     }
     for name, part in parts.items():
-        if FLAGS.part in name:
+        if name.startswith(FLAGS.part):
             part()
 
 
@@ -190,7 +190,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Seed of the pictures.")
     flags.DEFINE_list("strengths", ["1", "0.5"], "Of the edge net.")
     flags.DEFINE_float("strength", 1.0, "Of the image prompt.")
-    flags.DEFINE_string("part", "", "Only the parts whose name holds this.")
+    flags.DEFINE_string("part", "", "Only the parts whose name begins so.")
     for name in NAMES:
         flags.DEFINE_string(name.replace(" ", "_"), None, f"The {name} to score; by default the shipped one.")
     flags.DEFINE_string("sheets", None, "Folder for contact sheets.")

@@ -1,14 +1,17 @@
 """The nets that steer the shapes model by a map of edges or of depth, as Control-LoRAs; the U-Net stays as it is.
 
     python -m experiments.shapes.train_control --net=edges --data=runs/control_data --out=runs/edges
-    python -m experiments.shapes.train_control --net=depth --data=runs/control_data --out=runs/depth_net \\
+    python -m experiments.shapes.train_control --net=depth --data=runs/control_data --out=runs/depth_begun \\
         --start=runs/edges/edges --steps=300
+    python -m experiments.shapes.train_control --net=depth --data=runs/control_data --out=runs/depth_net \\
+        --start=runs/depth_begun/depth --steps=300 --overlapping=0.5
 
 Writes the folder `<out>/<net>`, float16 (`control_lora`). Started again on the same folder it goes on where it was.
 
 The loss is the U-Net's own (`train_unet`). What a map is worth is learnt from captions that do not tell everything:
 EMPTY of them are left out. A map is looked at once for REPEAT noises, since its convolutions are at the picture's full
-size. The second command begins with the first one's net: outlines are outlines.
+size. The depth net begins as the edge net: outlines are outlines. What only depth tells, which object is the nearer, is
+in one picture of six, and of more in the third command.
 """
 
 import json
@@ -74,21 +77,33 @@ def injected(net: Any, x: jax.Array, t: jax.Array, conditions: Conditions, hint:
 class Maps:
     """The encoded pictures with their maps in memory, and the batch of any step."""
 
-    def __init__(self, folder: Path, net: str, *, batch: int, seed: int) -> None:
+    def __init__(self, folder: Path, net: str, *, batch: int, seed: int, part: float = 0.0) -> None:
+        """part: of every batch that is drawn from the pictures whose objects overlap, beside those that come anyway."""
         file = encode_control.data(folder)
         self.latents, self.contexts = file["latents"], train_pictures.contexts(file["ids"])
         self.maps, self.weights = file[net], object_weights(file["latents"])
         self.empty = train_pictures.contexts(train_pictures.tokenizer().tokens([""]))[0]
-        self.net, self.size, self.seed = net, batch, seed
+        self.overlapping = np.flatnonzero(overlap(file["depth"]))
+        self.net, self.size, self.seed, self.part = net, batch, seed, part
 
     def batch(self, n: int) -> dict[str, np.ndarray]:
         """Step n's batch, as `loss` takes it."""
         rng = np.random.default_rng([self.seed, n])
         chosen = rng.integers(len(self.latents), size=self.size)
+        if self.part:
+            hard = rng.random(self.size) < self.part
+            chosen[hard] = rng.choice(self.overlapping, hard.sum())
         context = self.contexts[chosen]
         context[rng.random(self.size) < EMPTY] = self.empty
         parts = {"latents": self.latents[chosen], "context": context, "weights": self.weights[chosen]}
         return parts | {"map": seen(self.net, self.maps[chosen])}
+
+
+def overlap(depth: np.ndarray) -> np.ndarray:
+    """Whether the near object lies over the far one, bool [b], of raw maps [b, H, W]."""
+    sides = ((depth[:, 1:], depth[:, :-1]), (depth[:, :, 1:], depth[:, :, :-1]))
+    beside = [((a == 1) & (b == 2) | (a == 2) & (b == 1)).any((1, 2)) for a, b in sides]
+    return beside[0] | beside[1]
 
 
 def seen(net: str, maps: np.ndarray) -> np.ndarray:
@@ -101,7 +116,9 @@ def seen(net: str, maps: np.ndarray) -> np.ndarray:
 
 def metadata() -> dict[str, str]:
     """What the file says of itself."""
-    told = {name: FLAGS[name].value for name in ("net", "rank", "steps", "batch", "learning_rate", "seed")}
+    told = {
+        name: FLAGS[name].value for name in ("net", "rank", "steps", "batch", "learning_rate", "overlapping", "seed")
+    }
     return {
         "modelspec.title": f"sdjax shapes, {FLAGS.net}",
         "ss_training_comment": "sdjax, experiments/shapes/train_control.py; for sdjax/assets/shapes",
@@ -111,13 +128,13 @@ def metadata() -> dict[str, str]:
 
 def main() -> None:
     unet = train_pictures.shipped_unet()
-    pictures = Maps(Path(FLAGS.data), FLAGS.net, batch=FLAGS.batch, seed=FLAGS.seed)
+    pictures = Maps(Path(FLAGS.data), FLAGS.net, batch=FLAGS.batch, seed=FLAGS.seed, part=FLAGS.overlapping)
     begun = control_lora.fresh(unet, FLAGS.rank, FLAGS.seed)
     if FLAGS.start:
         begun = control_lora.untensors(load_file(Path(FLAGS.start) / control_lora.FILE), unet)
     print("numbers to learn:", sum(p.size for p in jax.tree.leaves(begun)), "maps:", len(pictures.maps), flush=True)
     optimiser = make_optimiser("muon")
-    names = ("net", "rank", "steps", "batch", "learning_rate", "ema", "start", "seed")
+    names = ("net", "rank", "steps", "batch", "learning_rate", "ema", "start", "overlapping", "seed")
     state = fit(
         FLAGS.out,
         TrainState.create(begun, optimiser),
@@ -146,6 +163,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch", 8, f"Maps per step, each with {REPEAT} noises.")
     flags.DEFINE_float("learning_rate", 0.005, "Peak rate of the kernels.")
     flags.DEFINE_float("ema", 0.98, "Decay of the averaged parameters.")
+    flags.DEFINE_float("overlapping", 0.0, "Part of a batch drawn from pictures whose objects overlap.")
     flags.DEFINE_float("limit", None, "Seconds after which it saves and stops.")
     flags.DEFINE_integer("seed", 0, "Seed of the data, the parameters and the noise.")
     _cli.run(main)

@@ -246,7 +246,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", "runs/image_prompt", "Folder of the run; started again, it goes on where it was.")
     flags.DEFINE_integer("pictures", 16000, "That the encoder learns from.", lower_bound=1)
     flags.DEFINE_integer("see_batch", 64, "Pictures per step of the first stage.")
-    flags.DEFINE_integer("see_steps", 3000, "Optimiser steps of the first stage.")
+    flags.DEFINE_integer("see_steps", 1600, "Optimiser steps of the first stage.")
     flags.DEFINE_float("see_rate", 0.01, "Peak rate of the kernels in the first stage.")
     flags.DEFINE_integer("steps", 300, "Optimiser steps of the second stage; 0 leaves it out.")
     flags.DEFINE_integer("batch", 32, "Pictures per step of the second stage.")
