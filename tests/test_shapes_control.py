@@ -115,6 +115,7 @@ def test_a_net_before_training_changes_nothing(unet):
     assert len(added.skips) == 6
 
 
+@pytest.mark.ci  # compiles the whole step
 def test_every_part_of_a_net_learns(unet, changed):
     """The gradient reaches every tensor, and none of the U-Net's own is among what is learnt."""
     value, gradients = jax.jit(jax.value_and_grad(train_control.loss, argnums=2), static_argnums=1)(

@@ -36,8 +36,6 @@ ENCODER_JSON: dict[str, Any] = {
     "projection_dim": models.TEXT_WIDTH,
 }
 ENCODER = ClipVisionConfig.from_dict(ENCODER_JSON)
-ONE = 0.75
-"""Part of the pictures that show one object: two are small, and of little use as a prompt."""
 TOKENS = len(meanings.SLOTS)
 CONFIG = ImagePromptConfig(BASE, models.TEXT_WIDTH, models.TEXT_WIDTH, TOKENS)
 MODULE = ImagePromptEncoder(ENCODER, CONFIG)
@@ -60,12 +58,17 @@ def told(scene: Scene, rng: np.random.Generator) -> Scene:
     return Scene(things, scene.relation, background)
 
 
-def scenes(seed: int, start: int, count: int, pairs: world.Pairs = "seen") -> list[tuple[Scene, np.ndarray]]:
-    """Scenes that tell all, with their pictures at the encoder's size; each depends on (seed, its index) alone."""
+def scenes(
+    seed: int, start: int, count: int, pairs: world.Pairs = "seen", one: float = 0.5
+) -> list[tuple[Scene, np.ndarray]]:
+    """Scenes that tell all, with their pictures at the encoder's size; each depends on (seed, its index) alone.
+
+    one: the part of them that shows one object.
+    """
     made = []
     for index in range(start, start + count):
         rng = np.random.default_rng([seed, index])
-        scene = told(world.sample_scene(rng, things=1 if rng.random() < ONE else 2, pairs=pairs), rng)
+        scene = told(world.sample_scene(rng, things=1 if rng.random() < one else 2, pairs=pairs), rng)
         made.append((scene, encode_control.smaller(world.render(scene, rng))))
     return made
 

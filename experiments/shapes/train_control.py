@@ -122,7 +122,7 @@ def metadata() -> dict[str, str]:
     return {
         "modelspec.title": f"sdjax shapes, {FLAGS.net}",
         "ss_training_comment": "sdjax, experiments/shapes/train_control.py; for sdjax/assets/shapes",
-        "sdjax.training": json.dumps(told | {"start": FLAGS.start or ""}),
+        "sdjax.training": json.dumps(told | {"start": Path(FLAGS.start).name if FLAGS.start else ""}),
     }
 
 

@@ -1,6 +1,8 @@
 """The image prompt of the shapes model: an IP-Adapter of the kind "base", and the image encoder that it looks through.
 
-    python -m experiments.shapes.train_image_prompt --data=runs/control_data --out=runs/image_prompt
+    python -m experiments.shapes.train_image_prompt --out=runs/image_prompt_begun --see_steps=1600 --steps=0
+    python -m experiments.shapes.train_image_prompt --data=runs/control_data --out=runs/image_prompt \\
+        --see_start=runs/image_prompt_begun --one=1 --see_steps=900
 
 Writes `<out>/image_prompt.safetensors` and `<out>/image_encoder`, float16. Started again on the same folder it goes on
 where it was. As the model itself was trained, what sees comes first, from pictures and captions without the U-Net
@@ -30,7 +32,7 @@ from sdjax.nn.conditioning import Conditions
 from sdjax.nn.image_prompt import attention_paths, image_keys_values, projection
 from sdjax.nn.injections import ImageTokens, Injections
 from sdjax.nn.unet import UNet
-from sdjax.train.loop import fit
+from sdjax.train.loop import averaged, fit
 from sdjax.train.state import TrainState, WarmupStableDecay, make_optimiser, make_step
 from sdjax.weights import default_layout, names, save_component
 from sdjax.weights.write import Draft, write_file, write_tensors
@@ -88,8 +90,8 @@ def image_tokens_at(trained: Any, tokens: jax.Array, scale: float) -> ImageToken
 class Seen:
     """Pictures of any scenes with their tokens, for the first stage."""
 
-    def __init__(self, count: int, batch: int, seed: int) -> None:
-        drawn = image_tokens.scenes(SEED, 0, count)
+    def __init__(self, count: int, one: float, batch: int, seed: int) -> None:
+        drawn = image_tokens.scenes(SEED, 0, count, one=one)
         self.small = np.stack([small for _, small in drawn])
         self.tokens = image_tokens.targets([scene.caption() for scene, _ in drawn])
         self.none, self.size, self.seed = image_tokens.targets([""])[0], batch, seed
@@ -143,12 +145,18 @@ def embeddings(params: Any, small: np.ndarray) -> np.ndarray:
 
 def train_encoder() -> Any:
     """The first stage: encoder and projection; prints how many new pictures are read rightly."""
-    optimiser, names_ = make_optimiser("muon"), ("pictures", "see_batch", "see_steps", "see_rate", "seed")
+    optimiser, names_ = (
+        make_optimiser("muon"),
+        ("pictures", "one", "see_batch", "see_steps", "see_rate", "see_start", "seed"),
+    )
+    params = image_tokens.init_params(FLAGS.seed)
+    if FLAGS.see_start:
+        params = averaged(Path(FLAGS.see_start) / "see", params, "muon")
     state = fit(
         Path(FLAGS.out) / "see",
-        TrainState.create(image_tokens.init_params(FLAGS.seed), optimiser),
+        TrainState.create(params, optimiser),
         make_step(see_loss, optimiser, 0.99),
-        Seen(FLAGS.pictures, FLAGS.see_batch, FLAGS.seed).batch,
+        Seen(FLAGS.pictures, FLAGS.one, FLAGS.see_batch, FLAGS.seed).batch,
         WarmupStableDecay(FLAGS.see_rate, FLAGS.see_steps, fall=FLAGS.see_steps // 2),
         steps=FLAGS.see_steps,
         seed=FLAGS.seed,
@@ -157,7 +165,7 @@ def train_encoder() -> Any:
     )
     params = jax.device_get(state.average)
     for pairs in ("seen", "unseen"):
-        checked = image_tokens.scenes(CHECK_SEED, 0, 500, pairs)
+        checked = image_tokens.scenes(CHECK_SEED, 0, 500, pairs, FLAGS.one)
         tokens = projected(params["image_proj"], embeddings(params, np.stack([small for _, small in checked])))
         read = image_tokens.right(np.asarray(tokens), [scene for scene, _ in checked])
         print(f"pictures read rightly, {pairs} pairs: {read.mean():.1%}", flush=True)
@@ -245,6 +253,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("data", "runs/control_data", "Folder that encode_control wrote.")
     flags.DEFINE_string("out", "runs/image_prompt", "Folder of the run; started again, it goes on where it was.")
     flags.DEFINE_integer("pictures", 16000, "That the encoder learns from.", lower_bound=1)
+    flags.DEFINE_float("one", 0.75, "Part of these that shows one object.")
+    flags.DEFINE_string("see_start", None, "Folder of a run whose encoder is trained on.")
     flags.DEFINE_integer("see_batch", 64, "Pictures per step of the first stage.")
     flags.DEFINE_integer("see_steps", 1600, "Optimiser steps of the first stage.")
     flags.DEFINE_float("see_rate", 0.01, "Peak rate of the kernels in the first stage.")
