@@ -41,14 +41,16 @@ class Case:
     order: tuple[int, ...]  # numbers of the scene's things, the farthest first
 
 
-def cases(seed: int, start: int, count: int, *, things: int | None = None, size: int = 128) -> Iterator[Case]:
-    """Pictures with their maps; each depends on (seed, its index) alone. Two things always overlap."""
+def cases(
+    seed: int, start: int, count: int, *, things: int | None = None, size: int = 128, overlapping: float = 1.0
+) -> Iterator[Case]:
+    """Pictures with their maps; each depends on (seed, its index) alone. overlapping: how often two things do."""
     for index in range(start, start + count):
         rng = np.random.default_rng([seed, index])
         scene = world.sample_scene(rng, things=things)
         background, places = world.arrange(scene, rng)
         order = tuple(int(i) for i in rng.permutation(len(places)))
-        if len(places) == 2:
+        if len(places) == 2 and (overlapping == 1 or rng.random() < overlapping):
             places = _overlapping(rng, scene, places, order, size)
         ordered = [scene.things[i] for i in order], [places[i] for i in order]
         yield Case(world.draw(*ordered, background, size), depth_map(*ordered, size), scene, order)

@@ -146,6 +146,16 @@ def find_objects(image: np.ndarray, new: Collection[str] = ()) -> tuple[Backgrou
     Raises:
         ValueError: the picture is of another type or shape.
     """
+    median, even, masks = object_masks(image)
+    pixels = image.astype(np.float32)
+    return Background(nearest_colour(median, new), even), [_measure(pixels, mask, new) for mask in masks]
+
+
+def object_masks(image: np.ndarray) -> tuple[np.ndarray, bool, list[np.ndarray]]:
+    """Of a picture uint8 [s, s, 3] its border's median colour [3], whether that is even, and each object's pixels.
+
+    Those are bool [s, s], of the largest object first. Raises ValueError as `find_objects`.
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.shape[0] != image.shape[1]:
         raise ValueError(f"a picture is uint8 [s, s, 3]; this one is {image.dtype} {list(image.shape)}.")
     pixels = image.astype(np.float32)
@@ -155,5 +165,4 @@ def find_objects(image: np.ndarray, new: Collection[str] = ()) -> tuple[Backgrou
     labels, number = label((distance > NOISE) & (distance > _local_largest(distance, 2) / 2))
     areas = np.bincount(labels.ravel(), minlength=number + 1)[1:]
     chosen = [k for k in np.argsort(-areas) if areas[k] >= SPECK * distance.size]
-    found = [_measure(pixels, labels == k + 1, new) for k in chosen]
-    return Background(nearest_colour(median, new), near(border, median) >= 0.9), found
+    return median, near(border, median) >= 0.9, [labels == k + 1 for k in chosen]

@@ -38,7 +38,8 @@ def default_layout(
     The file is called as transformers or diffusers would call it.
     """
     flat = tree.flatten(params)
-    file = "model.safetensors" if "text_model" in params else "diffusion_pytorch_model.safetensors"
+    transformers = {"text_model", "vision_model"} & params.keys()
+    file = "model.safetensors" if transformers else "diffusion_pytorch_model.safetensors"
     tensors = {
         path: Stored(
             names.tensor_name(path),

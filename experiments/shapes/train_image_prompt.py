@@ -1,0 +1,266 @@
+"""The image prompt of the shapes model: an IP-Adapter of the kind "base", and the image encoder that it looks through.
+
+    python -m experiments.shapes.train_image_prompt --out=runs/image_prompt_begun --see_steps=1600 --steps=0
+    python -m experiments.shapes.train_image_prompt --data=runs/control_data --out=runs/image_prompt \\
+        --see_start=runs/image_prompt_begun --one=1 --see_steps=900
+
+Writes `<out>/image_prompt.safetensors` and `<out>/image_encoder`, float16. Started again on the same folder it goes on
+where it was. As the model itself was trained, what sees comes first, from pictures and captions without the U-Net
+(`image_tokens`); then, with encoder and U-Net as they are, the projection and the keys and values of pictures, which
+begin as those of texts. The loss is the U-Net's own (`train_unet`). ALONE, NEITHER and TEXT of the batch lack the
+caption, both, and the picture: the published recipe, but for captions, of which most are left out, since in this world
+a caption says nearly all that a picture does, and nothing of the picture would be learnt.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import _cli
+from experiments.shapes import encode_control, image_tokens, models, train_pictures
+from experiments.shapes.batches import object_weights
+from experiments.shapes.train_unet import GAMMA, alphas_cumprod, noised, time_weight
+from sdjax.core import tree
+from sdjax.nn.conditioning import Conditions
+from sdjax.nn.image_prompt import attention_paths, image_keys_values, projection
+from sdjax.nn.injections import ImageTokens, Injections
+from sdjax.nn.unet import UNet
+from sdjax.train.loop import averaged, fit
+from sdjax.train.state import TrainState, WarmupStableDecay, make_optimiser, make_step
+from sdjax.weights import default_layout, names, save_component
+from sdjax.weights.write import Draft, write_file, write_tensors
+
+FLAGS = flags.FLAGS
+
+ALONE, NEITHER, TEXT = 0.5, 0.05, 0.05
+"""Parts of a batch: the picture without its caption, neither, the caption without its picture."""
+EMPTY = 0.1
+"""Part of the pictures in the first stage that are none."""
+SEED = 24
+"""Of the pictures that the encoder learns from."""
+CHECK_SEED = 1_000_002
+
+
+def see_loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
+    """Mean squared error of the tokens; batch: "pixels" `b H W 3`, "there" `b` (0: no picture), "tokens" `b m d`."""
+    del key
+    module = image_tokens.MODULE
+    embedding = module.apply(
+        {"params": params}, batch["pixels"], method=lambda own, pixels: own.image_encoder.outputs(pixels).embedding
+    )
+    tokens = projected(params["image_proj"], embedding * batch["there"][:, None])
+    return jnp.mean(jnp.square(tokens - batch["tokens"].astype(jnp.float32)))
+
+
+def projected(params: Any, embedding: jax.Array) -> jax.Array:
+    """Tokens `b m d` of embeddings `b e`."""
+    return projection(image_tokens.CONFIG, jnp.float32).apply({"params": params}, embedding)
+
+
+def loss(alpha_bar: jax.Array, trained: Any, batch: dict[str, jax.Array], key: jax.Array, unet: Any) -> jax.Array:
+    """`train_unet.velocity_loss` of the U-Net that looks at pictures too.
+
+    batch: "embedding" `b e`, zeros for no picture, "latents" `b h w c`, "context" `b l d`, "weights" `b h w 1`.
+    trained: "image_proj", "ip_adapter" by attention.
+    """
+    x, t, wanted = noised(alpha_bar, batch["latents"], key)
+    images = image_tokens_at(trained, projected(trained["image_proj"], batch["embedding"]), 1.0)
+    conditions = Conditions(batch["context"].astype(jnp.float32))
+    v = UNet(models.UNET).apply({"params": unet}, x, t.astype(jnp.float32), conditions, Injections(images=(images,)))
+    square = jnp.square(v - wanted) * batch["weights"]
+    return jnp.mean(jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t], GAMMA))
+
+
+def image_tokens_at(trained: Any, tokens: jax.Array, scale: float) -> ImageTokens:
+    """What the U-Net's attention takes, of tokens `b m d`, everywhere and equally strong in all layers."""
+    b = len(tokens)
+    keys_values = image_keys_values(trained["ip_adapter"], tokens, jnp.float32)
+    places = {(models.UNET.sample_size >> level) ** 2 for level in range(models.UNET.levels)}
+    scales = {path: jnp.full(b, scale, jnp.float32) for path in keys_values}
+    return ImageTokens(keys_values, scales, {str(count): jnp.ones((b, count)) for count in places})
+
+
+class Seen:
+    """Pictures of any scenes with their tokens, for the first stage."""
+
+    def __init__(self, count: int, one: float, batch: int, seed: int) -> None:
+        drawn = image_tokens.scenes(SEED, 0, count, one=one)
+        self.small = np.stack([small for _, small in drawn])
+        self.tokens = image_tokens.targets([scene.caption() for scene, _ in drawn])
+        self.none, self.size, self.seed = image_tokens.targets([""])[0], batch, seed
+
+    def batch(self, n: int) -> dict[str, np.ndarray]:
+        """Step n's batch, as `see_loss` takes it."""
+        rng = np.random.default_rng([self.seed, n])
+        chosen = rng.integers(len(self.small), size=self.size)
+        there, tokens = rng.random(self.size) >= EMPTY, self.tokens[chosen]
+        tokens[~there] = self.none
+        return {
+            "pixels": image_tokens.pixels(self.small[chosen]),
+            "there": there.astype(np.float32),
+            "tokens": tokens,
+        }
+
+
+class Pictures:
+    """The encoded pictures with their embeddings, for the second stage."""
+
+    def __init__(self, folder: Path, params: Any, batch: int, seed: int) -> None:
+        file = encode_control.data(folder)
+        self.latents, self.weights = file["latents"], object_weights(file["latents"])
+        self.contexts = train_pictures.contexts(file["ids"])
+        self.embeddings = embeddings(params, file["small"])
+        self.empty = train_pictures.contexts(train_pictures.tokenizer().tokens([""]))[0]
+        self.size, self.seed = batch, seed
+
+    def batch(self, n: int) -> dict[str, np.ndarray]:
+        """Step n's batch, as `loss` takes it."""
+        rng = np.random.default_rng([self.seed, n])
+        chosen, kind = rng.integers(len(self.latents), size=self.size), rng.random(self.size)
+        context, embedding = self.contexts[chosen], self.embeddings[chosen]
+        context[kind < ALONE + NEITHER] = self.empty
+        embedding[(kind >= ALONE) & (kind < ALONE + NEITHER + TEXT)] = 0
+        parts = {"latents": self.latents[chosen], "weights": self.weights[chosen]}
+        return parts | {"context": context, "embedding": embedding}
+
+
+def embeddings(params: Any, small: np.ndarray) -> np.ndarray:
+    """What the encoder makes of pictures uint8 [n, s, s, 3]: float32 [n, e]."""
+    module = image_tokens.MODULE
+    encode = jax.jit(
+        lambda params, x: module.apply(
+            {"params": params}, x, method=lambda own, pixels: own.image_encoder.outputs(pixels).embedding
+        )
+    )
+    groups = [image_tokens.pixels(small[start : start + 128]) for start in range(0, len(small), 128)]
+    return np.concatenate([np.asarray(encode(params, group)) for group in groups])
+
+
+def train_encoder() -> Any:
+    """The first stage: encoder and projection; prints how many new pictures are read rightly."""
+    optimiser, names_ = (
+        make_optimiser("muon"),
+        ("pictures", "one", "see_batch", "see_steps", "see_rate", "see_start", "seed"),
+    )
+    params = image_tokens.init_params(FLAGS.seed)
+    if FLAGS.see_start:
+        params = averaged(Path(FLAGS.see_start) / "see", params, "muon")
+    state = fit(
+        Path(FLAGS.out) / "see",
+        TrainState.create(params, optimiser),
+        make_step(see_loss, optimiser, 0.99),
+        Seen(FLAGS.pictures, FLAGS.one, FLAGS.see_batch, FLAGS.seed).batch,
+        WarmupStableDecay(FLAGS.see_rate, FLAGS.see_steps, fall=FLAGS.see_steps // 2),
+        steps=FLAGS.see_steps,
+        seed=FLAGS.seed,
+        settings={name: FLAGS[name].value for name in names_},
+        report=partial(print, flush=True),
+    )
+    params = jax.device_get(state.average)
+    for pairs in ("seen", "unseen"):
+        checked = image_tokens.scenes(CHECK_SEED, 0, 500, pairs, FLAGS.one)
+        tokens = projected(params["image_proj"], embeddings(params, np.stack([small for _, small in checked])))
+        read = image_tokens.right(np.asarray(tokens), [scene for scene, _ in checked])
+        print(f"pictures read rightly, {pairs} pairs: {read.mean():.1%}", flush=True)
+    return params
+
+
+def begun(params: Any, unet: Any) -> dict[str, Any]:
+    """The second stage's parameters before its first step: the keys and values are those of texts."""
+    layers = {path: _at(unet, path) for path in attention_paths(unet)}
+    copied = {
+        path: {f"{name}_ip": {"kernel": np.array(layer[name]["kernel"])} for name in ("to_k", "to_v")}
+        for path, layer in layers.items()
+    }
+    return {"image_proj": params["image_proj"], "ip_adapter": copied}
+
+
+def _at(params: Any, path: str) -> Any:
+    """The module at a path as `attention_paths` gives it."""
+    modules = {".".join(above[:-2]): above[:-2] for above in tree.flatten(params)}
+    for name in modules[path]:
+        params = params[name]
+    return params
+
+
+def tensors(trained: Any, paths: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """What the file holds, float16, by the authors' names; paths: of the U-Net's cross-attentions in their order."""
+    words = {"image_embeds": "proj", "norm": "norm"}
+    made = {
+        names.tensor_name(("image_proj", words[path[0]], path[1])): _turned(path, leaf)
+        for path, leaf in tree.flatten(trained["image_proj"]).items()
+    }
+    for i, path in enumerate(paths):
+        for name, layer in trained["ip_adapter"][path].items():
+            made[f"ip_adapter.{2 * i + 1}.{name}.weight"] = _turned(("kernel",), layer["kernel"])
+    return made
+
+
+def _turned(path: tuple[str, ...], leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    return (array.T if path[-1] == "kernel" else array).astype(np.float16, order="C")
+
+
+def metadata() -> dict[str, str]:
+    """What the file says of itself."""
+    told = {name: FLAGS[name].value for name in ("steps", "batch", "learning_rate", "see_steps", "seed")}
+    return {
+        "ss_training_comment": "sdjax, experiments/shapes/train_image_prompt.py; for sdjax/assets/shapes",
+        "sdjax.training": json.dumps(told),
+    }
+
+
+def save(out: Path, encoder: Any, trained: Any, unet: Any, metadata: Mapping[str, str]) -> Path:
+    """Writes the adapter and, in a folder beside it, its encoder: where the adapter's file is. Raises OSError."""
+    written = {name: Draft.of(array) for name, array in tensors(trained, attention_paths(unet)).items()}
+    half = jax.tree.map(lambda p: np.asarray(p, np.float16), encoder)
+    save_component(out / "image_encoder", half, default_layout(half, image_tokens.ENCODER_JSON))
+    path = out / "image_prompt.safetensors"
+    write_file(path, partial(write_tensors, written, metadata))
+    return path
+
+
+def main() -> None:
+    out, unet = Path(FLAGS.out), train_pictures.shipped_unet()
+    params = train_encoder()
+    if not FLAGS.steps:
+        return
+    optimiser, listed = make_optimiser("muon"), ("steps", "batch", "learning_rate", "ema", "seed")
+    state = fit(
+        out / "steer",
+        TrainState.create(begun(params, unet), optimiser),
+        make_step(partial(loss, alphas_cumprod()), optimiser, FLAGS.ema, unet),
+        Pictures(Path(FLAGS.data), params, FLAGS.batch, FLAGS.seed).batch,
+        WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=FLAGS.steps // 2, warmup=20),
+        steps=FLAGS.steps,
+        seed=FLAGS.seed,
+        settings={name: FLAGS[name].value for name in listed},
+        report=partial(print, flush=True),
+    )
+    path = save(out, params["image_encoder"], jax.device_get(state.average), unet, metadata())
+    size = sum(one.stat().st_size for one in (path, *(out / "image_encoder").iterdir()))
+    print(f"{path} and its encoder: {size / 1e6:.2f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("data", "runs/control_data", "Folder that encode_control wrote.")
+    flags.DEFINE_string("out", "runs/image_prompt", "Folder of the run; started again, it goes on where it was.")
+    flags.DEFINE_integer("pictures", 16000, "That the encoder learns from.", lower_bound=1)
+    flags.DEFINE_float("one", 0.75, "Part of these that shows one object.")
+    flags.DEFINE_string("see_start", None, "Folder of a run whose encoder is trained on.")
+    flags.DEFINE_integer("see_batch", 64, "Pictures per step of the first stage.")
+    flags.DEFINE_integer("see_steps", 1600, "Optimiser steps of the first stage.")
+    flags.DEFINE_float("see_rate", 0.01, "Peak rate of the kernels in the first stage.")
+    flags.DEFINE_integer("steps", 300, "Optimiser steps of the second stage; 0 leaves it out.")
+    flags.DEFINE_integer("batch", 32, "Pictures per step of the second stage.")
+    flags.DEFINE_float("learning_rate", 0.002, "Peak rate of the kernels in the second stage.")
+    flags.DEFINE_float("ema", 0.98, "Decay of the averaged parameters of the second stage.")
+    flags.DEFINE_integer("seed", 0, "Seed of the data, the parameters and the noise.")
+    _cli.run(main)

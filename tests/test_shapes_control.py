@@ -1,0 +1,218 @@
+"""What steers the shapes model: maps, the measures of obedience, and files in the published formats."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sdjax
+from experiments.shapes import (
+    control_lora,
+    depth,
+    edges,
+    encode_control,
+    image_tokens,
+    models,
+    train_control,
+    train_image_prompt,
+    train_pictures,
+)
+from experiments.shapes.objects import label
+from experiments.shapes.train_unet import alphas_cumprod
+from sdjax.core import tree
+from sdjax.nn.conditioning import Conditions
+from sdjax.nn.image_prompt import attention_paths
+from sdjax.nn.injections import Injections
+from sdjax.nn.unet import UNet
+
+
+def moved(picture: np.ndarray, by: int) -> np.ndarray:
+    return np.roll(picture, by, axis=1)
+
+
+def test_the_regions_of_a_map_are_the_objects():
+    """Lines filled are what the world drew, but for the lines themselves, whatever the colours, however sharp a tip."""
+    for case in depth.cases(5, 0, 60, overlapping=0.0):
+        lines = edges.lines(case.picture)
+        drawn = [edges.filled(case.depth == number + 1) for number in range(len(case.order))]
+        found = edges.regions(lines)
+        assert len(found) == len(drawn)
+        for region in found:
+            one = max(drawn, key=lambda mask: (mask & region).sum())
+            assert ((one & region & ~lines).sum() / ((one | region) & ~lines).sum()) > 0.95
+
+
+def test_a_picture_obeys_its_own_map_and_no_other():
+    cases = list(depth.cases(6, 0, 30, overlapping=0.0))
+    for case, other in zip(cases, cases[1:], strict=False):
+        lines = edges.lines(case.picture)
+        assert min(edges.overlaps(case.picture, lines)) > 0.95
+        assert not edges.obeys(edges.overlaps(moved(case.picture, 12), lines))
+        assert not edges.obeys(edges.overlaps(np.full_like(case.picture, 90), lines))
+        if {t.shape for t in case.scene.things} != {t.shape for t in other.scene.things}:
+            assert not edges.obeys(edges.overlaps(other.picture, lines))
+    assert not edges.obeys([])
+
+
+def test_two_things_overlap_as_often_as_asked():
+    for part, parts in ((0.0, 2), (1.0, 1)):
+        cases = list(depth.cases(7, 0, 40, things=2, overlapping=part))
+        assert sum(label(case.depth > 0)[1] == parts for case in cases) >= 36
+    mixed = [label(case.depth > 0)[1] for case in depth.cases(7, 0, 200, things=2, overlapping=0.5)]
+    assert 70 < mixed.count(1) < 130
+
+
+def test_overlapping_pictures_are_known_by_their_depth():
+    for part, expected in ((0.0, 0), (1.0, 30)):
+        cases = list(depth.cases(7, 0, 30, things=2, overlapping=part))
+        assert abs(train_control.overlap(np.array([case.depth for case in cases])).sum() - expected) <= 2
+    assert not train_control.overlap(np.array([case.depth for case in depth.cases(7, 0, 5, things=1)])).any()
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return train_pictures.shipped_unet()
+
+
+@pytest.fixture(scope="module")
+def changed(unet):
+    """A net as if it had been trained: nothing of it is zero."""
+    rng = np.random.default_rng(0)
+    trained = control_lora.fresh(unet, 3, 0)
+    return jax.tree.map(lambda p: np.float32(np.float16(p + 0.03 * rng.standard_normal(p.shape))), trained)
+
+
+def batch_of(count: int) -> dict:
+    """A batch as `train_control.loss` takes it."""
+    rng = np.random.default_rng(1)
+    cases = list(depth.cases(8, 0, count))
+    drawn = np.packbits([edges.lines(case.picture) for case in cases], axis=-1)
+    latents = rng.standard_normal((count, 16, 16, 4)).astype(np.float32)
+    context = rng.standard_normal((count, models.MAX_LENGTH, models.TEXT_WIDTH)).astype(np.float32)
+    weights = np.ones((count, 16, 16, 1), np.float32)
+    return {"map": train_control.seen("edges", drawn), "latents": latents, "context": context, "weights": weights}
+
+
+def test_maps_are_seen_as_they_were_drawn():
+    cases = list(depth.cases(9, 0, 4, things=2))
+    lines = np.stack([edges.lines(case.picture) for case in cases])
+    seen = train_control.seen("edges", np.packbits(lines, axis=-1))
+    assert seen.shape == (4, 128, 128, 3) and seen.dtype == np.float32
+    np.testing.assert_array_equal(seen, np.repeat(lines[..., None], 3, -1))
+    near = train_control.seen("depth", np.array([case.depth for case in cases], np.uint8))
+    assert set(np.unique(near)) == {0.0, 0.5, 1.0}
+    assert all((near[i, ..., 0] == 1)[case.depth == 2].all() for i, case in enumerate(cases))
+
+
+def test_a_net_before_training_changes_nothing(unet):
+    batch, key = batch_of(2), jax.random.key(0)
+    net = control_lora.worn(unet, control_lora.fresh(unet, 2, 0))
+    x, t = jnp.asarray(batch["latents"]), jnp.array([10.0, 900.0])
+    conditions = Conditions(jnp.asarray(batch["context"]))
+    hint = jax.random.normal(key, (2, 16, 16, 64))
+    added = jax.jit(train_control.injected)(net, x, t, conditions, hint)
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(added))
+    assert len(added.skips) == 6
+
+
+@pytest.mark.ci  # compiles the whole step
+def test_every_part_of_a_net_learns(unet, changed):
+    """The gradient reaches every tensor, and none of the U-Net's own is among what is learnt."""
+    value, gradients = jax.jit(jax.value_and_grad(train_control.loss, argnums=2), static_argnums=1)(
+        alphas_cumprod(), 2, changed, batch_of(2), jax.random.key(1), unet
+    )
+    assert np.isfinite(value)
+    dead = {path for path, leaf in tree.flatten(gradients).items() if not np.asarray(leaf).any()}
+    assert not dead
+    assert sum(leaf.size for leaf in jax.tree.leaves(gradients)) < 500_000
+
+
+def test_a_file_holds_what_was_learnt_by_the_published_names(unet, changed):
+    written = control_lora.tensors(changed)
+    assert {"lora_controlnet", "input_hint_block.14.bias", "zero_convs.5.0.weight", "middle_block_out.0.weight"} <= set(
+        written
+    )
+    assert written["input_blocks.1.0.in_layers.2.down"].shape == (3, 64, 3, 3)
+    assert written["input_blocks.1.0.in_layers.2.up"].shape == (64, 3, 1, 1)
+    assert written["middle_block.1.transformer_blocks.0.attn2.to_k.down"].shape == (3, models.TEXT_WIDTH)
+    assert "input_blocks.1.0.in_layers.2.weight" not in written and not any("blocks.0.resnets" in n for n in written)
+    read = control_lora.untensors(written, unet)
+    assert jax.tree.structure(read) == jax.tree.structure(changed)
+    for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(changed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_written_net_is_the_trained_one(unet, changed, tmp_path):
+    """As everyone reads it: the U-Net's kernels plus the products of the factors, all else as it was learnt."""
+    control_lora.save(tmp_path / "net", changed, {"of": "a test"})
+    net = sdjax.load_controlnet(tmp_path / "net")
+    assert net.kind == "control_lora" and net.config == control_lora.CONFIG and net.metadata["of"] == "a test"
+    read, worn = tree.flatten(net.params(unet)), tree.flatten(control_lora.worn(unet, changed))
+    factors = {path[:-1]: leaf for path, leaf in worn.items() if path[-1] == "low_rank"}
+    assert set(read) == set(worn) - {(*path, "low_rank") for path in factors}
+    for path, leaf in read.items():
+        wanted = np.asarray(worn[path], np.float32)
+        if path[-1] == "kernel" and path[:-1] in factors:
+            wanted = wanted + np.asarray(factors[path[:-1]].down) @ np.asarray(factors[path[:-1]].up)
+        np.testing.assert_allclose(leaf, wanted, atol=1e-6, err_msg=str(path))
+
+
+def test_a_picture_tells_all_that_its_caption_would():
+    drawn = image_tokens.scenes(3, 0, 20)
+    for scene, small in drawn:
+        assert scene.background and all(thing.size for thing in scene.things)
+        assert small.shape == (64, 64, 3)
+    tokens = image_tokens.targets([scene.caption() for scene, _ in drawn]).astype(np.float32)
+    assert tokens.shape == (20, 6, models.TEXT_WIDTH)
+    scenes = [scene for scene, _ in drawn]
+    assert image_tokens.right(tokens, scenes).mean() > 0.9
+    assert image_tokens.right(tokens, scenes[1:] + scenes[:1]).mean() < 0.1
+
+
+def test_an_image_prompt_begins_with_the_keys_and_values_of_texts(unet):
+    """So a picture's tokens are at first another text: alone, they act as that text would."""
+    params = image_tokens.init_params(0)
+    begun = train_image_prompt.begun(params, unet)
+    assert tuple(begun["ip_adapter"]) == attention_paths(unet) and len(begun["ip_adapter"]) == 7
+    text = jax.random.normal(jax.random.key(2), (1, 6, models.TEXT_WIDTH))
+    x, t = jax.random.normal(jax.random.key(3), (1, 16, 16, 4)), jnp.array([500.0])
+
+    @jax.jit
+    def run(context, strength):
+        images = train_image_prompt.image_tokens_at(begun, text, strength)
+        added = Injections(images=(images,))
+        return UNet(models.UNET).apply({"params": unet}, x, t, Conditions(context), added)
+
+    silent = jnp.zeros_like(text)  # keys and values of zeros: attention to them is zero
+    np.testing.assert_allclose(run(silent, 1.0), run(text, 0.0), atol=2e-5)
+    assert np.abs(run(silent, 0.0) - run(text, 0.0)).max() > 0.01
+
+
+def test_a_written_image_prompt_is_the_trained_one(unet, tmp_path):
+    params = image_tokens.init_params(0)
+    half = jax.tree.map(lambda p: np.float32(np.float16(p)), train_image_prompt.begun(params, unet))
+    written = train_image_prompt.tensors(half, attention_paths(unet))
+    assert written["image_proj.proj.weight"].shape == (6 * models.TEXT_WIDTH, models.TEXT_WIDTH)
+    assert written["ip_adapter.13.to_k_ip.weight"].shape == (160, models.TEXT_WIDTH)
+    path = train_image_prompt.save(tmp_path, params["image_encoder"], half, unet, {})
+    adapter = sdjax.load_image_prompt(path)
+    assert adapter.config == image_tokens.CONFIG and adapter.encoder.config == image_tokens.ENCODER
+    read = adapter.bind(unet)
+    for part, own in {"image_proj": half["image_proj"], "attention": half["ip_adapter"]}.items():
+        for path, leaf in tree.flatten(own).items():
+            np.testing.assert_array_equal(tree.flatten(read[part])[path], leaf, str(path))
+
+
+def test_the_data_are_the_same_wherever_they_are_cut(tmp_path):
+    tokenizer = train_pictures.tokenizer()
+
+    def encode(pixels):
+        return pixels[:, ::8, ::8, :1].astype(np.float16)
+
+    whole = encode_control.encoded(encode, tokenizer, 0, 6)
+    part = encode_control.encoded(encode, tokenizer, 4, 2)
+    assert tuple(whole) == encode_control.NAMES
+    for name, values in part.items():
+        np.testing.assert_array_equal(whole[name][4:], values)
+    with pytest.raises(ValueError, match="run experiments.shapes.encode_control first"):
+        encode_control.data(tmp_path)
