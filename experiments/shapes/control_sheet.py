@@ -32,7 +32,7 @@ def rows() -> list[tuple[str, list[Image.Image], dict[str, Any], str]]:
     scene = sample_scene(np.random.default_rng(7), things=2)
     shown = sample_scene(np.random.default_rng(11), things=1)
     picture, other = (Image.fromarray(render(one, np.random.default_rng(1))) for one in (scene, shown))
-    case = next(depth.cases(5, 0, 1, things=2))
+    case = next(depth.cases(5, 0, 1, things=2, overlapping=0.0))
     near = Image.fromarray(np.uint8(255 * case.depth / case.depth.max())).convert("RGB")
     drawn = maps.make("canny", picture)
     outline = maps.make("canny", Image.fromarray(case.picture))
