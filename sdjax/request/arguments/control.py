@@ -40,7 +40,7 @@ class ControlArguments(Topic):
     @property
     def maps(self) -> list[Any]:
         """Of an opened topic, what its nets look at; of a Union the first."""
-        images = [one.image for one in self.control]
+        images = [one.image for one in self.control or ()]
         return [next(iter(one.values()), None) if isinstance(one, Mapping) else one for one in images]
 
     def steering(self, spec: ModelSpec, runs: Sequence[Run], preset: Any, inputs: ImageInputs) -> Steering | None:
