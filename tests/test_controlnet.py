@@ -198,15 +198,12 @@ def test_names_and_hashes(folder, tmp_path):
     assert net.short_hash == hashlib.sha256((folder / FILE).read_bytes()).hexdigest()[:8]
 
 
-def test_a_union_knows_its_modes(tmp_path):
+def test_a_union_knows_its_kinds(tmp_path):
     union = sdjax.load_controlnet(write_net(tmp_path / "u", union_config(XL_UNET, 8)))
-    assert union.kind == "union" and [union.mode(said) for said in ("openpose", "canny", "lineart", 6)] == [0, 3, 3, 6]
-    with pytest.raises(ValueError, match="mode 'cany' of ControlNet-Union 'u' is unknown; nearest: 'canny'"):
-        union.mode("cany")
+    names = ("openpose", "canny", "lineart", "tile")
+    assert union.kind == "union" and [union.kinds[name] for name in names] == [0, 3, 3, 6]
     fewer = sdjax.load_controlnet(write_net(tmp_path / "v", union_config(XL_UNET, 6)))
-    for said, match in (("tile", "nearest"), (6, "0 to 5, or a name, not 6"), (-1, "0 to 5"), (True, "not True")):
-        with pytest.raises(ValueError, match=match):
-            fewer.mode(said)
+    assert set(fewer.kinds.values()) == set(range(6)) and "tile" not in fewer.kinds
 
 
 # What needs the U-Net's own weights ----------------------------------------

@@ -67,7 +67,7 @@ def layer_scales(value: Any, unet: Mapping[str, Any], name: str) -> np.ndarray:
         blocks = _blocks(places)
         scales = _preset(value, blocks, name) if isinstance(value, str) else _mapping(value, blocks, name)
         return np.array([scales.get(place, 0.0) for place in places], np.float32)
-    return np.full(len(paths), _number(value, f"image prompt {name!r}: the scale", USAGE), np.float32)
+    return np.full(len(paths), _number(value, f"{name}: the scale", USAGE), np.float32)
 
 
 def _place(path: str) -> Place:
@@ -86,11 +86,11 @@ def _blocks(places: Sequence[Place]) -> dict[tuple[str, int], int]:
 def _preset(value: str, blocks: Blocks, name: str) -> dict[Place, float]:
     """The scales of one of NAMES for a U-Net of such blocks."""
     if value not in NAMES:
-        raise ValueError(unknown(f"image prompt {name!r}: scale {short(value)} is unknown", value, NAMES))
+        raise ValueError(unknown(f"{name}: scale {short(value)} is unknown", value, NAMES))
     outer = {block: count for block, count in blocks.items() if block[0] != "mid"}
     if outer not in (_SD, _SDXL):
         raise ValueError(
-            f"image prompt {name!r}: {value!r} is known of SD 1.x, 2.x and XL alone, whose blocks this U-Net does not "
+            f"{name}: {value!r} is known of SD 1.x, 2.x and XL alone, whose blocks this U-Net does not "
             'have; say by a mapping where it is to count, as {"up": {"block_0": 1.0}}'
         )
     chosen = PRESETS if value == JOINED else (value,)
@@ -102,7 +102,7 @@ def _mapping(value: Mapping[Any, Any], blocks: Blocks, name: str) -> dict[Place,
     scales: dict[Place, float] = {}
     known = [way for way in WAYS if any(block[0] == way for block in blocks)]
     for way, given in value.items():
-        where = f"image prompt {name!r}: scale of {short(way)}"
+        where = f"{name}: scale of {short(way)}"
         if way not in known:
             raise ValueError(unknown(f"{where}: this U-Net has no such part", way, known))
         own = {block: count for block, count in blocks.items() if block[0] == way}

@@ -196,6 +196,8 @@ def _kinds(net: ControlAdapter, kinds: Sequence[str], scale: Any, count: int, na
     modes = np.tile(np.array([net.kinds[kind] for kind in kinds], np.int32), (count, 1))
     entering = np.ones(modes.shape, np.float32)
     if len(kinds) > 1:
+        if np.ndim(scale) == 2:  # of a mapping it is 0
+            raise ValueError(f"{name}: scale as an array is for one map; a Union's several take {{kind: scale}}")
         by_kind = scale if isinstance(scale, Mapping) else dict.fromkeys(kinds, scale)
         for j, kind in enumerate(kinds):
             listed = checks.spread(by_kind.get(kind, 1.0), count, f"{name}: scale")

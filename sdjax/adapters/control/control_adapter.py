@@ -16,8 +16,6 @@ from sdjax.config.controlnet import ControlNetConfig
 from sdjax.config.lllite import STRIDES, LLLiteConfig
 from sdjax.config.t2i_adapter import XL, T2IAdapterConfig
 from sdjax.core import tree
-from sdjax.core.errors import unknown
-from sdjax.core.short import short
 from sdjax.nn.union import MODES
 
 _SKIPPED = 1 << 20  # bytes at a file's beginning that its hash leaves out
@@ -122,20 +120,6 @@ class ControlAdapter:
         """Of a Union the names of the kinds of maps that it knows, by number; else none."""
         count = self.config.num_control_type if isinstance(self.config, ControlNetConfig) else None
         return MODES[: count or 0]
-
-    def mode(self, said: str | int) -> int:
-        """The number of a Union's kind of map, by that, by its name or by another name of `modes`.
-
-        Raises ValueError for one that it does not know, with the nearest that it does.
-        """
-        if isinstance(said, str):
-            numbers = {name: number for number, names in enumerate(self.modes) for name in names}
-            if said in numbers:
-                return numbers[said]
-            raise ValueError(unknown(f"mode {said!r} of {self.title} is unknown", said, numbers or ("none",)))
-        if type(said) is not int or not 0 <= said < len(self.modes):
-            raise ValueError(f"mode of {self.title} must be 0 to {len(self.modes) - 1}, or a name, not {short(said)}")
-        return said
 
     @property
     def title(self) -> str:
