@@ -25,7 +25,7 @@ def rows() -> list[tuple[str, list[Image.Image], dict[str, Any], str]]:
     """(prompt, what is looked at, the arguments at strength 1, what the row is called)."""
     import sdjax
     from experiments.shapes import depth
-    from sdjax.images import maps
+    from sdjax.images.maps.edges import canny
 
     nets = {name: sdjax.load_controlnet(FLAGS[name].value or NAMES[name]) for name in ("edges", "depth")}
     ip = sdjax.load_image_prompt(FLAGS.image_prompt or NAMES["image_prompt"])
@@ -34,8 +34,8 @@ def rows() -> list[tuple[str, list[Image.Image], dict[str, Any], str]]:
     picture, other = (Image.fromarray(render(one, np.random.default_rng(1))) for one in (scene, shown))
     case = next(depth.cases(5, 0, 1, things=2, overlapping=0.0))
     near = Image.fromarray(np.uint8(255 * case.depth / case.depth.max())).convert("RGB")
-    drawn = maps.make("canny", picture)
-    outline = maps.make("canny", Image.fromarray(case.picture))
+    drawn = canny(picture)
+    outline = canny(Image.fromarray(case.picture))
     return [
         (str(scene), [drawn], {"control": [(nets["edges"], drawn)]}, "edges"),
         (str(case.scene), [near], {"control": [(nets["depth"], near)]}, "depth"),
@@ -55,7 +55,9 @@ def main() -> None:
         pictures += looked
         captions += [name]
         for strength in STRENGTHS:
-            own = {key: [(net, image, strength) for net, image in pairs] for key, pairs in given.items()}
+            own: dict[str, Any] = {
+                key: [(net, image, strength) for net, image in pairs] for key, pairs in given.items()
+            }
             pictures.append(sd.generate(prompt, **own, steps=20, seed=3, progress=False)[0])
             captions.append(wrapped(f"{strength:g}: {prompt}" if strength == 0 else f"{strength:g}", 128))
     sheet(pictures, captions, 1 + len(STRENGTHS)).save(FLAGS.out, optimize=True)
