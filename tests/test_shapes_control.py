@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import sdjax
 from experiments.shapes import (
@@ -20,10 +21,13 @@ from experiments.shapes import (
 from experiments.shapes.objects import label
 from experiments.shapes.train_unet import alphas_cumprod
 from sdjax.core import tree
+from sdjax.model.builtin import ASSETS
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.image_prompt import attention_paths
 from sdjax.nn.injections import Injections
 from sdjax.nn.unet import UNet
+
+CONTROL = ASSETS / "control"
 
 
 def moved(picture: np.ndarray, by: int) -> np.ndarray:
@@ -115,7 +119,6 @@ def test_a_net_before_training_changes_nothing(unet):
     assert len(added.skips) == 6
 
 
-@pytest.mark.ci  # compiles the whole step
 def test_every_part_of_a_net_learns(unet, changed):
     """The gradient reaches every tensor, and none of the U-Net's own is among what is learnt."""
     value, gradients = jax.jit(jax.value_and_grad(train_control.loss, argnums=2), static_argnums=1)(
@@ -216,3 +219,36 @@ def test_the_data_are_the_same_wherever_they_are_cut(tmp_path):
         np.testing.assert_array_equal(whole[name][4:], values)
     with pytest.raises(ValueError, match="run experiments.shapes.encode_control first"):
         encode_control.data(tmp_path)
+
+
+def test_what_is_shipped_is_read_and_is_small(unet):
+    for name in ("edges", "depth"):
+        net = sdjax.load_controlnet(CONTROL / name)
+        assert net.config == control_lora.CONFIG
+        assert all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(net.params(unet)))
+    prompt = sdjax.load_image_prompt(CONTROL / "image_prompt.safetensors")
+    assert prompt.config == image_tokens.CONFIG and prompt.encoder.config == image_tokens.ENCODER
+    assert sum(path.stat().st_size for path in CONTROL.rglob("*") if path.is_file()) < 6e6
+
+
+def test_the_shipped_encoder_reads_pictures_that_it_never_saw(unet):
+    """Of one object: colour, shape, size and ground, from the pixels alone."""
+    prompt = sdjax.load_image_prompt(CONTROL / "image_prompt.safetensors")
+    drawn = image_tokens.scenes(77, 0, 60, one=1.0)
+    params = {"image_encoder": prompt.encoder.params, "image_proj": prompt.bind(unet)["image_proj"]}
+    scenes = [scene for scene, _ in drawn]
+    embeddings = train_image_prompt.embeddings(params, np.stack([small for _, small in drawn]))
+    tokens = np.asarray(train_image_prompt.projected(params["image_proj"], embeddings))
+    assert image_tokens.right(tokens.astype(np.float32), scenes).mean() > 0.95
+
+
+@pytest.mark.ci  # compiles the sampler with a net
+def test_the_shipped_edge_net_is_obeyed():
+    cases = list(depth.cases(78, 0, 8, things=1))
+    maps = [Image.fromarray(np.uint8(255 * edges.lines(case.picture))) for case in cases]
+    net = sdjax.Control(sdjax.load_controlnet(CONTROL / "edges"), maps)
+    out = sdjax.load().generate([case.scene.caption() for case in cases], control=net, seed=0, progress=False)
+    found = [
+        edges.overlaps(picture, edges.lines(case.picture)) for picture, case in zip(out.pixels, cases, strict=True)
+    ]
+    assert sum(edges.obeys(one) for one in found) >= 7
