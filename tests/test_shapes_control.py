@@ -140,9 +140,9 @@ def test_a_file_holds_what_was_learnt_by_the_published_names(unet, changed):
     assert written["middle_block.1.transformer_blocks.0.attn2.to_k.down"].shape == (3, models.TEXT_WIDTH)
     assert "input_blocks.1.0.in_layers.2.weight" not in written and not any("blocks.0.resnets" in n for n in written)
     read = control_lora.untensors(written, unet)
-    assert jax.tree.structure(read) == jax.tree.structure(changed)
-    for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(changed), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert tree.flatten(read).keys() == tree.flatten(changed).keys()
+    for path, leaf in tree.flatten(read).items():
+        np.testing.assert_array_equal(leaf, tree.flatten(changed)[path])
 
 
 def test_a_written_net_is_the_trained_one(unet, changed, tmp_path):
@@ -197,8 +197,8 @@ def test_a_written_image_prompt_is_the_trained_one(unet, tmp_path):
     written = train_image_prompt.tensors(half, attention_paths(unet))
     assert written["image_proj.proj.weight"].shape == (6 * models.TEXT_WIDTH, models.TEXT_WIDTH)
     assert written["ip_adapter.13.to_k_ip.weight"].shape == (160, models.TEXT_WIDTH)
-    path = train_image_prompt.save(tmp_path, params["image_encoder"], half, unet, {})
-    adapter = sdjax.load_image_prompt(path)
+    file = train_image_prompt.save(tmp_path, params["image_encoder"], half, unet, {})
+    adapter = sdjax.load_image_prompt(file)
     assert adapter.config == image_tokens.CONFIG and adapter.encoder.config == image_tokens.ENCODER
     read = adapter.bind(unet)
     for part, own in {"image_proj": half["image_proj"], "attention": half["ip_adapter"]}.items():
