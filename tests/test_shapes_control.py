@@ -248,6 +248,7 @@ def test_the_shipped_edge_net_is_obeyed():
     maps = [Image.fromarray(np.uint8(255 * edges.lines(case.picture))) for case in cases]
     net = sdjax.Control(sdjax.load_controlnet(CONTROL / "edges"), maps)
     out = sdjax.load().generate([case.scene.caption() for case in cases], control=net, seed=0, progress=False)
+    assert out.pixels is not None
     found = [
         edges.overlaps(picture, edges.lines(case.picture)) for picture, case in zip(out.pixels, cases, strict=True)
     ]
