@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import sdjax
 from experiments.shapes import (
@@ -20,10 +21,13 @@ from experiments.shapes import (
 from experiments.shapes.objects import label
 from experiments.shapes.train_unet import alphas_cumprod
 from sdjax.core import tree
+from sdjax.model.builtin import ASSETS
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.image_prompt import attention_paths
 from sdjax.nn.injections import Injections
 from sdjax.nn.unet import UNet
+
+CONTROL = ASSETS / "control"
 
 
 def moved(picture: np.ndarray, by: int) -> np.ndarray:
@@ -115,7 +119,6 @@ def test_a_net_before_training_changes_nothing(unet):
     assert len(added.skips) == 6
 
 
-@pytest.mark.ci  # compiles the whole step
 def test_every_part_of_a_net_learns(unet, changed):
     """The gradient reaches every tensor, and none of the U-Net's own is among what is learnt."""
     value, gradients = jax.jit(jax.value_and_grad(train_control.loss, argnums=2), static_argnums=1)(
@@ -137,9 +140,9 @@ def test_a_file_holds_what_was_learnt_by_the_published_names(unet, changed):
     assert written["middle_block.1.transformer_blocks.0.attn2.to_k.down"].shape == (3, models.TEXT_WIDTH)
     assert "input_blocks.1.0.in_layers.2.weight" not in written and not any("blocks.0.resnets" in n for n in written)
     read = control_lora.untensors(written, unet)
-    assert jax.tree.structure(read) == jax.tree.structure(changed)
-    for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(changed), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert tree.flatten(read).keys() == tree.flatten(changed).keys()
+    for path, leaf in tree.flatten(read).items():
+        np.testing.assert_array_equal(leaf, tree.flatten(changed)[path])
 
 
 def test_a_written_net_is_the_trained_one(unet, changed, tmp_path):
@@ -194,8 +197,8 @@ def test_a_written_image_prompt_is_the_trained_one(unet, tmp_path):
     written = train_image_prompt.tensors(half, attention_paths(unet))
     assert written["image_proj.proj.weight"].shape == (6 * models.TEXT_WIDTH, models.TEXT_WIDTH)
     assert written["ip_adapter.13.to_k_ip.weight"].shape == (160, models.TEXT_WIDTH)
-    path = train_image_prompt.save(tmp_path, params["image_encoder"], half, unet, {})
-    adapter = sdjax.load_image_prompt(path)
+    file = train_image_prompt.save(tmp_path, params["image_encoder"], half, unet, {})
+    adapter = sdjax.load_image_prompt(file)
     assert adapter.config == image_tokens.CONFIG and adapter.encoder.config == image_tokens.ENCODER
     read = adapter.bind(unet)
     for part, own in {"image_proj": half["image_proj"], "attention": half["ip_adapter"]}.items():
@@ -216,3 +219,37 @@ def test_the_data_are_the_same_wherever_they_are_cut(tmp_path):
         np.testing.assert_array_equal(whole[name][4:], values)
     with pytest.raises(ValueError, match="run experiments.shapes.encode_control first"):
         encode_control.data(tmp_path)
+
+
+def test_what_is_shipped_is_read_and_is_small(unet):
+    for name in ("edges", "depth"):
+        net = sdjax.load_controlnet(CONTROL / name)
+        assert net.config == control_lora.CONFIG
+        assert all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(net.params(unet)))
+    prompt = sdjax.load_image_prompt(CONTROL / "image_prompt.safetensors")
+    assert prompt.config == image_tokens.CONFIG and prompt.encoder.config == image_tokens.ENCODER
+    assert sum(path.stat().st_size for path in CONTROL.rglob("*") if path.is_file()) < 6e6
+
+
+def test_the_shipped_encoder_reads_pictures_that_it_never_saw(unet):
+    """Of one object: colour, shape, size and ground, from the pixels alone."""
+    prompt = sdjax.load_image_prompt(CONTROL / "image_prompt.safetensors")
+    drawn = image_tokens.scenes(77, 0, 60, one=1.0)
+    params = {"image_encoder": prompt.encoder.params, "image_proj": prompt.bind(unet)["image_proj"]}
+    scenes = [scene for scene, _ in drawn]
+    embeddings = train_image_prompt.embeddings(params, np.stack([small for _, small in drawn]))
+    tokens = np.asarray(train_image_prompt.projected(params["image_proj"], embeddings))
+    assert image_tokens.right(tokens.astype(np.float32), scenes).mean() > 0.95
+
+
+@pytest.mark.ci  # compiles the sampler with a net
+def test_the_shipped_edge_net_is_obeyed():
+    cases = list(depth.cases(78, 0, 8, things=1))
+    maps = [Image.fromarray(np.uint8(255 * edges.lines(case.picture))) for case in cases]
+    net = sdjax.Control(sdjax.load_controlnet(CONTROL / "edges"), maps)
+    out = sdjax.load().generate([case.scene.caption() for case in cases], control=net, seed=0, progress=False)
+    assert out.pixels is not None
+    found = [
+        edges.overlaps(picture, edges.lines(case.picture)) for picture, case in zip(out.pixels, cases, strict=True)
+    ]
+    assert sum(edges.obeys(one) for one in found) >= 7

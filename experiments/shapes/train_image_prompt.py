@@ -59,7 +59,7 @@ def see_loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> jax.Ar
     return jnp.mean(jnp.square(tokens - batch["tokens"].astype(jnp.float32)))
 
 
-def projected(params: Any, embedding: jax.Array) -> jax.Array:
+def projected(params: Any, embedding: jax.Array | np.ndarray) -> jax.Array:
     """Tokens `b m d` of embeddings `b e`."""
     return projection(image_tokens.CONFIG, jnp.float32).apply({"params": params}, embedding)
 
