@@ -2,8 +2,8 @@
 
     python -m experiments.shapes.control_sheet --out=docs/control.png
 
-Five rows: edges; depth; both at once; a picture that is shown, without any text; a picture and edges together. One
-prompt and one seed a row, which are not chosen among several. Half a minute on 2 cores.
+Four rows: edges; depth; both at once; a picture that is shown, without any text. One prompt and one seed a row, which
+are not chosen among several. Half a minute on 2 cores.
 """
 
 from pathlib import Path
