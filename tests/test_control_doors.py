@@ -97,7 +97,7 @@ def test_numbers_beyond_a_float(sd, net, ip, scale):
     refused(r"control\[0\] \(net\): scale must be a finite number, not", asked, sd, net, scale=scale)
     refused("scale must be a finite number", asked, sd, net, scale=[scale])
     refused("each of weights must be a finite number", asked, sd, net, weights=[scale] * 5)
-    refused("image prompt .*finite", sd.request, "", image_prompt=[(ip, MAP, scale)])
+    refused(r"image_prompt\[0\].*finite", sd.request, "", image_prompt=[(ip, MAP, scale)])
     refused(r"\(net\): scales hold NaN or infinite numbers", asked, sd, net, scale=[[1e300]] * 4)
 
 
