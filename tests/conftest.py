@@ -6,6 +6,7 @@ than they run. Tests whose subject is the optimised code, or which run a real ne
 Counts of compilations stay true: what is read from the folder was traced and asked for all the same.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ import pytest  # noqa: E402
 from tests.checkpoints import make_checkpoint  # noqa: E402
 
 PARITY = Path(__file__).parent / "parity"
+MAPPINGS = Path("/proc/self/maps")
+MOST_MAPPINGS = 25_000  # of a test process's memory, after which compiled programs are dropped
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,3 +55,15 @@ def compiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """Drops compiled programs after a file where this process holds many.
+
+    Each takes mappings of memory, of which Linux allows a process 65,530. Where XLA gets no more, it crashes.
+    """
+    yield
+    if MAPPINGS.exists() and len(MAPPINGS.read_text().splitlines()) > MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
