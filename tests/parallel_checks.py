@@ -26,7 +26,6 @@ from sdjax import parallel
 from sdjax.runtime import programs, spread
 from tests import control_nets
 from tests.adapters import whole_lora, written
-from tests.checkpoints import UNET
 from tests.image_prompts import write_image_prompt
 
 PROMPTS = ["a red circle", "a blue square", "a large green circle", "an above", "a small red square below a circle"]
@@ -61,6 +60,7 @@ class Checks:
 
     def __init__(self, folder: str, xl_folder: str) -> None:
         self._xl_folder = xl_folder
+        self._unet = json.loads((Path(folder) / "unet/config.json").read_text())
         self._sd = sdjax.load(folder, compilation_cache=False)
         self._many = parallel.spread(self._sd)
         self._one = self._sd.generate(PROMPTS, **QUICK)
@@ -113,7 +113,7 @@ class Checks:
         rng = np.random.default_rng(1)
         maps = [Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)) for _ in PROMPTS]
         with tempfile.TemporaryDirectory() as name:
-            config = control_nets.controlnet_config(UNET, self._sd.vae.factor)
+            config = control_nets.controlnet_config(self._unet, self._sd.vae.factor)
             net = sdjax.load_controlnet(control_nets.write_net(Path(name) / "net", config))
             ip = sdjax.load_image_prompt(write_image_prompt(Path(name) / "ip", self._sd.params["unet"]))
             asked = {**QUICK, "control": [sdjax.Control(net, maps, [0.5, 0.0, 1.0, -0.5, 0.3], end=[1, 1, 0.5, 1, 1])]}

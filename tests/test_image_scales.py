@@ -67,7 +67,7 @@ def test_scales_by_block(preset, value, wanted):
 @pytest.mark.parametrize(
     ("value", "match"),
     [
-        ("stlye", "image prompt 'x': scale 'stlye' is unknown; nearest: 'style'; known: style, layout, style.layout"),
+        ("stlye", "x: scale 'stlye' is unknown; nearest: 'style'; known: style, layout, style.layout"),
         ({"dwn": 1}, "scale of 'dwn': this U-Net has no such part; nearest: 'down'; known: down, mid, up"),
         ({"up": {"block_3": 1}}, "'block_3' is no block with attention to text; nearest: 'block_[01]'; known: block_0"),
         ({"down": {"block_0": 1}}, "scale of 'down': 'block_0' is no block with attention"),
@@ -77,7 +77,7 @@ def test_scales_by_block(preset, value, wanted):
         ({"up": {"block_0": [0, float("nan"), 1]}}, "block_0: number 1 must be a number, and finite, not nan"),
         ({"mid": {"block_0": 1}}, "the middle is one block; give a number"),
         ({"mid": "much"}, "scale of 'mid' must be a number"),
-        (float("inf"), "image prompt 'x': the scale must be a number, a mapping .* and finite, not inf"),
+        (float("inf"), "x: the scale must be a number, a mapping .* and finite, not inf"),
         (10**400, "and finite, not a number of"),
         (1e39, "and finite"), (True, "not True"), (None, "not None"), ([1, 2], "must be a number, a mapping"),
     ],

@@ -14,10 +14,10 @@ MOST_BITS = 256  # of a whole number that is written out; Python itself writes n
 
 
 def fields(self: Any) -> str:
-    """A dataclass's or named tuple's `__repr__`: its fields, each `short`, but for hidden ones and those of None."""
+    """A dataclass's or named tuple's `__repr__`: its fields, each `short`, but for hidden ones, None and `()`."""
     names = [one.name for one in fields_of(self) if one.repr] if is_dataclass(self) else self._fields
-    shown = [(name, getattr(self, name)) for name in names]
-    return f"{type(self).__name__}({', '.join(f'{name}={short(value)}' for name, value in shown if value is not None)})"
+    shown = [(name, value) for name in names if (value := getattr(self, name)) is not None and not _empty(value)]
+    return f"{type(self).__name__}({', '.join(f'{name}={short(value)}' for name, value in shown)})"
 
 
 def short(value: Any) -> str:
@@ -36,6 +36,10 @@ def short(value: Any) -> str:
 def cut(text: str, most: int = LONGEST) -> str:
     """A text of at most so many characters, its end left out."""
     return text if len(text) <= most else text[: most - 2] + ".."
+
+
+def _empty(value: Any) -> bool:
+    return isinstance(value, tuple) and not value
 
 
 def _plain(value: Any) -> bool:
