@@ -309,3 +309,12 @@ def test_without_network_the_cache_is_taken(hub, tmp_path, monkeypatch):  # noqa
 
 def image_prompt_file(folder: Path) -> bytes:
     return write_image_prompt(folder / "file", OWN).read_bytes()
+
+
+def test_an_encoder_that_is_a_repository_of_its_own(hub, path, tmp_path):  # noqa: F811
+    folder = write_image_encoder(tmp_path / "own", seed=1)
+    hub.repositories["me/vision"] = {one.name: one.read_bytes() for one in folder.iterdir()}
+    found = load_image_prompt(path, image_encoder="me/vision").encoder
+    there = load_image_prompt(path, image_encoder=folder).encoder
+    assert found.config == there.config
+    np.testing.assert_array_equal(*(one.params["visual_projection"]["kernel"] for one in (found, there)))
