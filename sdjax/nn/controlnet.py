@@ -20,11 +20,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdjax.config.controlnet import ControlNetConfig
-from sdjax.core.tree import Params, modules_named
+from sdjax.core.tree import Params
 from sdjax.nn.conditioning import Conditions, Signals, Time
 from sdjax.nn.layers import Conv, TimestepMlp, timestep_embedding
-from sdjax.nn.linear import linear
-from sdjax.nn.unet import DownBlock, MidBlock, TimeEmbedding
+from sdjax.nn.unet import DownBlock, MidBlock, TimeEmbedding, shifts_of
 from sdjax.nn.union import UnionFusion
 
 HINT = "controlnet_cond_embedding"  # where the parameters of HintEmbedding stand among a ControlNet's
@@ -151,11 +150,7 @@ def controlnet_time_shifts(
     conditions: for as many pictures; those of `Conditions.beside_time` are read. modes: of a Union, int32 `b m`.
     Raises ValueError as `linear` does.
     """
-    time = jax.nn.silu(ControlTime(config, dtype).apply({"params": params}, t, conditions, modes))
-    return {
-        path.removesuffix(".time_emb_proj"): linear(layer, time, dtype, path)
-        for path, layer in modules_named(params, ("time_emb_proj",))
-    }
+    return shifts_of(params, ControlTime(config, dtype).apply({"params": params}, t, conditions, modes), dtype)
 
 
 def init_from_unet(unet: Mapping[str, Any], config: ControlNetConfig, key: jax.Array) -> Params:

@@ -122,7 +122,12 @@ def time_shifts(
 
     conditions: for as many pictures; those of `Conditions.beside_time` are read. Raises ValueError as `linear` does.
     """
-    time = jax.nn.silu(TimeEmbedding(config, dtype).apply({"params": params}, t, conditions))
+    return shifts_of(params, TimeEmbedding(config, dtype).apply({"params": params}, t, conditions), dtype)
+
+
+def shifts_of(params: Mapping, embedded: jax.Array, dtype: DTypeLike) -> dict[str, jax.Array]:
+    """What the time `b d`, embedded, adds in every resnet of a network: {its path: `b c`}."""
+    time = jax.nn.silu(embedded)
     return {
         path.removesuffix(".time_emb_proj"): linear(layer, time, dtype, path)
         for path, layer in modules_named(params, ("time_emb_proj",))

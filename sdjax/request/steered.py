@@ -179,7 +179,7 @@ def _each_evaluation(value: Any, i: int, count: int, plan: Plan, name: str) -> n
 def weights_of(adapter: ControlAdapter, mode: str, weights: Any, name: str) -> np.ndarray:
     """The weights of equation 1, float32 [j]: of a mode, or as they are given. Raises ValueError."""
     count = adapter.outputs
-    if weights is None and mode in ("balanced", "guess") and not (mode == "guess" and not adapter.pooled):
+    if weights is None and (mode == "balanced" or (mode == "guess" and adapter.pooled)):
         return np.ones(count, np.float32)
     if weights is None and mode == "guess":
         return np.logspace(-1, 0, count).astype(np.float32)

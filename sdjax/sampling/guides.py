@@ -40,35 +40,37 @@ def make(
 def _guide(
     networks: Networks, one: Steered, network: ControlNetwork, params: Params, branches: Sequence[Branch], length: int
 ) -> Guide:
-    with_prompt, without = _features(networks, one, network, params)
-    told = [with_prompt if not branch.negative else without for branch in branches]
+    told = _features(networks, one, network, params, [branch.negative for branch in branches])
     scale = np.concatenate([one.scale(length, guided=not branch.negative) for branch in branches])
     parts = len(branches)
     return Guide(_joined(told), scale, _tiled(one.masks, parts), _tiled(one.kinds, parts))
 
 
-def _features(networks: Networks, one: Steered, network: ControlNetwork, params: Params) -> tuple[Any, Any]:
-    """What a network makes of what it looks at, for branches with the prompt and for those without: leaves `b ..`."""
+def _features(
+    networks: Networks, one: Steered, network: ControlNetwork, params: Params, negative: Sequence[bool]
+) -> list[Any]:
+    """What a network makes of what it looks at, for each branch, with the prompt or `negative`: leaves `b ..`."""
 
     def look(image: Any) -> Any:
         return networks.executor.run(programs.look, network, params, image)
 
     if not isinstance(one.adapter, ImagePromptAdapter):
-        made = look(one.images)
-        return made, made
-    shown, nothing = _tokens(networks, one)
-    return look(shown), look(nothing)
+        return [look(one.images)] * len(negative)
+    shown = _tokens(networks, one)
+    made = {False: look(shown)}
+    if any(negative):
+        nothing = networks.encode_prompt_image(one.adapter, None)
+        made[True] = look(np.tile(nothing, (len(shown), shown.shape[1] // len(nothing), 1)))
+    return [made[each] for each in negative]
 
 
-def _tokens(networks: Networks, one: Steered) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of the pictures that are shown, `b m d`, and as many that stand for none."""
+def _tokens(networks: Networks, one: Steered) -> np.ndarray:
+    """The tokens of the pictures that are shown, `b m d`."""
     adapter = one.adapter
     assert isinstance(adapter, ImagePromptAdapter)
     flat = [picture for own in one.images for picture in own]
     made = iter(once(flat, lambda picture: networks.encode_prompt_image(adapter, picture)))
-    shown = np.stack([np.concatenate([next(made) for _ in own]) for own in one.images])
-    nothing = networks.encode_prompt_image(adapter, None)
-    return shown, np.tile(nothing, (len(shown), shown.shape[1] // len(nothing), 1))
+    return np.stack([np.concatenate([next(made) for _ in own]) for own in one.images])
 
 
 def _joined(trees: Sequence[Any]) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from sdjax.adapters.locate import checked, choose, is_inside
+from sdjax.adapters.locate import above, checked, choose, is_inside
 from sdjax.core.errors import CheckpointError, listing, shown
 from sdjax.weights.files import (
     PICKLES,
@@ -104,7 +104,7 @@ def _from_hub(repository: str, inside: str, variant: str | None, revision: str) 
 
     folder = "" if not inside else f"{PurePosixPath(inside).parent if one_file else PurePosixPath(inside)}/"
     marker = inside if one_file else f"{folder}{CONFIG}"
-    snapshot = fetch(repository, revision, wanted, (marker,), lambda found, _: _above(found, marker))
+    snapshot = fetch(repository, revision, wanted, (marker,), lambda found, _: above(found, marker))
     located = _file(snapshot / inside, (snapshot / inside).parent) if one_file else _folder(snapshot / inside, variant)
     own = repository.partition("/")[2]
     return located if one_file and located.path.stem != STEM else located._replace(name=own)
@@ -126,8 +126,3 @@ def _wanted(names: list[str], inside: str, one_file: bool, variant: str | None, 
         return [f"{prefix}{choose(held, where)}"]
     chosen = choose_weights(held, variant, where)
     return [f"{prefix}{name}" for name in (CONFIG, chosen, *shards_of(chosen, held))]
-
-
-def _above(found: Path, marker: str) -> Path:
-    """The snapshot's folder, of a file in it."""
-    return found.parents[len(PurePosixPath(marker).parts) - 1]
