@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("__init__",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-TRAIN = ("core", "diffusion", "nn", "weights", "images", "adapters", "train")  # never the pipeline
+TRAIN = ("core", "text", "diffusion", "config", "nn", "weights", "images", "adapters", "train")  # never the pipeline
 NEVER = ("experiments", "tests", "torch", "diffusers", "transformers")
 
 

@@ -1,0 +1,5 @@
+"""Methods: what of a model learns, and how it is kept: one file each.
+
+Read `method` first: what a method says. Then `full`, where a network's own parameters learn, chosen by `rules`; and
+those in which something small beside them does.
+"""
