@@ -68,9 +68,12 @@ def _attend_in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, upcast: bool) ->
     most = CPU_SCORES if on_cpu() else SCORES // pairs
     block = _block_length(q.shape[2], most // k.shape[2])
 
+    # Scores are made again on the way back: kept, they would be most of what training holds.
+    attend = jax.checkpoint(partial(_attend, causal=False, upcast=upcast), prevent_cse=False)
+
     def head(parts: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         q, k, v = parts
-        out = jax.lax.map(lambda rows: _attend(rows, k, v, False, upcast), q.reshape(-1, block, q.shape[-1]))
+        out = jax.lax.map(lambda rows: attend(rows, k, v), q.reshape(-1, block, q.shape[-1]))
         return out.reshape(q.shape)
 
     # A product of two matrices runs two to five times faster on a CPU than the same one with batch dimensions.
@@ -259,16 +262,16 @@ class Transformer2D(nn.Module):
     dtype: DTypeLike
     upcast: bool = False
     only_cross: bool = False
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, signals: Signals) -> jax.Array:
         b, h, w, c = x.shape
         tokens = self._projection("proj_in", c)(GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x))
         tokens = tokens.reshape(b, h * w, c)
+        kind = nn.remat(TransformerBlock) if self.remat else TransformerBlock
         for i in range(self.layers):
-            block = TransformerBlock(
-                self.heads, self.dtype, self.upcast, self.only_cross, name=f"transformer_blocks.{i}"
-            )
+            block = kind(self.heads, self.dtype, self.upcast, self.only_cross, name=f"transformer_blocks.{i}")
             tokens = block(tokens, signals)
         return x + self._projection("proj_out", c)(tokens.reshape(b, h, w, c))
 

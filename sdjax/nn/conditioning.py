@@ -113,6 +113,7 @@ class Conditions:
         return replace(self, context={}, channels=None, control=())
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Signals:
     """All that the blocks inside a U-Net are told beside the picture, for b pictures."""

@@ -33,11 +33,15 @@ class UNet(nn.Module):
     `t` is in training steps and may be fractional; it may also be what `time_shifts` made from it beforehand. So may
     the conditions' text be the keys and values of `attention.cross_keys_values`, or in pieces.
 
+    remat: in training, to compute every resnet and transformer block again on the way back in place of keeping what it
+    held (Chen et al. 2016, arXiv:1604.06174); the numbers are the same.
+
     Raises ValueError where a condition is missing that this U-Net was trained with.
     """
 
     config: UNetConfig
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, t: Time, conditions: Conditions, injected: Injections = NOTHING) -> jax.Array:
@@ -49,9 +53,10 @@ class UNet(nn.Module):
         x = Conv(config.block_out_channels[0], self.dtype, name="conv_in")(x)
         skips = [x]
         for i in range(config.levels):
-            x, outputs = DownBlock(config, i, self.dtype, name=f"down_blocks.{i}")(x, signals)
+            x, outputs = DownBlock(config, i, self.dtype, self.remat, name=f"down_blocks.{i}")(x, signals)
             skips += outputs
-        x = _plus(MidBlock(config, self.dtype, name="mid_block")(x, signals), injected.level(config.levels))
+        middle = MidBlock(config, self.dtype, self.remat, name="mid_block")
+        x = _plus(middle(x, signals), injected.level(config.levels))
         x = _plus(x, injected.middle)
         if injected.skips is not None:
             skips = [_plus(*pair) for pair in zip(skips, injected.skips, strict=True)]
@@ -59,7 +64,7 @@ class UNet(nn.Module):
             count = config.layers_per_block[-1 - i] + 1
             skips, used = skips[:-count], skips[-count:]
             size = (skips[-1].shape[1], skips[-1].shape[2]) if skips else None
-            x = UpBlock(config, i, self.dtype, name=f"up_blocks.{i}")(x, used, signals, size)
+            x = UpBlock(config, i, self.dtype, self.remat, name=f"up_blocks.{i}")(x, used, signals, size)
         x = GroupNorm(config.norm_num_groups, config.norm_eps, self.dtype, name="conv_norm_out")(x)
         x = Conv(config.out_channels, self.dtype, name="conv_out")(ACTIVATIONS[config.act_fn](x))
         return x.astype(jnp.float32)
@@ -134,8 +139,9 @@ def shifts_of(params: Mapping, embedded: jax.Array, dtype: DTypeLike) -> dict[st
     }
 
 
-def _resnet(config: UNetConfig, width: int, dtype: DTypeLike, name: str) -> ResnetBlock:
-    return ResnetBlock(width, config.norm_num_groups, config.norm_eps, dtype, name=name)
+def _resnet(config: UNetConfig, width: int, dtype: DTypeLike, remat: bool, name: str) -> ResnetBlock:
+    kind = nn.remat(ResnetBlock) if remat else ResnetBlock
+    return kind(width, config.norm_num_groups, config.norm_eps, dtype, name=name)
 
 
 def _plus(x: jax.Array, other: jax.Array | None) -> jax.Array:
@@ -144,7 +150,7 @@ def _plus(x: jax.Array, other: jax.Array | None) -> jax.Array:
 
 
 def _transformer(
-    config: UNetConfig, level: int, layers: int, dtype: DTypeLike, name: str, only_cross: bool
+    config: UNetConfig, level: int, layers: int, dtype: DTypeLike, remat: bool, name: str, only_cross: bool
 ) -> Transformer2D:
     return Transformer2D(
         heads=config.heads[level],
@@ -154,6 +160,7 @@ def _transformer(
         dtype=dtype,
         upcast=config.upcast_attention,
         only_cross=only_cross,
+        remat=remat,
         name=name,
     )
 
@@ -168,6 +175,7 @@ class DownBlock(nn.Module):
     config: UNetConfig
     level: int
     dtype: DTypeLike
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, signals: Signals) -> tuple[jax.Array, list[jax.Array]]:
@@ -176,10 +184,12 @@ class DownBlock(nn.Module):
         attends, halves = config.down_block_types[level] == "CrossAttnDownBlock2D", level < config.levels - 1
         outputs = []
         for j in range(count):
-            x = _resnet(config, width, self.dtype, f"resnets.{j}")(x, signals)
+            x = _resnet(config, width, self.dtype, self.remat, f"resnets.{j}")(x, signals)
             if attends:
                 layers, only_cross = config.transformer_layers[level][j], config.only_cross_attention[level]
-                x = _transformer(config, level, layers, self.dtype, f"attentions.{j}", only_cross)(x, signals)
+                x = _transformer(config, level, layers, self.dtype, self.remat, f"attentions.{j}", only_cross)(
+                    x, signals
+                )
             if j == count - 1 and (attends or not halves):
                 x = _plus(x, injected.level(level))
             outputs.append(x)
@@ -194,6 +204,7 @@ class MidBlock(nn.Module):
 
     config: UNetConfig
     dtype: DTypeLike
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, signals: Signals) -> jax.Array:
@@ -201,13 +212,13 @@ class MidBlock(nn.Module):
         if config.mid_block_type is None:
             return x
         width = config.block_out_channels[-1]
-        x = _resnet(config, width, self.dtype, "resnets.0")(x, signals)
+        x = _resnet(config, width, self.dtype, self.remat, "resnets.0")(x, signals)
         if config.mid_block_type == "UNetMidBlock2D":
             return x
         # The middle always has self-attention, also where the levels are cross-only.
         layers = config.transformer_layers[-1][0]
-        x = _transformer(config, -1, layers, self.dtype, "attentions.0", only_cross=False)(x, signals)
-        return _resnet(config, width, self.dtype, "resnets.1")(x, signals)
+        x = _transformer(config, -1, layers, self.dtype, self.remat, "attentions.0", only_cross=False)(x, signals)
+        return _resnet(config, width, self.dtype, self.remat, "resnets.1")(x, signals)
 
 
 class UpBlock(nn.Module):
@@ -219,6 +230,7 @@ class UpBlock(nn.Module):
     config: UNetConfig
     index: int  # 0 is the coarsest, the reverse of the level's number on the way down
     dtype: DTypeLike
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -228,10 +240,12 @@ class UpBlock(nn.Module):
         width = config.block_out_channels[level]
         for j, skip in enumerate(reversed(skips)):
             joined = jnp.concatenate([x, skip], axis=-1)
-            x = _resnet(config, width, self.dtype, f"resnets.{j}")(joined, signals)
+            x = _resnet(config, width, self.dtype, self.remat, f"resnets.{j}")(joined, signals)
             if config.up_block_types[self.index] == "CrossAttnUpBlock2D":
                 layers, only_cross = config.up_transformer_layers[self.index][j], config.only_cross_attention[level]
-                x = _transformer(config, level, layers, self.dtype, f"attentions.{j}", only_cross)(x, signals)
+                x = _transformer(config, level, layers, self.dtype, self.remat, f"attentions.{j}", only_cross)(
+                    x, signals
+                )
         if size is not None:
             x = Upsample(width, self.dtype, name="upsamplers.0")(x, size)
         return x

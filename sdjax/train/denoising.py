@@ -58,7 +58,7 @@ class Denoising:
         self, params: Mapping[str, Any], x: jax.Array, t: jax.Array, conditions: Conditions, injected: Injections
     ) -> jax.Array:
         """The U-Net's answer `b h w c` to x `b h w c` at the timesteps `b`."""
-        unet = UNet(self.architecture.unet, self.architecture.dtype)
+        unet = UNet(self.architecture.unet, self.architecture.dtype, self.architecture.remat)
         return unet.apply({"params": params["unet"]}, x, t.astype(jnp.float32), conditions, injected)
 
     def injected(
