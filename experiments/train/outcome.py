@@ -1,0 +1,134 @@
+"""What a run leaves: files that other programs open, and pictures made with them, on the way and at the end."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+from sdjax.train.validation import band_losses, band_metrics
+
+import sdjax
+from experiments.train.material import Material, fixed
+from experiments.train.model import Model
+from experiments.train.recipes import Learner
+from sdjax.core.tree import Params
+from sdjax.images import sheet as sheets
+from sdjax.train.denoising import Denoising
+from sdjax.train.methods.full import Full
+
+COUNT, CAPTION = 8, 192  # pictures of the loss at fixed noise; width of a caption in pixels
+PICTURES, MODEL = "pictures", "model"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Of one run. params: what takes part and does not learn, by component."""
+
+    values: Any
+    model: Model
+    learner: Learner
+    material: Material | None
+    params: Mapping[str, Any]
+    report: Callable[[str], None]
+
+    def write(self, trainable: Params, folder: Path) -> Path:
+        """Writes what has been learnt, whole or not at all, and returns where. Raises CheckpointError."""
+        trainable = jax.device_get(trainable)
+        if not isinstance(self.learner.method, Full):
+            return self.learner.method.write(trainable, self.params, folder, self.metadata())
+        self._trained(trainable).save(folder / MODEL)
+        return folder / MODEL
+
+    def metadata(self) -> dict[str, str]:
+        """What a file says of its training, in kohya's words."""
+        values, out = self.values, Path(self.values.out)
+        told = {
+            "ss_output_name": out.name,
+            "ss_sd_model_name": self.model.sd.name,
+            "ss_steps": str(values.steps),
+            "ss_learning_rate": f"{values.learning_rate:g}",
+            "ss_optimizer": values.optimiser,
+            "ss_batch_size_per_device": str(values.batch),
+            "ss_seed": str(values.seed),
+            "ss_training_comment": "sdjax, experiments/train",
+        }
+        if self.material is not None:
+            told["ss_num_train_images"] = str(len(self.material.batches.dataset.items))
+            told["ss_dataset"] = json.dumps(self.material.fingerprint)
+        return told | ({"sdjax.words": json.dumps([values.trigger])} if values.trigger else {})
+
+    def watch(self, done: int, trainable: Params) -> dict[str, float]:
+        """The loss at fixed noise, by bands of timesteps, and pictures of --validation_prompts."""
+        if self.values.validation_prompts:
+            self.paint(trainable, done)
+        return self.validation(trainable)
+
+    def validation(self, trainable: Params) -> dict[str, float]:
+        """The loss at fixed noise; nothing where the objective is none of denoising."""
+        objective = self.learner.objective
+        if not isinstance(objective, Denoising) or self.material is None:
+            return {}
+        joined = self.learner.method.join(trainable, self.params)
+        batch = self._fixed
+        losses = _bands(objective, joined, batch)
+        return {name: float(value) for name, value in band_metrics(losses, batch).items()}
+
+    def paint(self, trainable: Params, done: int) -> Path | None:
+        """Pictures of --validation_prompts, of the same noise every time: a sheet in the run's folder."""
+        prompts = [one.strip() for one in (self.values.validation_prompts or "").split("|") if one.strip()]
+        if not prompts:
+            return None
+        path = Path(self.values.out) / PICTURES / f"{done:06d}.png"
+        pictures = self._pictures(trainable, prompts)
+        captions = [sheets.wrapped(prompt, CAPTION) for prompt in prompts]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheets.sheet(pictures, captions, min(4, len(prompts))).save(path)
+        self.report(f"step {done}: {path}")
+        return path
+
+    def _pictures(self, trainable: Params, prompts: list[str]) -> list[Image.Image]:
+        method, more = self.learner.method, {}
+        if isinstance(method, Full):
+            sd = self._trained(trainable)
+        else:
+            sd = self.model.with_params(self.model.sd.params)
+            file = self.write(trainable, Path(self.values.out) / PICTURES)
+            more = self._shown(file, len(prompts))
+        made = [
+            sd.generate(prompt, seed=i, steps=self.values.validation_steps, **{k: v[i] for k, v in more.items()})
+            for i, prompt in enumerate(prompts)
+        ]
+        return [one.images[0] for one in made]
+
+    def _shown(self, file: Path, count: int) -> dict[str, list[Any]]:
+        """What `generate` takes beside a prompt to use the file, for each of so many prompts."""
+        name = self.values.method
+        if name == "controlnet":
+            net = sdjax.load_controlnet(file)
+            maps = self._fixed["map"]
+            return {"control": [[(net, _uint8(maps[i % len(maps)]))] for i in range(count)]}
+        worn = sdjax.load_adapter(file)
+        return {"adapters": [[(worn, 1.0)]] * count}
+
+    def _trained(self, trainable: Params) -> sdjax.StableDiffusion:
+        stored = {**self.model.sd.params}
+        return self.model.with_params(self.learner.method.join(trainable, stored))
+
+    @property
+    def _fixed(self) -> dict[str, Any]:
+        assert self.material is not None
+        return fixed(self.material.batches, COUNT)
+
+
+@partial(jax.jit, static_argnums=0)
+def _bands(objective: Denoising, params: Any, batch: Any) -> jax.Array:
+    return band_losses(objective, params, batch, jax.random.key(0))
+
+
+def _uint8(picture: np.ndarray) -> np.ndarray:
+    return np.asarray(np.rint(picture * 255), np.uint8)
