@@ -107,8 +107,9 @@ def make_averages() -> tuple[Average, ...]:
 def taking_part(model: Model, learner: Learner, data: material.Material) -> dict[str, Any]:
     """The parameters that a step reads: a network whose answers are made beforehand is not in its memory."""
     latents, texts = data.cached
-    left_out = (["vae"] if latents else []) + ([tower.component for tower in model.architecture.texts] if texts else [])
-    own = {name: tree for name, tree in model.params.items() if name not in left_out or name in learner.components}
+    left_out = ["vae"] * (latents and not learner.decodes)
+    left_out += [tower.component for tower in model.architecture.texts if texts]
+    own = {name: tree for name, tree in model.params.items() if name not in left_out}
     return own | learner.more(own)
 
 
