@@ -10,6 +10,7 @@ run was. What is left: `adapter.safetensors` (or what the method calls it; a who
 run's folder, with metrics.csv, the states, the pictures of --validation_prompts and the list of rejects.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from absl import flags
 from sdjax.train.averages import Average, Decay, PowerFunction, write_snapshot
 from sdjax.train.checkpoint import Retention
 from sdjax.train.data.ahead import Ahead
-from sdjax.train.data.sheets import sheet
 from sdjax.train.mesh import device_mesh
 from sdjax.train.metrics import Csv, Recorder, TensorBoard
 from sdjax.train.optimisers import Optimiser
@@ -52,11 +52,11 @@ def main() -> None:
     model = Model.of(FLAGS)
     learner = recipe.make(FLAGS, model)
     data = material.read(FLAGS, model, learner.tokens, learner.texts_learn, say)
-    say("\n".join(data.batches.summary()))
+    say("\n".join(data.summary()))
     params = taking_part(model, learner, data)
     step, begin = prepared(learner, params, optimiser, averages)
     if FLAGS.dry_run:
-        memory.show(sheet(data.batches), Path(FLAGS.out), say)
+        memory.show(data.sheet(), Path(FLAGS.out), say)
         memory.tell(step, begin, batch_of(learner, data)(0), FLAGS, say)
         return
     outcome = Outcome(FLAGS, model, learner, data, params, say)
@@ -126,11 +126,11 @@ def prepared(
     return step, step.begin(begun)
 
 
-def batch_of(learner: Learner, data: material.Material) -> material.Batch:
+def batch_of(learner: Learner, data: material.Material) -> Callable[[int], dict[str, Any]]:
     """The batch of a step, with what stands for no text where the loss asks for it."""
     if not learner.unprompted:
         return data.batch
-    empty = material.unprompted(data.batches, FLAGS.batch)
+    empty = data.unprompted(FLAGS.batch)
     return lambda step: data.batch(step) | {"unprompted": empty}
 
 

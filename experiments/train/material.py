@@ -1,113 +1,213 @@
-"""The data of a run: from the flags to `batch(step)`."""
+"""What a run learns from: the data of the flags, and the batch of every step.
+
+Two kinds: pictures with captions (of a ControlNet with maps, of a preference with the picture that was not preferred,
+of DreamBooth with pictures of the class); and prompts alone, for a model that makes its own pictures.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 from sdjax.train.data import buckets, sources
 from sdjax.train.data.batches import Batches, Form
-from sdjax.train.data.buckets import Buckets
+from sdjax.train.data.buckets import Buckets, Size
 from sdjax.train.data.captions import Captions, Tokens
 from sdjax.train.data.crops import Crops
 from sdjax.train.data.dreambooth import DreamBooth
 from sdjax.train.data.moments import Moments
 from sdjax.train.data.order import Places
 from sdjax.train.data.scan import Dataset, scan
+from sdjax.train.data.sheets import sheet
 from sdjax.train.data.states import States
 from sdjax.train.data.store import digest
 from sdjax.train.data.texts import Tokenise
 
+from experiments import _files
 from experiments.train.model import Model
 
-Batch = Callable[[int], dict[str, Any]]
+Report = Callable[[str], None]
 REJECTS, CACHE = "rejects.txt", "cache"
+TEXT = ("ids", "words", "context", "pooled", "empty")  # what of a batch says a caption
+LARGEST = 1 << 24  # bytes of a file of prompts
 
 
-@dataclass(frozen=True, eq=False)
-class Material:
-    """Pictures with captions, as a run takes them.
+class Material(Protocol):
+    """What a run learns from."""
 
-    Attributes:
-      batches: of the pictures themselves. whole: those, or both them and their class's.
-    """
-
-    batches: Batches
-    whole: Batches | DreamBooth
-
-    @property
-    def batch(self) -> Batch:
+    def batch(self, step: int) -> dict[str, Any]:
         """The batch of a step."""
-        return self.whole.batch
 
     @property
     def cached(self) -> tuple[bool, bool]:
         """Whether latents, and whether states of texts, are made beforehand: then no such network takes part."""
+
+    @property
+    def fingerprint(self) -> Any:
+        """What of it is a run's."""
+
+    def summary(self) -> list[str]:
+        """What it is, in lines."""
+
+    def sheet(self) -> Image.Image | None:
+        """What the model will see, where it sees pictures."""
+
+    def unprompted(self, count: int) -> dict[str, Any]:
+        """What stands for no text, `count` times: ids, or states made beforehand."""
+
+    def fixed(self, count: int) -> dict[str, Any] | None:
+        """So many pictures, the same every time; None where there are no pictures."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Pictures with captions.
+
+    Attributes:
+      batches: of the pictures themselves. whole: those, or both them and their class's.
+      pairs: whether what lies beside a picture is the one of a pair that was not preferred.
+    """
+
+    batches: Batches
+    whole: Batches | DreamBooth
+    pairs: bool = False
+
+    def batch(self, step: int) -> dict[str, Any]:
+        """See `Material`."""
+        return self._paired(self.whole.batch(step))
+
+    @property
+    def cached(self) -> tuple[bool, bool]:
+        """See `Material`."""
         return self.batches.moments is not None, self.batches.states is not None
 
     @property
     def fingerprint(self) -> Any:
-        """What of the data is a run's."""
+        """See `Material`."""
         parts = [self.whole.instance, self.whole.class_] if isinstance(self.whole, DreamBooth) else [self.whole]
         return [part.dataset.fingerprint for part in parts]
 
+    def summary(self) -> list[str]:
+        """See `Material`."""
+        return self.batches.summary()
 
-def read(
-    values: Any, model: Model, tokens: Tokenise | None, texts_learn: bool, report: Callable[[str], None]
-) -> Material:
-    """Scans the pictures, writes rejects into the run's folder, and encodes what stays the same.
+    def sheet(self) -> Image.Image:
+        """See `Material`."""
+        return sheet(self.batches)
 
-    tokens: other than the model's own tokenizers. Raises ValueError, OSError, FileNotFoundError.
+    def unprompted(self, count: int) -> dict[str, Any]:
+        """See `Material`."""
+        row = self.batches.texts.arrays([None] * count)
+        return {name: leaf for name, leaf in row.items() if name in TEXT}
+
+    def fixed(self, count: int) -> dict[str, Any]:
+        """See `Material`: of the largest bucket, the first crop of each with its caption."""
+        groups = self.batches.order.buckets
+        bucket = int(np.argmax([len(own) for own in groups]))
+        numbers = groups[bucket][:count]
+        places = Places(bucket, numbers, np.zeros(len(numbers), np.int64))
+        return self._paired(self.batches.arrays(places, self.batches.sizes[bucket], 0, len(numbers)))
+
+    def _paired(self, made: dict[str, Any]) -> dict[str, Any]:
+        return made | {"rejected": 2 * made.pop("map") - 1} if self.pairs else made
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Texts alone, one after the other."""
+
+    texts: tuple[str, ...]
+    tokens: Tokenise
+    size: int
+
+    def batch(self, step: int) -> dict[str, Any]:
+        """See `Material`."""
+        count = len(self.texts)
+        return dict(self.tokens([self.texts[(step * self.size + i) % count] for i in range(self.size)]))
+
+    @property
+    def cached(self) -> tuple[bool, bool]:
+        """See `Material`."""
+        return False, False
+
+    @property
+    def fingerprint(self) -> Any:
+        """See `Material`."""
+        return list(self.texts)
+
+    def summary(self) -> list[str]:
+        """See `Material`."""
+        return [f"{len(self.texts)} prompts"]
+
+    def sheet(self) -> None:
+        """See `Material`."""
+
+    def unprompted(self, count: int) -> dict[str, Any]:
+        """See `Material`."""
+        return dict(self.tokens([""] * count))
+
+    def fixed(self, count: int) -> None:
+        """See `Material`."""
+
+
+def read(values: Any, model: Model, tokens: Tokenise | None, texts_learn: bool, report: Report) -> Material:
+    """What the flags say, scanned and encoded; rejects are listed in the run's folder.
+
+    tokens: captions as arrays, where the model's tokenizers do not do. Raises ValueError, OSError, FileNotFoundError.
     """
-    if not values.data:
-        raise ValueError("--data is missing: a folder of pictures with captions")
+    if values.prompts:
+        return Prompts(_prompts(values.prompts), Tokens(model.tokenizers), values.batch)
     caches = _caches(values, model, texts_learn or tokens is not None)
     make = partial(_batches, values, model, tokens or Tokens(model.tokenizers), caches)
-    dataset = _scanned(values, values.data, values.caption, values.maps, report)
+    dataset = _scanned(values, values.data, values.caption, values.maps or values.rejected, report)
     if not values.class_data:
         batches = make(dataset, values.batch, values.trigger)
         _fill(batches, model, report)
-        return Material(batches, batches)
+        return Pictures(batches, batches, bool(values.rejected))
     count = values.class_batch or values.batch // 2
     if not 0 < count < values.batch:
-        raise ValueError(f"--class_batch: of a batch of {values.batch}, 1 to {values.batch - 1} can be of the class")
+        raise ValueError(f"--class_batch={count}: of a batch of {values.batch} from 1 to {values.batch - 1} can be it")
     of_class = _scanned(values, values.class_data, values.class_caption, None, report)
     instance, class_ = make(dataset, values.batch - count, values.trigger), make(of_class, count, "")
-    for batches in (instance, class_):
-        _fill(batches, model, report, instance.sizes)
-    return Material(instance, DreamBooth(instance, class_, values.prior))
+    _fill(instance, model, report)
+    _fill(class_, model, report, instance.sizes)
+    return Pictures(instance, DreamBooth(instance, class_, values.prior))
 
 
 def buckets_of(values: Any, model: Model) -> Buckets:
     """The sizes that pictures are brought to."""
     side = values.resolution or model.sd.networks.spec.side
-    if values.buckets == "square":
-        return buckets.square(side)
-    if values.buckets == "sdxl":
-        return buckets.sdxl()
-    return buckets.novelai() if values.buckets == "novelai" else buckets.kohya(side)
+    kinds = {"square": lambda: buckets.square(side), "sdxl": buckets.sdxl, "novelai": buckets.novelai}
+    return kinds.get(values.buckets, lambda: buckets.kohya(side))()
 
 
-def _scanned(values: Any, path: str, caption: str | None, maps: str | None, report: Callable[[str], None]) -> Dataset:
+def _prompts(path: str) -> tuple[str, ...]:
+    text = _files.read(path, "--prompts", LARGEST).decode("utf-8", "replace")
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not lines:
+        raise ValueError(f"--prompts={path}: there is no prompt in it, one a line")
+    return lines
+
+
+def _scanned(values: Any, path: str, caption: str | None, beside: str | None, report: Report) -> Dataset:
     masks = values.masks if path == values.data else None
-    dataset = scan(sources.find(path, caption, maps=maps, masks=masks), report=report)
+    dataset = scan(sources.find(path, caption, maps=beside, masks=masks), report=report)
     if dataset.rejects:
         file = Path(values.out) / REJECTS
         dataset.write_rejects(file)
-        report(f"{path}: {len(dataset.rejects)} pictures are not taken, see {file}; the first: {dataset.rejects[0][0]}")
+        report(f"{path}: {len(dataset.rejects)} pictures are not taken, see {file}; {': '.join(dataset.rejects[0])}")
     return dataset
 
 
 def _caches(values: Any, model: Model, texts_learn: bool) -> dict[str, Any]:
     """Where latents and states are kept; none of what differs from step to step or learns."""
-    if not values.cache:
-        return {}
-    folder, made = Path(values.out) / CACHE, {}
-    if not values.random_crop:
+    folder, made = Path(values.out) / CACHE, dict[str, Any]()
+    if values.cache and not (values.random_crop or values.rejected):
         made["moments"] = Moments(folder, digest(model.params["vae"]))
-    if not (texts_learn or values.shuffle_tags):
+    if values.cache and not (texts_learn or values.shuffle_tags):
         encoders = [model.params[tower.component] for tower in model.architecture.texts]
         made["states"] = States(folder, digest(encoders))
     return made
@@ -132,27 +232,12 @@ def _batches(
     )
 
 
-def _fill(batches: Batches, model: Model, report: Callable[[str], None], sizes: tuple[Any, ...] = ()) -> None:
+def _fill(batches: Batches, model: Model, report: Report, sizes: tuple[Size, ...] = ()) -> None:
     """Encodes what is not there yet."""
     if batches.moments is not None:
-        made = batches.moments.fill(batches.pictures, batches.crops_of(sizes), model.encode_pictures, report=report)
+        crops = batches.crops_of(sizes)
+        made = batches.moments.fill(batches.pictures, crops, model.encode_pictures, report=report)
         if made:
             report(f"{made} crops encoded, kept in {batches.moments.folder}")
     if batches.states is not None:
-        texts = batches.texts.all(batches.dataset.items)
-        batches.states.fill(texts, batches.tokens, model.encode_texts)
-
-
-def unprompted(batches: Batches, count: int) -> dict[str, Any]:
-    """What stands for no text, `count` times: ids, or states made beforehand."""
-    row = batches.texts.arrays([None] * count)
-    return {name: leaf for name, leaf in row.items() if name in ("ids", "context", "pooled", "empty")}
-
-
-def fixed(batches: Batches, count: int) -> dict[str, Any]:
-    """The first `count` pictures, for a loss that is compared over a run: the middle crop of each, and its caption."""
-    sizes = batches.sizes
-    bucket = int(np.argmax([len(own) for own in batches.order.buckets]))
-    numbers = batches.order.buckets[bucket][:count]
-    places = Places(bucket, numbers, np.zeros(len(numbers), np.int64))
-    return batches.arrays(places, sizes[bucket], 0, len(numbers))
+        batches.states.fill(batches.texts.all(batches.dataset.items), batches.tokens, model.encode_texts)

@@ -36,8 +36,10 @@ def tell(step: Step, state: TrainState, batch: Any, values: Any, report: Callabl
     report(f"loss {float(told['loss']):.4f}; {times[-1]:.3f} s a step, {left:.1f} min for {values.steps} steps")
 
 
-def show(sheet: Any, out: Path, report: Callable[[str], None]) -> None:
+def show(sheet: Image.Image | None, out: Path, report: Callable[[str], None]) -> None:
     """Writes the sheet of what the model will see."""
+    if sheet is None:
+        return
     out.mkdir(parents=True, exist_ok=True)
     sheet.save(out / SHEET)
     report(f"what it sees: {out / SHEET}")

@@ -13,7 +13,7 @@ from PIL import Image
 from sdjax.train.validation import band_losses, band_metrics
 
 import sdjax
-from experiments.train.material import Material, fixed
+from experiments.train.material import Material
 from experiments.train.model import Model
 from experiments.train.recipes import Learner
 from sdjax.core.tree import Params
@@ -32,7 +32,7 @@ class Outcome:
     values: Any
     model: Model
     learner: Learner
-    material: Material | None
+    material: Material
     params: Mapping[str, Any]
     report: Callable[[str], None]
 
@@ -57,9 +57,7 @@ class Outcome:
             "ss_seed": str(values.seed),
             "ss_training_comment": "sdjax, experiments/train",
         }
-        if self.material is not None:
-            told["ss_num_train_images"] = str(len(self.material.batches.dataset.items))
-            told["ss_dataset"] = json.dumps(self.material.fingerprint)
+        told["sdjax.data"] = json.dumps(self.material.fingerprint)
         return told | ({"sdjax.words": json.dumps([values.trigger])} if values.trigger else {})
 
     def watch(self, done: int, trainable: Params) -> dict[str, float]:
@@ -70,11 +68,10 @@ class Outcome:
 
     def validation(self, trainable: Params) -> dict[str, float]:
         """The loss at fixed noise; nothing where the objective is none of denoising."""
-        objective = self.learner.objective
-        if not isinstance(objective, Denoising) or self.material is None:
+        objective, batch = self.learner.objective, self._fixed
+        if not isinstance(objective, Denoising) or batch is None:
             return {}
         joined = self.learner.method.join(trainable, self.params)
-        batch = self._fixed
         losses = _bands(objective, joined, batch)
         return {name: float(value) for name, value in band_metrics(losses, batch).items()}
 
@@ -110,7 +107,9 @@ class Outcome:
         name = self.values.method
         if name == "controlnet":
             net = sdjax.load_controlnet(file)
-            maps = self._fixed["map"]
+            shown = self._fixed
+            assert shown is not None
+            maps = shown["map"]
             return {"control": [[(net, _uint8(maps[i % len(maps)]))] for i in range(count)]}
         worn = sdjax.load_adapter(file)
         return {"adapters": [[(worn, 1.0)]] * count}
@@ -120,9 +119,8 @@ class Outcome:
         return self.model.with_params(self.learner.method.join(trainable, stored))
 
     @property
-    def _fixed(self) -> dict[str, Any]:
-        assert self.material is not None
-        return fixed(self.material.batches, COUNT)
+    def _fixed(self) -> dict[str, Any] | None:
+        return self.material.fixed(COUNT)
 
 
 @partial(jax.jit, static_argnums=0)
