@@ -51,7 +51,7 @@ def main() -> None:
     optimiser, averages = make_optimiser(), make_averages()
     model = Model.of(FLAGS)
     learner = recipe.make(FLAGS, model)
-    data = material.read(FLAGS, model, learner.tokens, learner.texts_learn, say)
+    data = learner.sees(material.read(FLAGS, model, learner.tokens, learner.texts_learn, say))
     say("\n".join(data.summary()))
     params = taking_part(model, learner, data)
     step, begin = prepared(learner, params, optimiser, averages)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from PIL import Image
 from sdjax.train.mesh import share
 from sdjax.train.step import Step
 

@@ -18,6 +18,7 @@ from experiments.train.model import Model
 from experiments.train.recipes import Learner
 from sdjax.core.tree import Params
 from sdjax.images import sheet as sheets
+from sdjax.images.read import open_bytes
 from sdjax.train.denoising import Denoising
 from sdjax.train.methods.full import Full
 
@@ -111,6 +112,13 @@ class Outcome:
             assert shown is not None
             maps = shown["map"]
             return {"control": [[(net, _uint8(maps[i % len(maps)]))] for i in range(count)]}
+        if name == "ip_adapter":
+            prompt = sdjax.load_image_prompt(file, image_encoder=self.values.image_encoder)
+            items = self.material.batches.dataset.items  # type: ignore[attr-defined]
+            shown = [
+                open_bytes(items[i % len(items)].record.read(), items[i % len(items)].record.name) for i in range(count)
+            ]
+            return {"image_prompt": [[(prompt, one, 1.0)] for one in shown]}
         worn = sdjax.load_adapter(file)
         return {"adapters": [[(worn, 1.0)]] * count}
 

@@ -30,10 +30,13 @@ from sdjax.train.weightings import Weighting
 import sdjax
 from experiments.train import rewards
 from experiments.train.model import Model
+from experiments.train.seen import Seen, config_of, encoder_folder
 from sdjax.train.denoising import Denoising
 from sdjax.train.methods.controlnet import COMPONENT as CONTROLNET
 from sdjax.train.methods.controlnet import ControlDenoising, TrainControlNet
 from sdjax.train.methods.full import TEXT_ENCODER, UNET, Full
+from sdjax.train.methods.image_prompt import COMPONENT as IMAGE_PROMPT
+from sdjax.train.methods.image_prompt import ImagePromptDenoising, TrainImagePrompt
 from sdjax.train.methods.method import Method
 from sdjax.train.methods.rules import learning
 from sdjax.train.objective import Objective
@@ -57,6 +60,7 @@ class Learner:
       texts_learn: whether what becomes of a caption changes on the way, so that none is encoded beforehand.
       decodes: whether the loss looks at pixels, and so needs the VAE.
       unprompted: whether batches hold what stands for no text.
+      sees: the material with what a method wants in a batch beside pictures and captions.
     """
 
     method: Method
@@ -66,6 +70,7 @@ class Learner:
     texts_learn: bool = False
     decodes: bool = False
     unprompted: bool = False
+    sees: Callable[[Any], Any] = lambda material: material
 
 
 @dataclass(frozen=True)
@@ -118,20 +123,29 @@ def controlnet(values: Any, model: Model) -> Learner:
             f"this model shrinks pictures by {model.architecture.vae.factor}"
         )
     objective = ControlDenoising(model.architecture, control=method.config, **_denoising(values))
-    return Learner(method, objective, more=partial(_begun_net, values, model))
+    return Learner(method, objective, partial(_begun_net, values, model))
+
+
+def ip_adapter(values: Any, model: Model) -> Learner:
+    """An IP-Adapter that looks through --image_encoder."""
+    folder = encoder_folder(values.image_encoder)
+    config = config_of(folder, model.architecture.unet.cross_attention_dim, values.image_tokens)
+    objective = ImagePromptDenoising(model.architecture, image_prompt=config, **_denoising(values))
+    sees = partial(Seen, folder=folder, dropout=values.image_dropout, seed=values.seed)
+    return Learner(TrainImagePrompt(config), objective, partial(_begun_prompt, values, model), sees=sees)
 
 
 def lcm(values: Any, model: Model) -> Learner:
     """A LoRA; the model without it is the teacher."""
     lowest, highest = (float(one) for one in values.guidance_range)
     objective = Consistency(model.architecture, values.solver_steps, lowest, highest)
-    return Learner(_beside(LoRA, values, model), objective, more=partial(_unet_as, "teacher"), unprompted=True)
+    return Learner(_beside(LoRA, values, model), objective, partial(_unet_as, "teacher"), unprompted=True)
 
 
 def dpo(values: Any, model: Model) -> Learner:
     """A LoRA from pairs; the model without it is the reference."""
     objective = Preference(_loss(values, model), values.beta)
-    return Learner(_beside(LoRA, values, model), objective, more=partial(_unet_as, "reference"))
+    return Learner(_beside(LoRA, values, model), objective, partial(_unet_as, "reference"))
 
 
 def reward(values: Any, model: Model) -> Learner:
@@ -162,6 +176,7 @@ RECIPES: dict[str, Recipe] = {
     "textual_inversion": Recipe(textual_inversion, 5e-3, ("data", "word", "word_start")),
     "hypernetwork": Recipe(hypernetwork, 1e-5),
     "controlnet": Recipe(controlnet, 1e-5, ("data", "maps")),
+    "ip_adapter": Recipe(ip_adapter, 1e-4, ("data", "image_encoder")),
     "lcm": Recipe(lcm, 1e-4),
     "dpo": Recipe(dpo, 1e-5, ("data", "rejected")),
     "reward": Recipe(reward, 1e-3, ("prompts", "reward")),
@@ -200,6 +215,14 @@ def _begun_net(values: Any, model: Model, params: Params) -> dict[str, Any]:
     if not values.start:
         return {}
     return {CONTROLNET: sdjax.load_controlnet(values.start).params(model.sd.params["unet"])}
+
+
+def _begun_prompt(values: Any, model: Model, params: Params) -> dict[str, Any]:
+    """The adapter of --start, where one is given."""
+    if not values.start:
+        return {}
+    bound = sdjax.load_image_prompt(values.start, image_encoder=values.image_encoder).bind(model.sd.params["unet"])
+    return {IMAGE_PROMPT: {"image_proj": bound["image_proj"], "ip_adapter": bound["attention"]}}
 
 
 def _unet_as(name: str, params: Params) -> dict[str, Any]:
