@@ -21,7 +21,9 @@ from sdjax.nn.conditioning import Conditions
 from sdjax.nn.shapes import expected_params
 from sdjax.nn.unet import UNet
 from sdjax.train import low_rank
-from sdjax.train.state import TrainState, make_optimiser, make_step
+from sdjax.train.averages import Decay
+from sdjax.train.optimisers import Optimiser
+from sdjax.train.step import make_plain_step
 
 SMALL = UNetConfig.from_dict(
     models.UNET_JSON
@@ -187,14 +189,15 @@ def test_only_the_factors_learn(small):
     batch = lessons.Lessons(pools, (3, 2), 0).batch(0)
     assert [len(part["latents"]) for part in batch.values()] == [3, 2]
     before = jax.tree.map(np.array, small)
-    step = make_step(partial(train_lora.loss, UNet(SMALL), alphas_cumprod(), 1.0), make_optimiser("adamw"), 0.9, small)
+    objective = partial(train_lora.loss, UNet(SMALL), alphas_cumprod(), 1.0)
+    step = make_plain_step(objective, Optimiser("adamw"), [Decay(0.9)], small)
     loss = jax.jit(partial(train_lora.loss, UNet(SMALL), alphas_cumprod(), 1.0))
     key = jax.random.key(0)
     # Before the first step nothing is forgotten: the weight of the old captions makes no difference.
     strict = lessons.Lessons(pools, (3, 2), 0, prior=100.0).batch(0)
     np.testing.assert_array_equal(strict["old"]["weights"], 100 * batch["old"]["weights"])
     np.testing.assert_allclose(loss(fresh, batch, key, small), loss(fresh, strict, key, small), rtol=1e-5)
-    state, metrics = step(TrainState.create(fresh, make_optimiser("adamw")), batch, key, 1e-2)
+    state, metrics = step(step.begin(fresh), batch, key, 1e-2)
     assert jax.tree.structure(state.params) == jax.tree.structure(fresh) and metrics["gradient_norm"] > 0
     assert all(np.asarray(one["up"]).any() for one in state.params.values())
     jax.tree.map(np.testing.assert_array_equal, small, before)

@@ -28,13 +28,16 @@ from safetensors.numpy import load_file
 from experiments import _cli
 from experiments.shapes import control_lora, edges, encode_control, models, train_pictures
 from experiments.shapes.batches import object_weights
+from experiments.shapes.optimisers import OPTIMISERS
 from experiments.shapes.train_unet import GAMMA, alphas_cumprod, noised, time_weight
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.controlnet import HINT, ControlNet, HintEmbedding
 from sdjax.nn.injections import Injections
 from sdjax.nn.unet import UNet
+from sdjax.train.averages import Decay
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, WarmupStableDecay, make_optimiser, make_step
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.step import make_plain_step
 
 FLAGS = flags.FLAGS
 
@@ -133,12 +136,12 @@ def main() -> None:
     if FLAGS.start:
         begun = control_lora.untensors(load_file(Path(FLAGS.start) / control_lora.FILE), unet)
     print("numbers to learn:", sum(p.size for p in jax.tree.leaves(begun)), "maps:", len(pictures.maps), flush=True)
-    optimiser = make_optimiser("muon")
+    step = make_plain_step(partial(loss, alphas_cumprod(), REPEAT), OPTIMISERS["muon"], [Decay(FLAGS.ema)], unet)
     names = ("net", "rank", "steps", "batch", "learning_rate", "ema", "start", "overlapping", "seed")
     state = fit(
         FLAGS.out,
-        TrainState.create(begun, optimiser),
-        make_step(partial(loss, alphas_cumprod(), REPEAT), optimiser, FLAGS.ema, unet),
+        step.begin(begun),
+        step,
         pictures.batch,
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=FLAGS.steps // 2, warmup=20),
         steps=FLAGS.steps,
@@ -149,7 +152,7 @@ def main() -> None:
         report=partial(print, flush=True),
     )
     folder = Path(FLAGS.out) / FLAGS.net
-    control_lora.save(folder, jax.device_get(state.average), metadata())
+    control_lora.save(folder, step.evaluated(state), metadata())
     print(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.2f} MB", flush=True)
 
 

@@ -26,14 +26,17 @@ from absl import flags
 from experiments import _cli
 from experiments.shapes import encode_control, image_tokens, models, train_pictures
 from experiments.shapes.batches import object_weights
+from experiments.shapes.optimisers import OPTIMISERS
 from experiments.shapes.train_unet import GAMMA, alphas_cumprod, noised, time_weight
 from sdjax.core import tree
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.image_prompt import attention_paths, image_keys_values, projection
 from sdjax.nn.injections import ImageTokens, Injections
 from sdjax.nn.unet import UNet
+from sdjax.train.averages import Decay
 from sdjax.train.loop import averaged, fit
-from sdjax.train.state import TrainState, WarmupStableDecay, make_optimiser, make_step
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.step import make_plain_step
 from sdjax.weights import default_layout, names, save_component
 from sdjax.weights.write import Draft, write_file, write_tensors
 
@@ -145,25 +148,23 @@ def embeddings(params: Any, small: np.ndarray) -> np.ndarray:
 
 def train_encoder() -> Any:
     """The first stage: encoder and projection; prints how many new pictures are read rightly."""
-    optimiser, names_ = (
-        make_optimiser("muon"),
-        ("pictures", "one", "see_batch", "see_steps", "see_rate", "see_start", "seed"),
-    )
+    listed = ("pictures", "one", "see_batch", "see_steps", "see_rate", "see_start", "seed")
+    step = make_plain_step(see_loss, OPTIMISERS["muon"], [Decay(0.99)])
     params = image_tokens.init_params(FLAGS.seed)
     if FLAGS.see_start:
-        params = averaged(Path(FLAGS.see_start) / "see", params, "muon")
+        params = averaged(Path(FLAGS.see_start) / "see", params)
     state = fit(
         Path(FLAGS.out) / "see",
-        TrainState.create(params, optimiser),
-        make_step(see_loss, optimiser, 0.99),
+        step.begin(params),
+        step,
         Seen(FLAGS.pictures, FLAGS.one, FLAGS.see_batch, FLAGS.seed).batch,
         WarmupStableDecay(FLAGS.see_rate, FLAGS.see_steps, fall=FLAGS.see_steps // 2),
         steps=FLAGS.see_steps,
         seed=FLAGS.seed,
-        settings={name: FLAGS[name].value for name in names_},
+        settings={name: FLAGS[name].value for name in listed},
         report=partial(print, flush=True),
     )
-    params = jax.device_get(state.average)
+    params = step.evaluated(state)
     for pairs in ("seen", "unseen"):
         checked = image_tokens.scenes(CHECK_SEED, 0, 500, pairs, FLAGS.one)
         tokens = projected(params["image_proj"], embeddings(params, np.stack([small for _, small in checked])))
@@ -232,11 +233,12 @@ def main() -> None:
     params = train_encoder()
     if not FLAGS.steps:
         return
-    optimiser, listed = make_optimiser("muon"), ("steps", "batch", "learning_rate", "ema", "seed")
+    listed = ("steps", "batch", "learning_rate", "ema", "seed")
+    step = make_plain_step(partial(loss, alphas_cumprod()), OPTIMISERS["muon"], [Decay(FLAGS.ema)], unet)
     state = fit(
         out / "steer",
-        TrainState.create(begun(params, unet), optimiser),
-        make_step(partial(loss, alphas_cumprod()), optimiser, FLAGS.ema, unet),
+        step.begin(begun(params, unet)),
+        step,
         Pictures(Path(FLAGS.data), params, FLAGS.batch, FLAGS.seed).batch,
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=FLAGS.steps // 2, warmup=20),
         steps=FLAGS.steps,
@@ -244,7 +246,7 @@ def main() -> None:
         settings={name: FLAGS[name].value for name in listed},
         report=partial(print, flush=True),
     )
-    path = save(out, params["image_encoder"], jax.device_get(state.average), unet, metadata())
+    path = save(out, params["image_encoder"], step.evaluated(state), unet, metadata())
     size = sum(one.stat().st_size for one in (path, *(out / "image_encoder").iterdir()))
     print(f"{path} and its encoder: {size / 1e6:.2f} MB", flush=True)
 

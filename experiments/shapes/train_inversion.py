@@ -24,11 +24,14 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import lessons, models, train_pictures
+from experiments.shapes.optimisers import OPTIMISERS
 from experiments.shapes.train_unet import alphas_cumprod, velocity_loss
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.unet import UNet
+from sdjax.train.averages import Decay
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, WarmupStableDecay, make_optimiser, make_step
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.step import make_plain_step
 from sdjax.weights.write import Draft, write_file, write_tensors
 
 FLAGS = flags.FLAGS
@@ -85,12 +88,13 @@ def main() -> None:
     latents, captions = lessons.new_pictures(FLAGS.name)
     ids = ids_of(captions, FLAGS.name, len(start), config.vocab_size)
     text = ClipTextEncoder(replace(config, vocab_size=config.vocab_size + len(start)))
-    optimiser = make_optimiser("adamw")
+    objective = partial(loss, UNet(models.UNET), text, alphas_cumprod())
+    step = make_plain_step(objective, OPTIMISERS["adamw"], [Decay(FLAGS.ema)], base)
     names = ("name", "start", "batch", "learning_rate", "steps", "seed")
     state = fit(
         out,
-        TrainState.create({"vectors": start}, optimiser),
-        make_step(partial(loss, UNet(models.UNET), text, alphas_cumprod()), optimiser, FLAGS.ema, base),
+        step.begin({"vectors": start}),
+        step,
         lessons.Lessons({"new": {"latents": latents, "ids": ids}}, [FLAGS.batch], FLAGS.seed).batch,
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, FLAGS.steps // 2, warmup=20),
         steps=FLAGS.steps,
@@ -99,7 +103,7 @@ def main() -> None:
         every=20,
         report=partial(print, flush=True),
     )
-    tensors = {f"<{FLAGS.name}>": Draft.of(np.asarray(state.average["vectors"], np.float32))}
+    tensors = {f"<{FLAGS.name}>": Draft.of(step.evaluated(state)["vectors"])}
     write_file(out / f"{FLAGS.name}.safetensors", partial(write_tensors, tensors, metadata(FLAGS.name)))
 
 

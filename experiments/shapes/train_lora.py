@@ -31,14 +31,17 @@ from safetensors.numpy import load_file
 
 from experiments import _cli
 from experiments.shapes import lessons, models, new_word, train_pictures
+from experiments.shapes.optimisers import OPTIMISERS
 from experiments.shapes.train_unet import GAMMA, alphas_cumprod, noised, time_weight
 from sdjax.config import ClipTextConfig
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
 from sdjax.train import low_rank
+from sdjax.train.averages import Decay
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, WarmupStableDecay, make_optimiser, make_step
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.step import make_plain_step
 from sdjax.weights.write import Draft, write_file, write_tensors
 
 FLAGS = flags.FLAGS
@@ -110,12 +113,14 @@ def metadata(name: str) -> dict[str, str]:
 
 def train_text(config: ClipTextConfig, base: dict[str, Any], factors: low_rank.Factors) -> low_rank.Factors:
     """The text encoder's factors, trained."""
-    encoder, tokenizer, optimiser = ClipTextEncoder(config), train_pictures.tokenizer(), make_optimiser("adamw")
+    encoder, tokenizer = ClipTextEncoder(config), train_pictures.tokenizer()
     captions = new_word.Captions(FLAGS.name, tokenizer, encoder_of(config, base), FLAGS.captions, FLAGS.seed)
+    objective = partial(new_word.loss, encoder, FLAGS.alpha / FLAGS.rank)
+    step = make_plain_step(objective, OPTIMISERS["adamw"], [Decay(FLAGS.ema)], base)
     state = fit(
         Path(FLAGS.out) / "text",
-        TrainState.create(factors, optimiser),
-        make_step(partial(new_word.loss, encoder, FLAGS.alpha / FLAGS.rank), optimiser, FLAGS.ema, base),
+        step.begin(factors),
+        step,
         captions.batch,
         WarmupStableDecay(FLAGS.text_rate, FLAGS.text_steps, FLAGS.text_steps // 2, warmup=20),
         steps=FLAGS.text_steps,
@@ -123,21 +128,21 @@ def train_text(config: ClipTextConfig, base: dict[str, Any], factors: low_rank.F
         settings=settings("name", "rank", "alpha", "captions", "text_rate", "text_steps", "text_layers", "ema", "seed"),
         report=partial(print, flush=True),
     )
-    return jax.device_get(state.average)
+    return step.evaluated(state)
 
 
 def train_unet(
     base: dict[str, Any], factors: low_rank.Factors, pools: Mapping[str, Mapping[str, np.ndarray]]
 ) -> low_rank.Factors:
     """The U-Net's factors, trained on what `loss` takes."""
-    optimiser = make_optimiser("adamw")
     objective = partial(loss, UNet(models.UNET), alphas_cumprod(), FLAGS.alpha / FLAGS.rank)
     names = ("name", "rank", "alpha", "new", "old", "learning_rate", "prior", "steps", "unet_layers", "ema", "start")
+    step = make_plain_step(objective, OPTIMISERS["adamw"], [Decay(FLAGS.ema)], base)
     fall, warmup = (FLAGS.steps, 5) if FLAGS.start else (FLAGS.steps // 2, 20)
     state = fit(
         Path(FLAGS.out) / "unet",
-        TrainState.create(factors, optimiser),
-        make_step(objective, optimiser, FLAGS.ema, base),
+        step.begin(factors),
+        step,
         lessons.Lessons(pools, (FLAGS.new, FLAGS.old), FLAGS.seed, FLAGS.prior).batch,
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall, warmup),
         steps=FLAGS.steps,
@@ -146,7 +151,7 @@ def train_unet(
         every=20,
         report=partial(print, flush=True),
     )
-    return jax.device_get(state.average)
+    return step.evaluated(state)
 
 
 def encoder_of(config: ClipTextConfig, params: dict[str, Any]) -> lessons.Encode:

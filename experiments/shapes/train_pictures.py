@@ -25,6 +25,7 @@ from absl import flags
 from experiments import _cli
 from experiments.shapes import models
 from experiments.shapes.batches import EMPTY, arrays
+from experiments.shapes.optimisers import OPTIMISERS
 from experiments.shapes.train_unet import alphas_cumprod, velocity_loss
 from sdjax.config import ClipTextConfig, UNetConfig
 from sdjax.model.builtin import ASSETS, SHAPES
@@ -32,8 +33,11 @@ from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
 from sdjax.text.tokens import Tokenizer
+from sdjax.train.averages import Decay
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, WarmupStableDecay, fresh, make_optimiser, make_step
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.state import fresh
+from sdjax.train.step import make_plain_step
 
 FLAGS = flags.FLAGS
 
@@ -116,13 +120,14 @@ def main() -> None:
     pictures = Pictures(Path(FLAGS.data), FLAGS.task, batch=FLAGS.batch, seed=FLAGS.seed)
     params = initial(FLAGS.task, FLAGS.seed)
     print("parameters:", sum(p.size for p in jax.tree.leaves(params)), "pictures:", len(pictures.latents), flush=True)
-    optimiser = make_optimiser(FLAGS.optimiser)
     unet = UNet(UNetConfig.from_dict(models.PICTURE_UNETS[FLAGS.task]))
+    objective = partial(velocity_loss, unet, alphas_cumprod())
+    step = make_plain_step(objective, OPTIMISERS[FLAGS.optimiser], [Decay(FLAGS.ema)])
     names = ("task", "steps", "batch", "optimiser", "learning_rate", "ema", "seed")
     fit(
         FLAGS.out,
-        TrainState.create(params, optimiser),
-        make_step(partial(velocity_loss, unet, alphas_cumprod()), optimiser, FLAGS.ema),
+        step.begin(params),
+        step,
         pictures.batch,
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=FLAGS.steps // 2),
         steps=FLAGS.steps,
@@ -138,7 +143,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder of the run; started again, it goes on where it was.", required=True)
     flags.DEFINE_integer("steps", 600, "Optimiser steps.")
     flags.DEFINE_integer("batch", 32, "Pictures per step.")
-    flags.DEFINE_string("optimiser", "muon", "adamw or muon.")
+    flags.DEFINE_enum("optimiser", "muon", list(OPTIMISERS), "The optimiser.")
     flags.DEFINE_float("learning_rate", 0.005, "Peak rate of the kernels.")
     flags.DEFINE_float("ema", 0.99, "Decay of the averaged parameters.")
     flags.DEFINE_integer("seed", 0, "Seed of the data, the parameters and the noise.")

@@ -15,11 +15,15 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import meanings, models, world
+from experiments.shapes.optimisers import OPTIMISERS
 from sdjax.model.builtin import ASSETS, SHAPES
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.text.tokens import Tokenizer
+from sdjax.train.averages import Decay
 from sdjax.train.loop import averaged, fit, newest_step
-from sdjax.train.state import TrainState, WarmupStableDecay, fresh, make_optimiser, make_step
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.state import fresh
+from sdjax.train.step import make_plain_step
 
 FLAGS = flags.FLAGS
 
@@ -61,18 +65,18 @@ def trained_params(folder: str) -> dict:
     """The averaged parameters of a run of this stage, on the host. Raises FileNotFoundError, ValueError."""
     newest_step(folder)  # before anything is compiled
     params = init_params(Tokenizer.load(ASSETS / SHAPES / "tokenizer").size, 0)
-    return averaged(folder, params, "adamw")
+    return averaged(folder, params)
 
 
 def main() -> None:
     tokenizer = Tokenizer.load(ASSETS / SHAPES / "tokenizer")
     encoder, params = ClipTextEncoder(models.text_config(tokenizer.size)), init_params(tokenizer.size, FLAGS.seed)
-    optimiser = make_optimiser("adamw")
+    step = make_plain_step(partial(loss, encoder), OPTIMISERS["adamw"], [Decay(0.99)])
     names = ("steps", "batch", "learning_rate", "seed")
     state = fit(
         FLAGS.out,
-        TrainState.create(params, optimiser),
-        make_step(partial(loss, encoder), optimiser, 0.99),
+        step.begin(params),
+        step,
         lambda n: captions(n, FLAGS.batch, tokenizer, FLAGS.seed),
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=2 * FLAGS.steps // 5),
         steps=FLAGS.steps,
@@ -80,8 +84,9 @@ def main() -> None:
         settings={name: FLAGS[name].value for name in names},
         report=partial(print, flush=True),
     )
+    trained = step.evaluated(state)
     for pairs in ("seen", "unseen"):
-        print(f"captions read right, {pairs} pairs: {right(encoder, state.average, tokenizer, pairs):.2%}")
+        print(f"captions read right, {pairs} pairs: {right(encoder, trained, tokenizer, pairs):.2%}")
 
 
 if __name__ == "__main__":

@@ -23,14 +23,18 @@ from absl import flags
 from experiments import _cli
 from experiments.shapes import models, train_text
 from experiments.shapes.batches import OBJECT, Encode, Pictures
+from experiments.shapes.optimisers import OPTIMISERS
 from sdjax.diffusion.noise import Settings, noise_schedule
 from sdjax.model.builtin import ASSETS, SHAPES
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
 from sdjax.text.tokens import Tokenizer
+from sdjax.train.averages import Decay
 from sdjax.train.loop import fit, newest_step, restore
-from sdjax.train.state import TrainState, WarmupStableDecay, fresh, make_optimiser, make_step
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.state import TrainState, fresh
+from sdjax.train.step import Step, make_plain_step
 from sdjax.weights import default_layout, save_component
 
 FLAGS = flags.FLAGS
@@ -90,10 +94,10 @@ def text_encoder(tokenizer: Tokenizer, folder: str) -> Encode:
     return lambda ids: apply(params, ids)
 
 
-def keep_average(folder: Path, done: int, state: TrainState) -> None:
+def keep_average(folder: Path, step: Step, done: int, state: TrainState) -> None:
     """Writes the averaged parameters after 512, 1024, 2048 .. steps: `averages/<done>`, which `publish` can read."""
     if done >= 512 and done.bit_count() == 1:
-        params = jax.tree.map(lambda p: np.asarray(p, np.float16), jax.device_get(state.average))
+        params = jax.tree.map(lambda p: np.asarray(p, np.float16), step.evaluated(state))
         save_component(folder / "averages" / str(done), params, default_layout(params, models.UNET_JSON))
 
 
@@ -112,22 +116,23 @@ def main() -> None:
         seed=FLAGS.seed,
         object_weight=FLAGS.object_weight,
     )
-    params, optimiser = init_params(FLAGS.seed), make_optimiser(FLAGS.optimiser)
+    params = init_params(FLAGS.seed)
     print("parameters:", sum(p.size for p in jax.tree.leaves(params)), flush=True)
     objective = partial(velocity_loss, UNet(models.UNET), alphas_cumprod(), gamma=FLAGS.gamma)
-    state = TrainState.create(params, optimiser)
+    step = make_plain_step(objective, OPTIMISERS[FLAGS.optimiser], [Decay(FLAGS.ema)])
+    state = step.begin(params)
     names = ("batch", "optimiser", "learning_rate", "ema", "seed", "gamma", "object_weight", "start", "decay")
     fit(
         FLAGS.out,
         restore(FLAGS.start, state) if FLAGS.start else state,
-        make_step(objective, optimiser, FLAGS.ema),
+        step,
         pictures.batch,
         WarmupStableDecay(FLAGS.learning_rate, steps, FLAGS.decay),
         steps=steps,
         seed=FLAGS.seed,
         settings={name: FLAGS[name].value for name in names} | {"begun": begun, "unet": models.UNET_JSON},
         limit_seconds=FLAGS.limit,
-        watch=partial(keep_average, Path(FLAGS.out)),
+        watch=partial(keep_average, Path(FLAGS.out), step),
         report=partial(print, flush=True),
     )
 
@@ -141,7 +146,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("start", None, "Folder of a run at a constant rate; from its newest state the rate falls.")
     flags.DEFINE_integer("decay", 0, "Over how many steps it falls to zero.", lower_bound=0)
     flags.DEFINE_integer("batch", 64, "Pictures per step.", lower_bound=1)
-    flags.DEFINE_enum("optimiser", "muon", ["adamw", "muon"], "The optimiser.")
+    flags.DEFINE_enum("optimiser", "muon", list(OPTIMISERS), "The optimiser.")
     flags.DEFINE_float("gamma", GAMMA, "Above this SNR + 1 the weight of the error falls.")
     flags.DEFINE_float("object_weight", OBJECT, "Weight of an object's latents, the ground's being 1.")
     flags.DEFINE_float("learning_rate", 0.01, "Peak rate of the kernels.")

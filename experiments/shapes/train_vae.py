@@ -16,10 +16,14 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import models, world
+from experiments.shapes.optimisers import OPTIMISERS
 from sdjax.images.pixels import from_uint8
 from sdjax.nn.vae import Autoencoder
+from sdjax.train.averages import Decay
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, WarmupStableDecay, fresh, make_optimiser, make_step
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.state import fresh
+from sdjax.train.step import make_plain_step
 
 FLAGS = flags.FLAGS
 
@@ -57,8 +61,7 @@ def loss(
 def main() -> None:
     model = Autoencoder(models.VAE)
     params = fresh(model, FLAGS.seed, jnp.zeros((1, 64, 64, 3)))
-    optimiser = make_optimiser(FLAGS.optimiser)
-    step = make_step(partial(loss, model, 1e-5, 0.1), optimiser, ema_decay=0.998)
+    step = make_plain_step(partial(loss, model, 1e-5, 0.1), OPTIMISERS[FLAGS.optimiser], [Decay(0.998)])
     whole_from = int((1 - FLAGS.whole) * FLAGS.steps)
 
     def batch(n: int) -> np.ndarray:
@@ -72,7 +75,7 @@ def main() -> None:
     }
     fit(
         FLAGS.out,
-        TrainState.create(params, optimiser),
+        step.begin(params),
         step,
         batch,
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=2 * FLAGS.steps // 5),
@@ -88,7 +91,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch", 16, "Crops per step.")
     flags.DEFINE_integer("crop", 64, "Height and width of a crop, pixels.")
     flags.DEFINE_float("whole", 0.15, "Part of the steps, at the end, on whole pictures (a quarter as many per step).")
-    flags.DEFINE_string("optimiser", "muon", "adamw or muon.")
+    flags.DEFINE_enum("optimiser", "muon", list(OPTIMISERS), "The optimiser.")
     flags.DEFINE_float("learning_rate", 0.01, "Peak rate of the kernels.")
     flags.DEFINE_integer("seed", 0, "Seed of the data, the parameters and the noise.")
     _cli.run(main)
