@@ -136,6 +136,8 @@ class Batches:
         made = self.pictures.arrays(place, crop, pixels=self.moments is None)
         if self.moments is not None:
             made["moments"] = self.moments.read(self.pictures, place, crop)
+            if self.pictures.has("rejected"):
+                made["rejected"] = self.moments.read(self.pictures, place, crop, "rejected")
         return made
 
 

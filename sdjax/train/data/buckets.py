@@ -15,10 +15,10 @@ Sizes are (height, width) here; the sources below count width first. A compiled 
   SDXL      Podell et al. 2023 (arXiv:2307.01952), appendix I: 40 sizes near a megapixel
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import numpy as np
+from functools import lru_cache
 
 from sdjax.core.limits import MOST_SIDE
 
@@ -50,11 +50,7 @@ class Buckets:
 
     def of(self, height: int, width: int) -> Size:
         """The bucket of a picture, by equation 1."""
-        sizes = np.array(self.sizes, np.float64)
-        apart = np.abs(np.log(sizes[:, 1] / sizes[:, 0]) - np.log(width / height))
-        area = sizes.prod(axis=1)
-        best = min(range(len(sizes)), key=lambda k: (round(apart[k], 9), -area[k]))
-        return self.sizes[best]
+        return _nearest(self.sizes, height, width)
 
     def check(self, multiple: int) -> None:
         """Raises ValueError for a side that is no multiple of what the VAE shrinks by."""
@@ -89,6 +85,12 @@ def sdxl() -> Buckets:
     """The 40 sizes of SDXL's own training; not symmetric."""
     spans = ((width, range(low, high + 1, 64)) for width, (low, high) in _SDXL.items())
     return Buckets(tuple((height, width) for width, heights in spans for height in heights))
+
+
+@lru_cache(maxsize=1 << 16)  # a million pictures have few sizes
+def _nearest(sizes: tuple[Size, ...], height: int, width: int) -> Size:
+    ratio = math.log(width / height)
+    return min(sizes, key=lambda size: (round(abs(math.log(size[1] / size[0]) - ratio), 9), -size[0] * size[1]))
 
 
 def _mirrored(pairs: Iterable[Size]) -> set[Size]:

@@ -80,7 +80,7 @@ def _metadata(folder: Path, names: list[str]) -> tuple[dict[str, tuple[str, ...]
     captions: dict[str, tuple[str, ...]] = {}
     rejects, known = [], set(names)
     for own in (one for one in names if PurePosixPath(one).name == METADATA):
-        for number, line in enumerate(_rows(folder / own), 1):
+        for number, line in _lines(folder / own):
             where = f"{folder / own}, line {number}"
             file, texts = _row(line, where)
             name = (PurePosixPath(own).parent / file).as_posix()
@@ -90,12 +90,13 @@ def _metadata(folder: Path, names: list[str]) -> tuple[dict[str, tuple[str, ...]
     return captions, rejects
 
 
-def _rows(path: Path) -> list[str]:
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """The lines with something in them, each with its number from 1. Raises ValueError, OSError."""
     try:
         text = read_file(path, LARGEST_METADATA).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8; save it as such") from None
-    return [line for line in text.splitlines() if line.strip()]
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def _row(line: str, where: str) -> tuple[str, tuple[str, ...]]:

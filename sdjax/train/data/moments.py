@@ -20,6 +20,7 @@ from sdjax.train.data.crops import Crop
 from sdjax.train.data.pictures import Pictures
 from sdjax.train.data.store import Store, key
 
+Wanted = tuple[int, Crop, str]  # the crop of the picture in a place, or of what lies beside it: `Pictures.image`
 Encode = Callable[[np.ndarray], Any]  # pixels `b H W 3` in [-1, 1] -> moments `b h w 2c`
 
 
@@ -36,9 +37,9 @@ class Moments:
         """Where they are."""
         return Store(self.folder, "latents")
 
-    def read(self, pictures: Pictures, place: int, crop: Crop) -> np.ndarray:
-        """The moments `h w 2c` of a picture's crop. Raises ValueError where they are not there or damaged."""
-        found = self.store.read(self._key(pictures, place, crop))
+    def read(self, pictures: Pictures, place: int, crop: Crop, kind: str = "image") -> np.ndarray:
+        """The moments `h w 2c` of a picture's crop, or of what lies beside it. Raises ValueError for none."""
+        found = self.store.read(self._key(pictures, place, crop, kind))
         if found is None:
             name = pictures.item(place).record.name
             raise ValueError(
@@ -61,11 +62,13 @@ class Moments:
 
         Raises ValueError where they are not finite, OSError.
         """
-        missing: dict[Size, dict[str, tuple[int, Crop]]] = {}
+        missing: dict[Size, dict[str, Wanted]] = {}
+        kinds = ("image", "rejected") if pictures.has("rejected") else ("image",)
         for place, crop in wanted:
-            name = self._key(pictures, place, crop)
-            if not self.store.good(name):
-                missing.setdefault(crop.target, {})[name] = (place, crop)
+            for kind in kinds:
+                name = self._key(pictures, place, crop, kind)
+                if not self.store.good(name):
+                    missing.setdefault(crop.target, {})[name] = (place, crop, kind)
         done, total = 0, sum(map(len, missing.values()))
         for entries in missing.values():
             named = list(entries.items())
@@ -76,15 +79,14 @@ class Moments:
                     report(f"{done} of {total} crops encoded")
         return total
 
-    def _encode(self, pictures: Pictures, some: list[tuple[str, tuple[int, Crop]]], encode: Encode, size: int) -> None:
+    def _encode(self, pictures: Pictures, some: list[tuple[str, Wanted]], encode: Encode, size: int) -> None:
         pixels = np.stack([from_uint8(np.asarray(pictures.image(*own))) for _, own in some])
         padded = np.concatenate([pixels, *[pixels[-1:]] * (size - len(some))])
         moments = np.asarray(jax.device_get(encode(padded)))
-        for (name, (place, _)), one in zip(some, moments, strict=False):
+        for (name, (place, _, _)), one in zip(some, moments, strict=False):
             self.store.write(name, {"moments": one}, self.dtype, pictures.item(place).record.name)
 
-    def _key(self, pictures: Pictures, place: int, crop: Crop) -> str:
+    def _key(self, pictures: Pictures, place: int, crop: Crop, kind: str) -> str:
         item = pictures.item(place)
-        ground = pictures.ground if item.transparent else ""
         cut = (crop.scaled, crop.top, crop.left, crop.target, crop.flip)
-        return key("moments", item.digests["image"], self.encoder, cut, ground, np.dtype(self.dtype).name)
+        return key("moments", item.digests[kind], self.encoder, cut, pictures.ground, np.dtype(self.dtype).name)

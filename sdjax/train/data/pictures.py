@@ -4,6 +4,7 @@
     weights   `h w 1`, where the error counts: the mask's, times the opacity where transparent parts are not to count,
               averaged over each latent's f x f pixels, then divided by their mean over the picture
     map       `H W 3` in [0, 1], what a ControlNet is shown
+    rejected  `H W 3` in [-1, 1], the picture that is liked less, of preference data
 
 Weights that are divided by their mean teach a small object as fast as a large one; where the error is only multiplied
 by the mask, one of a twentieth of the picture learns at a twentieth of the rate.
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageChops, ImageColor
 
-from sdjax.images.control_map import read_map
 from sdjax.images.pixels import from_uint8
 from sdjax.images.read import open_bytes, read_image, read_mask
 from sdjax.train.data.buckets import Size
@@ -69,21 +69,25 @@ class Pictures:
         item = self.item(place)
         return self.crops.crop((item.height, item.width), target, turn, (self.seed, CROP, int(place)))
 
-    def image(self, place: int, crop: Crop) -> Image.Image:
-        """A picture cut, RGB of the crop's target size. Raises OSError, ValueError where the file has changed."""
-        return crop(read_image(self._opened(place, crop), self.item(place).record.name, self.ground))
+    def image(self, place: int, crop: Crop, kind: str = "image") -> Image.Image:
+        """A picture cut, RGB of the crop's target size. Raises OSError, ValueError where the file has changed.
+
+        kind: "image", or what lies beside it.
+        """
+        opened = self._opened(place, crop) if kind == "image" else self._beside(place, kind)
+        return crop(read_image(opened, self.item(place).record.name, self.ground))
 
     def arrays(self, place: int, crop: Crop, pixels: bool = True) -> dict[str, np.ndarray]:
         """See above; what there is of it. pixels: whether they are asked for. Raises as `image`."""
         made: dict[str, np.ndarray] = {}
         if pixels:
             made["pixels"] = from_uint8(np.asarray(self.image(place, crop)))
+            if self.has("rejected"):
+                made["rejected"] = from_uint8(np.asarray(self.image(place, crop, "rejected")))
         if self.weighted:
             made["weights"] = self._weights(place, crop)
         if self.has("map"):
-            item = self.item(place)
-            read_map(other := self._beside(item, "map"), f"{item.record.name}: its map")
-            made["map"] = np.asarray(crop(read_image(other)), np.float32) / 255
+            made["map"] = np.asarray(self.image(place, crop, "map"), np.float32) / 255
         return made
 
     def _opened(self, place: int, crop: Crop) -> Image.Image:
@@ -93,7 +97,8 @@ class Pictures:
             raise ValueError(f"{item.record.name} is another picture than when it was scanned; start again")
         return image
 
-    def _beside(self, item: Item, kind: str) -> Image.Image:
+    def _beside(self, place: int, kind: str) -> Image.Image:
+        item = self.item(place)
         return open_bytes(item.record.beside[kind](), f"{item.record.name}: its {kind}")
 
     def _weights(self, place: int, crop: Crop) -> np.ndarray:
@@ -101,7 +106,7 @@ class Pictures:
         if self.opaque_only and item.transparent:
             counts = crop(self._opened(place, crop).convert("RGBA").getchannel("A"))
         if self.has("mask"):
-            counts = ImageChops.multiply(counts, crop(read_mask(self._beside(item, "mask"))))
+            counts = ImageChops.multiply(counts, crop(read_mask(self._beside(place, "mask"))))
         high, wide = (side // self.factor for side in crop.target)
         weights = np.asarray(counts, np.float32).reshape(high, self.factor, wide, self.factor, 1).mean((1, 3))
         mean = weights.mean()

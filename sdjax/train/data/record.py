@@ -30,7 +30,7 @@ class Record:
       captions: one or several, of which a step takes one.
       repeats: how often it comes in a pass over the data.
       beside: pictures that belong to it, by what they are: "map", what a ControlNet is shown; "mask", white where the
-        error counts.
+        error counts; "rejected", the one that is liked less.
     """
 
     name: str

@@ -17,6 +17,7 @@ import numpy as np
 
 from sdjax.core.errors import listing
 from sdjax.core.files import write
+from sdjax.images.control_map import read_map
 from sdjax.images.read import open_bytes, read_image, read_mask
 from sdjax.train.data.record import Found, Record, Reject
 
@@ -128,6 +129,8 @@ def _beside(kind: str, data: bytes, name: str, size: tuple[int, int]) -> str:
         raise ValueError(
             f"its {kind} is {other.width} x {other.height} and the picture {size[0]} x {size[1]}: another shape"
         )
+    if kind == "map":
+        read_map(other, "its map")
     if kind == "mask" and read_mask(other, "its mask").getextrema()[1] == 0:
         raise ValueError("its mask is black all over: nothing of it counts")
     return hashlib.sha256(data).hexdigest()

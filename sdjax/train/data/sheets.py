@@ -12,6 +12,8 @@ LONGEST = 120  # characters of a caption
 
 def sheet(batches: Batches, count: int = 16, first: int = 0, columns: int = 4) -> Image.Image:
     """The first `count` pictures from step `first` on; below each its size, its crop and its caption."""
+    if count < 1:
+        raise ValueError(f"a sheet shows at least one picture, not {count}")
     pictures, captions = [], []
     for i in range(count):
         places = batches.order.places(first + i // batches.size)

@@ -17,11 +17,12 @@ def find(
     *,
     maps: str | Path | None = None,
     masks: str | Path | None = None,
+    rejected: str | Path | None = None,
 ) -> Found:
     """What the data set at `path` holds, every record with a caption.
 
-    caption: for pictures that have none. maps, masks: data sets of pictures of the same names, of what a ControlNet is
-    shown and of where the error counts (white).
+    caption: for pictures that have none. maps, masks, rejected: data sets of pictures of the same names: what a
+    ControlNet is shown, where the error counts (white), and the other one of each pair in preference data.
 
     Raises:
         FileNotFoundError: there is nothing at a path.
@@ -29,7 +30,7 @@ def find(
         ImportError: it holds parquet files, and pyarrow is not installed.
     """
     found = _captioned(_found(Path(path)), caption, path)
-    for kind, other in (("map", maps), ("mask", masks)):
+    for kind, other in (("map", maps), ("mask", masks), ("rejected", rejected)):
         found = found if other is None else joined(found, kind, _found(Path(other)))
     return found
 

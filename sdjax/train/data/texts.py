@@ -47,7 +47,7 @@ class Texts:
     def all(self, items: Sequence[Item]) -> list[str]:
         """Every text that may come, where tags are not shuffled; sorted."""
         found = {self.captions.prefix + caption for item in items for caption in item.record.captions}
-        return sorted(found | ({""} if self.captions.dropout and not self.zeros_for_empty else set()))
+        return sorted(found | ({""} if self.captions.dropout else set()))
 
     def arrays(self, texts: Sequence[str | None]) -> dict[str, Any]:
         """Of the texts of a batch. Raises ValueError where their states are not there."""
