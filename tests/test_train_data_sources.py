@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdjax.images.read import open_bytes
 from sdjax.train.data.scan import scan
 from sdjax.train.data.sources import find
 
@@ -164,6 +165,32 @@ def test_the_fingerprint_is_that_of_what_is_learnt(tmp_path):
     picture().save(tmp_path / "a.png")
     third = scan(find(tmp_path)).fingerprint
     assert len({one["sha256"] for one in (first, second, third)}) == 3
+
+
+def test_what_was_seen_once_is_not_decoded_again(tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(
+        "sdjax.train.data.scan.open_bytes", lambda data, name: decoded.append(name) or open_bytes(data, name)
+    )
+    for i in range(4):
+        picture().save(tmp_path / f"{i}.png")
+    (tmp_path / "bad.png").write_bytes(b"x")
+    kept = tmp_path / "run/scan.json"
+    first = scan(find(tmp_path, ""), kept=kept)
+    assert sorted(decoded) == ["0.png", "1.png", "2.png", "3.png", "bad.png"]
+    picture(64, 50).save(tmp_path / "2.png")
+    decoded.clear()
+    second = scan(find(tmp_path, ""), kept=kept)
+    assert sorted(decoded) == ["2.png", "bad.png"] and second.items[2].width == 64
+    assert (second.items[0], second.items[3]) == (first.items[0], first.items[3])
+    assert [one.name for one in scan(find(tmp_path, ""), kept=kept, least=45).rejects] == [
+        "0.png",
+        "1.png",
+        "3.png",
+        "bad.png",
+    ]
+    kept.write_text("{")
+    assert scan(find(tmp_path, ""), kept=kept).fingerprint == second.fingerprint
 
 
 def test_progress_is_told(tmp_path, monkeypatch):

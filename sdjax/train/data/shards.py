@@ -18,7 +18,7 @@ from typing import NamedTuple
 from sdjax.core.errors import shown
 from sdjax.train.data.record import ENDINGS, LARGEST, LARGEST_CAPTION, Found, Record, Reject, lines
 
-MOST = 1 << 24  # members of one shard
+MOST = 1 << 20  # members of one shard; tarfile keeps them all, half a kilobyte each
 CAPTIONS = (".txt", ".caption")
 
 
@@ -71,7 +71,6 @@ def _members(path: Path) -> tuple[dict[str, dict[str, Member]], list[Reject]]:
     try:
         with tarfile.open(path, "r:") as tar:  # not compressed: in such a one nothing can be found by its offset
             for number, one in enumerate(tar):
-                tar.members = []  # tarfile keeps every header that it has read
                 if number >= MOST:
                     raise tarfile.ReadError(f"more than {MOST:,} members")
                 if not 0 <= one.size <= bytes_of_all - one.offset_data:  # a negative one leads tarfile round and round
