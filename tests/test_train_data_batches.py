@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sdjax
 from sdjax.images.pixels import to_uint8
 from sdjax.text.tokens import Tokenizer, write_word_tokenizer
-from sdjax.train.data import sheets
+from sdjax.train.architecture import Architecture
+from sdjax.train.conditioning import conditions_of, latents_of
+from sdjax.train.data import encoders, sheets
 from sdjax.train.data.ahead import Ahead
 from sdjax.train.data.batches import Batches, Form
 from sdjax.train.data.buckets import Buckets, square
@@ -23,7 +26,7 @@ from sdjax.train.data.scan import scan
 from sdjax.train.data.sources import find
 from sdjax.train.data.states import States
 from sdjax.train.data.store import Store, digest
-from sdjax.train.objective import mean
+from sdjax.train.objective import mean, picture_keys
 
 SDXL = Form(8, time_ids=True, zeros_for_empty=True)
 NAMES = [f"p{letter}" for letter in "abcdefghijkl"]
@@ -444,3 +447,32 @@ def test_a_picture_that_is_another_now(tmp_path, tokens):
         made.batch(0)
     with pytest.raises(ValueError, match="no multiple of 8"):
         batches(tmp_path, tokens, square(60))
+
+
+def test_a_model_is_shown_the_same_from_files_and_from_what_was_made_beforehand(folder, tmp_path):
+    """The shapes model: pixels and ids, or moments and states kept in float32 and float16."""
+    networks = sdjax.load().networks
+    architecture, params = Architecture.of(networks.spec), networks.params
+    tokens = Tokens({name: one.tokenizer for name, one in networks.spec.encoders.items()})
+    (encode_pixels, vae), (encode_texts, clip) = (
+        encoders.vae(architecture, params),
+        encoders.texts(architecture, params),
+    )
+    moments, states = Moments(tmp_path, vae, np.float32), States(tmp_path, clip)
+    how = {"form": Form.of(architecture), "captions": Captions(0.3, prefix="a red circle ")}
+    plain = batches(folder, tokens, square(64), 4, **how)
+    made = batches(folder, tokens, square(64), 4, moments=moments, states=states, **how)
+    assert moments.fill(made.pictures, made.crops_of(), encode_pixels) == 12
+    assert states.fill(made.texts.all(made.dataset.items), tokens, encode_texts) == 13
+    assert set(made.batch(0)) == {"moments", "context"}
+
+    @jax.jit
+    def shown(batch):
+        drawn = {**batch, "keys": picture_keys(jax.random.key(0), 4)}
+        return latents_of(architecture, params, drawn), conditions_of(architecture, params, drawn).context
+
+    for step in range(3):
+        (latents, context), (got, told) = shown(plain.batch(step)), shown(made.batch(step))
+        np.testing.assert_allclose(got, latents, atol=1e-4)
+        np.testing.assert_allclose(told, context, atol=4e-3)
+        assert np.std(latents) > 0.3 and np.std(context) > 0.3
