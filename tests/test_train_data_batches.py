@@ -281,6 +281,23 @@ def test_a_store_of_latents_knows_what_they_are_of(folder, tokens, tmp_path):
         fill(crops=Crops(random=True))
 
 
+def test_a_store_is_filled_up_where_it_was_left(folder, tokens, tmp_path):
+    """Killed in the middle: what was written stays, and there is nothing that is half."""
+    made = batches(folder, tokens, square(64), 1, moments=Moments(tmp_path, "vae"))
+    calls = []
+
+    def stops(pixels):
+        calls.append(len(pixels))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(pixels)
+
+    with pytest.raises(KeyboardInterrupt):
+        made.moments.fill(made.pictures, made.crops_of(), stops, 2)
+    assert calls == [2, 2, 2] and len([one for one in tmp_path.rglob("*") if one.is_file()]) == 4
+    assert made.moments.fill(made.pictures, made.crops_of(), encode, 5) == 8
+
+
 def test_a_damaged_entry_is_named(tmp_path):
     store = Store(tmp_path, "latents")
     store.write("ab" * 32, {"moments": np.ones((2, 2, 8))}, np.float16, "a.png")

@@ -275,6 +275,10 @@ def test_shards_of_strangers(tmp_path):
     assert [one.name for one in found.records] == ["x.tar/../../up.png", "x.tar/a.png"]
     assert [one.name for one in found.rejects] == ["x.tar/link.png", "x.tar/hard.png", "x.tar/null.png", "x.tar/a.png"]
     data = path.read_bytes()
+    second = data.index(b"a.png")  # the header of a member in the middle: all behind it would be lost
+    path.write_bytes(data[:second] + b"b" + data[second + 1 :])
+    with pytest.raises(ValueError, match=r"x.tar cannot be read as a tar file \(a damaged header at byte"):
+        find(tmp_path, "x")
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"x.tar cannot be read as a tar file"):
         find(tmp_path, "x")
@@ -282,6 +286,13 @@ def test_shards_of_strangers(tmp_path):
         tar.addfile(tarfile.TarInfo("a.png"), io.BytesIO())
     with pytest.raises(ValueError, match="one that is compressed has to be unpacked to .tar first"):
         find(path, "x")
+
+
+def test_pictures_that_are_not_seen_are_told(tmp_path):
+    members = [("a.png", encoded(picture())), ("a.mask.png", b""), ("b.v2.png", b""), ("c.heic", b""), ("d.cls", b"")]
+    found = find(shard(tmp_path / "0.tar", members), "x")
+    assert [one.name for one in found.records] == ["0.tar/a.png"]
+    assert [one.name for one in found.rejects] == ["0.tar/b.v2.png", "0.tar/c.heic"]
 
 
 def test_a_shard_whose_member_is_of_negative_size(tmp_path):
