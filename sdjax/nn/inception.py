@@ -1,7 +1,7 @@
 """Inception-v3 as the Frechet inception distance has it: a picture -> 2,048 numbers.
 
-Szegedy et al. 2016 (arXiv:1512.00567, section 6), in the form of TensorFlow's frozen graph of 2015-12-05, whose features
-Heusel et al. 2017 (arXiv:1706.08500) compare. It differs from the network that torchvision has: an average at a border
+Szegedy et al. 2016 (arXiv:1512.00567, section 6), in the form of TensorFlow's frozen graph of 2015-12-05, from which
+Heusel et al. 2017 (arXiv:1706.08500) took the features. It differs from torchvision's network: an average at a border
 counts the pixels that there are, not the zeros around them, and the last block takes a maximum where the paper takes an
 average. Its weights came to torch by pytorch-fid (`pt_inception-2015-12-05`), and with them the names used here.
 

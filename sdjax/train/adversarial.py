@@ -9,8 +9,9 @@
     loss of D = f (mean max(0, 1 - D(x)) + mean max(0, 1 + D(y))) / 2                                         (7)
 
 Rombach et al. 2022 (arXiv:2112.10752, section 3.1, appendix G), `LPIPSWithDiscriminator` of their repository; d is
-that of Esser et al. 2021 (arXiv:2012.09841, equation 7): both gradients are equally long where they leave the decoder. f is 0 until the discriminator is let in (there after 50,000 steps), then 1: data of a batch, `adversarial`
-`b`, so that one program runs throughout. These are sums over pixels: k = 1e-6 is small indeed.
+that of Esser et al. 2021 (arXiv:2012.09841, equation 7): both gradients are equally long where they leave the decoder.
+f is 0 until the discriminator is let in (there after 50,000 steps), then 1: data of a batch, `adversarial` `b`, so that
+one program runs throughout. These are sums over pixels: k = 1e-6 is small indeed.
 
 Both networks learn in the same step: the loss is (5) + (7), with D's parameters held in (5), and y in (7), so that its
 gradient with respect to each network is that of its own loss. (In their code D's half-step sees pictures that the

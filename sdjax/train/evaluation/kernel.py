@@ -26,7 +26,7 @@ class KernelDistance(NamedTuple):
 def kernel_distance(
     first: np.ndarray, second: np.ndarray, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> KernelDistance:
-    """Equation 2 for features `n d` and `m d`; size: at most, n and m being smaller take all of one. Raises ValueError."""
+    """Equation 2 for features `n d` and `m d`; size: of a subset, or n or m if one is smaller. Raises ValueError."""
     for features in (first, second):
         check(features)
     if first.shape[1] != second.shape[1]:

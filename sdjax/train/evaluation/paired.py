@@ -1,7 +1,7 @@
 """Paired tests: two models asked the same, with the same seeds, and whether they differ by more than chance.
 
-Of n pictures that are right or wrong, those count on which the models differ: b of them only the first has right, c only
-the second. If neither is better each of these b + c is a toss of a coin (McNemar 1947; exact, two-sided):
+Of n pictures that are right or wrong, those count on which the models differ: b of them only the first has right, c
+only the second. If neither is better each of these b + c is a toss of a coin (McNemar 1947; exact, two-sided):
 
     p = min(1, 2 sum over k <= min(b, c) of C(b + c, k) / 2^(b + c))                                           (1)
 
@@ -66,8 +66,8 @@ def bootstrap(
 def _check_pairs(first: np.ndarray, second: np.ndarray) -> None:
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ValueError(
-            f"a paired test takes one value for each picture of either model, n and n; these are {list(first.shape)} and "
-            f"{list(second.shape)}"
+            "a paired test takes one value for each picture of either model, n and n; these are "
+            f"{list(first.shape)} and {list(second.shape)}"
         )
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ValueError("a paired test takes finite numbers, and some are not")

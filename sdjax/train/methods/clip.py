@@ -63,7 +63,7 @@ class ClipTraining:
         return {**params, **trainable}
 
     def write(self, trainable: Params, params: Mapping[str, Any], folder: Path, metadata: Mapping[str, str]) -> Path:
-        """Writes config.json and model.safetensors, float32, into `folder`/clip and returns that. Raises CheckpointError.
+        """Writes config.json and weights, float32, into `folder`/clip and returns that. Raises CheckpointError.
 
         metadata: has no place in such a folder. Nor has a SigLIP's bias: transformers' CLIP has no such number.
         """
@@ -76,7 +76,7 @@ class ClipTraining:
 
 
 def read_clip(folder: str | Path) -> Clip:
-    """A CLIP out of a folder of transformers' CLIPModel (as PickScore's), float32. Raises CheckpointError, ConfigError."""
+    """A CLIP in a folder of transformers' CLIPModel (as PickScore's), float32. Raises CheckpointError, ConfigError."""
     folder = Path(folder)
     config = read_json(folder / "config.json")
     inner = {name: config.get(f"{name}_config") for name in ("text", "vision")}
