@@ -13,6 +13,7 @@ decoders or the programs that some of them start (Ghostscript for EPS). The size
 checked before a pixel is decoded, and so is that of a TIFF's tiles. What is done to a mask from here on is in `masks`.
 """
 
+import io
 import os
 import re
 import warnings
@@ -38,15 +39,16 @@ MAX_SIDE = 4096  # of a picture whose own size is taken; beyond, the size has to
 EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 
 
-def read_image(value: ImageLike, name: str = "image") -> Image.Image:
+def read_image(value: ImageLike, name: str = "image", ground: str = "white") -> Image.Image:
     """The picture upright, mode RGB, loaded and a copy: of a file its first frame, of a PIL image the present one.
 
     Transparent parts become white: a model of pictures knows no transparency, what lies hidden under it is
-    arbitrary (mostly black), and white is the paper on which such drawings and cut-outs are shown.
+    arbitrary (mostly black), and white is the paper on which such drawings and cut-outs are shown. ground: another
+    colour for them, as PIL names colours.
 
     Raises ValueError, or FileNotFoundError for a missing file; `name` is the argument that the message names.
     """
-    return _read(value, name, "white").convert("RGB")
+    return _read(value, name, ground).convert("RGB")
 
 
 def read_mask(value: ImageLike, name: str = "mask") -> Image.Image:
@@ -111,6 +113,14 @@ def open_image(value: ImageLike, name: str = "image") -> Image.Image:
     raise ValueError(
         f"{label} is of type {kind}; it must be a PIL image, a file's path or a uint8 array as NumPy has it"
     )
+
+
+def open_bytes(data: bytes, name: str = "image") -> Image.Image:
+    """What `open_image` gives of a file, of the file's bytes."""
+    if not data:
+        raise ValueError(f"{name} is an empty file; was it written to its end?")
+    with _as_one_error(name), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return _loaded(image, name)
 
 
 def _read(value: ImageLike, name: str, under: str) -> Image.Image:
