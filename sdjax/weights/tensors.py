@@ -239,7 +239,8 @@ def _view(pages: Pages, found: Found, stored: np.dtype) -> np.ndarray:
     entry, (part, parts) = found.entry, found.place.part or (0, 1)
     count = math.prod(entry.shape) // parts
     start = entry.start + part * count * stored.itemsize
-    return np.frombuffer(pages, stored, count, start).reshape((entry.shape[0] // parts, *entry.shape[1:]))
+    shape = (entry.shape[0] // parts, *entry.shape[1:]) if entry.shape else ()  # CLIP's logit_scale is a scalar
+    return np.frombuffer(pages, stored, count, start).reshape(shape)
 
 
 def aligned(shape: tree.Shape, dtype: np.dtype) -> np.ndarray:
