@@ -22,7 +22,7 @@ from sdjax.images.read import open_bytes
 from sdjax.train.denoising import Denoising
 from sdjax.train.methods.full import Full
 
-COUNT, CAPTION = 8, 192  # pictures of the loss at fixed noise; width of a caption in pixels
+COUNT = 8  # pictures of the loss at fixed noise
 PICTURES, MODEL = "pictures", "model"
 
 
@@ -83,7 +83,7 @@ class Outcome:
             return None
         path = Path(self.values.out) / PICTURES / f"{done:06d}.png"
         pictures = self._pictures(trainable, prompts)
-        captions = [sheets.wrapped(prompt, CAPTION) for prompt in prompts]
+        captions = [sheets.wrapped(prompt, one.width) for prompt, one in zip(prompts, pictures, strict=True)]
         path.parent.mkdir(parents=True, exist_ok=True)
         sheets.sheet(pictures, captions, min(4, len(prompts))).save(path)
         self.report(f"step {done}: {path}")
