@@ -244,15 +244,17 @@ def encode_text(ids):
 
 
 @pytest.mark.parametrize("crops", [Crops(), Crops(flip=True), Crops(random=True, flip=True, variants=3)])
-def test_latents_made_beforehand(folder, tokens, tmp_path, crops):
+def test_latents_made_beforehand(folder, tokens, tmp_path, monkeypatch, crops):
     moments = Moments(tmp_path, "vae", np.float32)
     made = batches(folder, tokens, crops=crops, moments=moments, form=SDXL)
     plain = batches(folder, tokens, crops=crops, form=SDXL)
     with pytest.raises(ValueError, match="has no latents of this crop of .* by this VAE: they have to be made before"):
         made.batch(0)
+    monkeypatch.setattr("sdjax.train.data.progress.SECONDS", -1.0)
     told = []
     count = moments.fill(made.pictures, made.crops_of(), encode, 4, told.append)
-    assert count == len(set(made.crops_of())) >= 10 * crops.count and told[-1] == f"{count} of {count} crops encoded"
+    assert count == len(set(made.crops_of())) >= 10 * crops.count
+    assert told[-1] == f"{count} of {count} crops encoded, 0.0 min left"
     for step in range(12):
         want, got = plain.batch(step), made.batch(step)
         np.testing.assert_allclose(got.pop("moments"), encode(want.pop("pixels")), rtol=1e-6)

@@ -194,7 +194,7 @@ def test_what_was_seen_once_is_not_decoded_again(tmp_path, monkeypatch):
 
 
 def test_progress_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("sdjax.train.data.scan.SECONDS", -1.0)
+    monkeypatch.setattr("sdjax.train.data.progress.SECONDS", -1.0)
     for i in range(3):
         picture().save(tmp_path / f"{i}.png")
     told = []

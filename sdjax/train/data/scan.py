@@ -7,8 +7,7 @@ pictures, which is counted in those that are good, never changes under way.
 import hashlib
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,11 @@ from sdjax.core.errors import listing
 from sdjax.core.files import write
 from sdjax.images.control_map import read_map
 from sdjax.images.read import open_bytes, read_image, read_mask
+from sdjax.train.data.progress import Progress, Report
 from sdjax.train.data.record import Found, Record, Reject
 
 LEAST = 32  # pixels of a side; smaller ones are icons, or what a download left
 SLACK = 0.02  # by how much the ratio of a map's sides may differ from its picture's, as a part of it
-SECONDS = 10.0  # between two lines of progress
 
 Seen = tuple[int, int, int]  # height and width in pixels, and 1 where some of it is transparent
 Known = dict[str, Seen]
@@ -71,9 +70,7 @@ class Dataset:
         return f"Dataset({len(self.items)} pictures, {len(self.rejects)} rejects)"
 
 
-def scan(
-    found: Found, *, kept: Path | None = None, least: int = LEAST, report: Callable[[str], None] | None = None
-) -> Dataset:
+def scan(found: Found, *, kept: Path | None = None, least: int = LEAST, report: Report | None = None) -> Dataset:
     """Looks at every picture.
 
     kept: a file of what good ones were seen to be, by the digests of their bytes: those need not be decoded again.
@@ -81,8 +78,9 @@ def scan(
 
     Raises ValueError where no picture is good, OSError where `kept` cannot be written.
     """
-    known, items, rejects = _known(kept), [], list(found.rejects)
-    begun = told = time.monotonic()
+    known, progress = _known(kept), Progress(len(found.records), report)
+    items: list[Item] = []
+    rejects = list(found.rejects)
     for done, (record, seen) in enumerate(_each(found.records, known), 1):
         if isinstance(seen, Item) and min(seen.height, seen.width) >= least:
             items.append(seen)
@@ -91,13 +89,8 @@ def scan(
             rejects.append(Reject(record.name, small))
         else:
             rejects.append(Reject(record.name, seen))
-        now = time.monotonic()
-        if now - told > SECONDS:
-            left = (now - begun) / done * (len(found.records) - done) / 60
-            if report:
-                report(f"{done} of {len(found.records)} pictures seen, {len(rejects)} rejects, {left:.1f} min left")
+        if progress(done, f"pictures seen, {len(rejects)} rejects"):
             _keep(kept, known, items)
-            told = now
     if not items:
         raise ValueError(f"none of the pictures can be learnt from:{listing([': '.join(one) for one in rejects])}")
     _keep(kept, known, items)
@@ -130,7 +123,7 @@ def _measured(files: Mapping[str, bytes], name: str) -> Seen:
     if alpha.max() == 0:
         raise ValueError("all of it is transparent")
     read_image(image, name)  # modes whose white is not known are refused here
-    for kind in files.keys() - {"image"}:
+    for kind in sorted(files.keys() - {"image"}):
         _check_beside(kind, files[kind], image.size)
     return image.height, image.width, int(alpha.min() < 255)
 
