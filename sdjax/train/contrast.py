@@ -27,6 +27,7 @@ import numpy as np
 
 from sdjax.config import ClipTextConfig, ClipVisionConfig
 from sdjax.core.errors import unknown
+from sdjax.images.processor import CLIP_MEAN, CLIP_STD
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.clip_vision import ClipVisionEncoder
 from sdjax.train.objective import Batch, Metrics, size
@@ -38,11 +39,12 @@ LARGEST = float(np.log(100))
 
 @dataclass(frozen=True)
 class Contrast:
-    """Equation 1 or 2, for batches with `pixels` `b H W 3`, normalised as the image encoder has them, and `ids` `b l`.
+    """Equation 1 or 2, for batches with `pixels` of the image encoder's size and `ids` of the "text_encoder".
 
-    `ids` may also stand under {"text_encoder": ..}. params: "text_encoder", "image_encoder" and "contrast", which has
-    the scalars "logit_scale", s, and for SigLIP "logit_bias", b. Metrics: "right", the part of the pictures whose own
-    text is the nearest; "scale", e^s. Raises ValueError, unknown form.
+    Pixels are in [-1, 1], as everywhere in training; CLIP's mean and deviation are applied here. params:
+    "text_encoder", "image_encoder" and "contrast", which has the scalars "logit_scale", s, and for SigLIP "logit_bias",
+    b. Metrics: "right", the part of the pictures whose own text is the nearest; "scale", e^s. Raises ValueError for an
+    unknown form, or encoders that do not fit each other.
     """
 
     text: ClipTextConfig
@@ -88,11 +90,14 @@ class Contrast:
         return self.loss(params, self.draw(batch, key))
 
     def embedded(self, params: Mapping[str, Any], batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """u `b d` and v `b d`, float32."""
-        ids = batch["ids"]["text_encoder"] if isinstance(batch["ids"], Mapping) else batch["ids"]
-        pictures = ClipVisionEncoder(self.vision).apply({"params": params["image_encoder"]}, batch["pixels"])
-        texts = ClipTextEncoder(self.text).apply({"params": params["text_encoder"]}, ids).pooled
-        return unit(pictures), unit(texts)
+        """u `b d` and v `b d`, float32. Raises ValueError for pictures of another size."""
+        side, pixels = self.vision.image_size, batch["pixels"]
+        if pixels.shape[1:3] != (side, side):
+            raise ValueError(f"this image encoder sees {side} x {side} pixels, and the batch has {list(pixels.shape)}")
+        normal = (0.5 * (pixels + 1) - jnp.asarray(CLIP_MEAN)) / jnp.asarray(CLIP_STD)
+        pictures = ClipVisionEncoder(self.vision).apply({"params": params["image_encoder"]}, normal)
+        texts = ClipTextEncoder(self.text).apply({"params": params["text_encoder"]}, batch["ids"]["text_encoder"])
+        return unit(pictures), unit(texts.pooled)
 
 
 def clip_loss(pictures: jax.Array, texts: jax.Array, scale: jax.Array, valid: jax.Array) -> jax.Array:

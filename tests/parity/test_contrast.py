@@ -84,7 +84,17 @@ def batch_of() -> dict:
     rng = np.random.default_rng(2)
     ids = rng.integers(0, 48, (B, 10)).astype(np.int32)
     ids[:, 0], ids[np.arange(B), rng.integers(3, 10, B)] = 48, 49
-    return {"pixels": rng.standard_normal((B, 16, 16, 3)).astype(np.float32), "ids": ids}
+    return {"pixels": rng.uniform(-1, 1, (B, 16, 16, 3)).astype(np.float32), "ids": {"text_encoder": ids}}
+
+
+def theirs_of(batch: dict) -> dict:
+    """What CLIPModel takes: ids, and pixels normalised by CLIP's mean and deviation."""
+    mean, deviation = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    pixels = ((batch["pixels"].astype(np.float64) + 1) / 2 - mean) / deviation
+    return {
+        "input_ids": torch.from_numpy(batch["ids"]["text_encoder"]).long(),
+        "pixel_values": torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).float(),
+    }
 
 
 def test_both_towers(model):
@@ -92,10 +102,7 @@ def test_both_towers(model):
     network, folder = model
     clip, batch = read_clip(folder), batch_of()
     assert clip.text.projection_dim == D and clip.text.eos_token_id == 49
-    out = network(
-        input_ids=torch.from_numpy(batch["ids"]).long(),
-        pixel_values=torch.from_numpy(batch["pixels"].transpose(0, 3, 1, 2).copy()),
-    )
+    out = network(**theirs_of(batch))
     wanted = THEIRS.ClipLoss()(out.image_embeds, out.text_embeds, network.logit_scale.exp())
     network.zero_grad()
     wanted.backward()
@@ -121,10 +128,7 @@ def test_what_is_written_is_opened_by_transformers(model, tmp_path):
     written = method.write(trained, clip.params, tmp_path, {})
     again = transformers.CLIPModel.from_pretrained(written).eval()
     with torch.no_grad():
-        out = again(
-            input_ids=torch.from_numpy(batch["ids"]).long(),
-            pixel_values=torch.from_numpy(batch["pixels"].transpose(0, 3, 1, 2).copy()),
-        )
+        out = again(**theirs_of(batch))
     pictures, texts = Contrast(clip.text, clip.vision).embedded(trained, batch)
     np.testing.assert_allclose(pictures, out.image_embeds, atol=1e-5)
     np.testing.assert_allclose(texts, out.text_embeds, atol=1e-5)
