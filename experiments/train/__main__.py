@@ -17,14 +17,6 @@ from typing import Any
 
 import jax
 from absl import flags
-from sdjax.train.averages import Average, Decay, PowerFunction, write_snapshot
-from sdjax.train.checkpoint import Retention
-from sdjax.train.data.ahead import Ahead
-from sdjax.train.mesh import device_mesh
-from sdjax.train.metrics import Csv, Recorder, TensorBoard
-from sdjax.train.optimisers import Optimiser
-from sdjax.train.rates import make_rate
-from sdjax.train.step import Step, make_step
 
 from experiments import _cli
 from experiments.train import material, memory, options
@@ -33,8 +25,16 @@ from experiments.train.outcome import Outcome
 from experiments.train.recipes import RECIPES, Learner, Recipe
 from sdjax.core.keys import key
 from sdjax.core.tree import Params
+from sdjax.train.averages import Average, Decay, PowerFunction, write_snapshot
+from sdjax.train.checkpoint import Retention
+from sdjax.train.data.ahead import Ahead
 from sdjax.train.loop import fit
+from sdjax.train.mesh import device_mesh
+from sdjax.train.metrics import Csv, Recorder, TensorBoard
+from sdjax.train.optimisers import Optimiser
+from sdjax.train.rates import make_rate
 from sdjax.train.state import TrainState, evaluated
+from sdjax.train.step import Step, make_step
 
 FLAGS = flags.FLAGS
 say = partial(print, flush=True)
@@ -91,6 +91,8 @@ def check_needs(recipe: Recipe) -> None:
     for name in recipe.needs:
         if not getattr(FLAGS, name):
             raise ValueError(f"--method={FLAGS.method} needs --{name}: {FLAGS[name].help}")
+    if FLAGS.preserve and not FLAGS.class_data:
+        raise ValueError("--preserve needs --class_data: pictures of what is to stay as it is")
 
 
 def make_optimiser() -> Optimiser:
@@ -110,7 +112,8 @@ def taking_part(model: Model, learner: Learner, data: material.Material) -> dict
     left_out = ["vae"] * (latents and not learner.decodes)
     left_out += [tower.component for tower in model.architecture.texts if texts]
     own = {name: tree for name, tree in model.params.items() if name not in left_out}
-    return own | learner.more(own)
+    before = {"reference": {name: own[name] for name in own if name != "vae"}} if FLAGS.preserve else {}
+    return own | before | learner.more(own)
 
 
 def prepared(

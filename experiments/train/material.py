@@ -12,7 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
-from sdjax.train.data import buckets, sources
+
+from experiments import _files
+from experiments.train.model import Model
+from sdjax.train.data import buckets, encoders, sources
 from sdjax.train.data.batches import Batches, Form
 from sdjax.train.data.buckets import Buckets, Size
 from sdjax.train.data.captions import Captions, Tokens
@@ -23,11 +26,7 @@ from sdjax.train.data.order import Places
 from sdjax.train.data.scan import Dataset, scan
 from sdjax.train.data.sheets import sheet
 from sdjax.train.data.states import States
-from sdjax.train.data.store import digest
 from sdjax.train.data.texts import Tokenise
-
-from experiments import _files
-from experiments.train.model import Model
 
 Report = Callable[[str], None]
 REJECTS, CACHE = "rejects.txt", "cache"
@@ -69,15 +68,20 @@ class Pictures:
     Attributes:
       batches: of the pictures themselves. whole: those, or both them and their class's.
       pairs: whether what lies beside a picture is the one of a pair that was not preferred.
+      preserving: whether batches say which of their pictures are of the class, to be answered as before.
     """
 
     batches: Batches
     whole: Batches | DreamBooth
     pairs: bool = False
+    preserving: bool = False
 
     def batch(self, step: int) -> dict[str, Any]:
         """See `Material`."""
-        return self._paired(self.whole.batch(step))
+        made = self._paired(self.whole.batch(step))
+        if self.preserving and isinstance(self.whole, DreamBooth):
+            made["preserved"] = np.repeat(np.float32([0, 1]), [self.whole.instance.size, self.whole.class_.size])
+        return made
 
     @property
     def cached(self) -> tuple[bool, bool]:
@@ -109,7 +113,8 @@ class Pictures:
         bucket = int(np.argmax([len(own) for own in groups]))
         numbers = groups[bucket][:count]
         places = Places(bucket, numbers, np.zeros(len(numbers), np.int64))
-        return self._paired(self.batches.arrays(places, self.batches.sizes[bucket], 0, len(numbers)))
+        made = self._paired(self.batches.arrays(places, self.batches.sizes[bucket], 0, len(numbers)))
+        return made | ({"preserved": np.zeros(len(numbers), np.float32)} if self.preserving else {})
 
     def _paired(self, made: dict[str, Any]) -> dict[str, Any]:
         return made | {"rejected": 2 * made.pop("map") - 1} if self.pairs else made
@@ -174,7 +179,7 @@ def read(values: Any, model: Model, tokens: Tokenise | None, texts_learn: bool, 
     instance, class_ = make(dataset, values.batch - count, values.trigger), make(of_class, count, "")
     _fill(instance, model, report)
     _fill(class_, model, report, instance.sizes)
-    return Pictures(instance, DreamBooth(instance, class_, values.prior))
+    return Pictures(instance, DreamBooth(instance, class_, values.prior), preserving=values.preserve)
 
 
 def buckets_of(values: Any, model: Model) -> Buckets:
@@ -206,10 +211,9 @@ def _caches(values: Any, model: Model, texts_learn: bool) -> dict[str, Any]:
     """Where latents and states are kept; none of what differs from step to step or learns."""
     folder, made = Path(values.out) / CACHE, dict[str, Any]()
     if values.cache and not (values.random_crop or values.rejected):
-        made["moments"] = Moments(folder, digest(model.params["vae"]))
+        made["moments"] = Moments(folder, encoders.vae(model.architecture, model.params)[1])
     if values.cache and not (texts_learn or values.shuffle_tags):
-        encoders = [model.params[tower.component] for tower in model.architecture.texts]
-        made["states"] = States(folder, digest(encoders))
+        made["states"] = States(folder, encoders.texts(model.architecture, model.params)[1])
     return made
 
 
@@ -236,8 +240,14 @@ def _fill(batches: Batches, model: Model, report: Report, sizes: tuple[Size, ...
     """Encodes what is not there yet."""
     if batches.moments is not None:
         crops = batches.crops_of(sizes)
-        made = batches.moments.fill(batches.pictures, crops, model.encode_pictures, report=report)
+        made = batches.moments.fill(
+            batches.pictures, crops, encoders.vae(model.architecture, model.params)[0], report=report
+        )
         if made:
             report(f"{made} crops encoded, kept in {batches.moments.folder}")
     if batches.states is not None:
-        batches.states.fill(batches.texts.all(batches.dataset.items), batches.tokens, model.encode_texts)
+        batches.states.fill(
+            batches.texts.all(batches.dataset.items),
+            batches.tokens,
+            encoders.texts(model.architecture, model.params)[0],
+        )

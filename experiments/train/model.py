@@ -3,18 +3,15 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from sdjax.train.levels import with_zero_terminal_snr
 
 import sdjax
-from sdjax.nn.vae import Autoencoder
 from sdjax.train.architecture import Architecture
-from sdjax.train.conditioning import texts_of
+from sdjax.train.levels import with_zero_terminal_snr
 
 SCHEDULER = "scheduler/scheduler_config.json"
 
@@ -50,16 +47,6 @@ class Model:
         """By text encoder."""
         return {name: one.tokenizer for name, one in self.sd.networks.spec.encoders.items()}
 
-    def encode_pictures(self, pixels: np.ndarray) -> jax.Array:
-        """Pixels `b H W 3` in [-1, 1] -> moments `b h w 2c`, in float32."""
-        return _moments(self.architecture, self.params["vae"], pixels)
-
-    def encode_texts(self, ids: Mapping[str, np.ndarray]) -> tuple[jax.Array, jax.Array | None]:
-        """Ids by text encoder -> (states `b l d`, pooled `b d` where the U-Net takes them)."""
-        towers = {tower.component: self.params[tower.component] for tower in self.architecture.texts}
-        context, pooled = _texts(self.architecture, towers, dict(ids))
-        return context, pooled if self.architecture.takes_pooled else None
-
     def with_params(self, params: Mapping[str, Any]) -> sdjax.StableDiffusion:
         """The checkpoint with other parameters, and with what the flags changed said in its scheduler's config."""
         own = {name: params[name] for name in self.sd.params}
@@ -76,14 +63,3 @@ class Model:
 
     def _array(self, leaf: Any) -> jax.Array:
         return jnp.asarray(leaf, jnp.promote_types(leaf.dtype, self.architecture.dtype))
-
-
-@partial(jax.jit, static_argnums=0)
-def _moments(architecture: Architecture, params: Any, pixels: jax.Array) -> jax.Array:
-    posterior = Autoencoder(architecture.vae).apply({"params": params}, pixels, method="encode")
-    return jnp.concatenate(posterior, axis=-1)
-
-
-@partial(jax.jit, static_argnums=0)
-def _texts(architecture: Architecture, params: Any, ids: Any) -> tuple[jax.Array, jax.Array | None]:
-    return texts_of(architecture, params, {"ids": ids})

@@ -160,6 +160,7 @@ def _data() -> None:
     flags.DEFINE_string("class_data", None, "Pictures of the class, so that it is not forgotten (DreamBooth).")
     flags.DEFINE_string("class_caption", None, "For those of them that have none.")
     flags.DEFINE_integer("class_batch", None, "So many of a batch are of the class; default: half.", lower_bound=1)
+    flags.DEFINE_bool("preserve", False, "Pictures of the class are answered as the model did before, noise for noise.")
     flags.DEFINE_float("prior", 1.0, "How much the class counts beside the instances.", lower_bound=0.0)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 from PIL import Image
-from sdjax.train.validation import band_losses, band_metrics
 
 import sdjax
 from experiments.train.material import Material
@@ -21,6 +20,7 @@ from sdjax.images import sheet as sheets
 from sdjax.images.read import open_bytes
 from sdjax.train.denoising import Denoising
 from sdjax.train.methods.full import Full
+from sdjax.train.validation import band_losses, band_metrics
 
 COUNT = 8  # pictures of the loss at fixed noise
 PICTURES, MODEL = "pictures", "model"

@@ -12,34 +12,34 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sdjax.train.consistency import Consistency
-from sdjax.train.data.texts import Tokenise
-from sdjax.train.errors import Error
-from sdjax.train.methods.dora import DoRA
-from sdjax.train.methods.hypernetwork import Hypernetwork
-from sdjax.train.methods.loha import LoHa
-from sdjax.train.methods.lokr import LoKr
-from sdjax.train.methods.lora import LoRA
-from sdjax.train.methods.textual_inversion import TextualInversion
-from sdjax.train.noising import Noising
-from sdjax.train.preference import Preference
-from sdjax.train.reward import Reward
-from sdjax.train.timesteps import Density, LogitNormal, Timesteps, Uniform, earlier, later
-from sdjax.train.weightings import Weighting
-
 import sdjax
 from experiments.train import rewards
 from experiments.train.model import Model
 from experiments.train.seen import Seen, config_of, encoder_folder
+from sdjax.train.consistency import Consistency
+from sdjax.train.data.texts import Tokenise
 from sdjax.train.denoising import Denoising
+from sdjax.train.errors import Error
 from sdjax.train.methods.controlnet import COMPONENT as CONTROLNET
 from sdjax.train.methods.controlnet import ControlDenoising, TrainControlNet
+from sdjax.train.methods.dora import DoRA
 from sdjax.train.methods.full import TEXT_ENCODER, UNET, Full
+from sdjax.train.methods.hypernetwork import Hypernetwork
 from sdjax.train.methods.image_prompt import COMPONENT as IMAGE_PROMPT
 from sdjax.train.methods.image_prompt import ImagePromptDenoising, TrainImagePrompt
+from sdjax.train.methods.loha import LoHa
+from sdjax.train.methods.lokr import LoKr
+from sdjax.train.methods.lora import LoRA
 from sdjax.train.methods.method import Method
 from sdjax.train.methods.rules import learning
+from sdjax.train.methods.textual_inversion import TextualInversion
+from sdjax.train.noising import Noising
 from sdjax.train.objective import Objective
+from sdjax.train.preference import Preference
+from sdjax.train.preserving import Preserving
+from sdjax.train.reward import Reward
+from sdjax.train.timesteps import Density, LogitNormal, Timesteps, Uniform, earlier, later
+from sdjax.train.weightings import Weighting
 
 Params = Mapping[str, Any]
 DENSITIES: dict[str, Callable[[], Density]] = {
@@ -184,7 +184,8 @@ RECIPES: dict[str, Recipe] = {
 
 
 def _loss(values: Any, model: Model) -> Denoising:
-    return Denoising(model.architecture, **_denoising(values))
+    kind = Preserving if values.preserve else Denoising
+    return kind(model.architecture, **_denoising(values))
 
 
 def _denoising(values: Any) -> dict[str, Any]:

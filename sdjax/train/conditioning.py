@@ -37,7 +37,7 @@ def latents_of(architecture: Architecture, params: Mapping[str, Any], batch: Bat
 
 def conditions_of(architecture: Architecture, params: Mapping[str, Any], batch: Batch) -> Conditions:
     """What the U-Net is told beside x and t; texts given as ids are encoded, with a gradient into their encoders."""
-    context, pooled = _texts(architecture, params, batch)
+    context, pooled = texts_of(architecture, params, batch)
     added = Added(pooled, batch["time_ids"].astype(jnp.float32)) if architecture.takes_pooled else None
     channels = batch["channels"].astype(jnp.float32) if "channels" in batch else None
     return Conditions(context, added, channels=channels)
@@ -60,7 +60,7 @@ def unprompted(architecture: Architecture, params: Mapping[str, Any], batch: Bat
     return replace(told, context=jnp.zeros_like(told.context), added=added)
 
 
-def _texts(architecture: Architecture, params: Mapping[str, Any], batch: Batch) -> tuple[jax.Array, Any]:
+def texts_of(architecture: Architecture, params: Mapping[str, Any], batch: Batch) -> tuple[jax.Array, Any]:
     """Contexts `b l d`, and pooled states `b d` where the U-Net takes them."""
     if "ids" not in batch:
         pooled = batch["pooled"].astype(jnp.float32) if architecture.takes_pooled else None

@@ -52,7 +52,7 @@ def unet_answer(
 class Denoising:
     """Equation 1 for the U-Net of a model.
 
-    What other networks add to it is told by a subclass, in `injected`; one that has fields of its own to check calls
+    What other networks add to it, and other targets, are told by a subclass, in `injected` and `wanted`; one that has fields of its own to check calls
     this `__post_init__` too.
 
     Attributes:
@@ -113,8 +113,9 @@ class Denoising:
             raw = stop_gradient(self._answer(params, batch, self._noised(batch, level, x_0, e), t, conditions))
             found = predictions.noise(kind, level, level.noised(x_0, e), raw)
             e = e + level.beside(x_0).sigma ** self.dream * (e - found)
-        raw = self._answer(params, batch, self._noised(batch, level, x_0, e), t, conditions)
-        difference = raw - predictions.target(kind, level, x_0, e)
+        x = self._noised(batch, level, x_0, e)
+        wanted = self.wanted(params, batch, x, t, predictions.target(kind, level, x_0, e))
+        difference = self._answer(params, batch, x, t, conditions) - wanted
         error = self.error(difference, level, t / count(self.architecture)) * batch.get("weights", 1.0)
         each = jnp.mean(error, axis=(1, 2, 3)) * self.weighting(kind, level)
         return each, jnp.mean(jnp.square(difference), axis=(1, 2, 3))
@@ -128,8 +129,14 @@ class Denoising:
     def injected(
         self, params: Mapping[str, Any], batch: Batch, x: jax.Array, t: jax.Array, conditions: Conditions
     ) -> Injections:
-        """What other networks add inside the U-Net; nothing here (see `methods.controlnet`, `methods.ip_adapter`)."""
+        """What other networks add inside the U-Net; nothing here (see `methods.controlnet`, `methods.image_prompt`)."""
         return NOTHING
+
+    def wanted(
+        self, params: Mapping[str, Any], batch: Batch, x: jax.Array, t: jax.Array, target: jax.Array
+    ) -> jax.Array:
+        """What the answer is compared with, `b h w c`: the target of (1) here (see `preserving`)."""
+        return target
 
     def _answer(
         self, params: Mapping[str, Any], batch: Batch, x: jax.Array, t: jax.Array, conditions: Conditions
