@@ -67,18 +67,16 @@ class Pictures:
 
     Attributes:
       batches: of the pictures themselves. whole: those, or both them and their class's.
-      pairs: whether what lies beside a picture is the one of a pair that was not preferred.
       preserving: whether batches say which of their pictures are of the class, to be answered as before.
     """
 
     batches: Batches
     whole: Batches | DreamBooth
-    pairs: bool = False
     preserving: bool = False
 
     def batch(self, step: int) -> dict[str, Any]:
         """See `Material`."""
-        made = self._paired(self.whole.batch(step))
+        made = self.whole.batch(step)
         if self.preserving and isinstance(self.whole, DreamBooth):
             made["preserved"] = np.repeat(np.float32([0, 1]), [self.whole.instance.size, self.whole.class_.size])
         return made
@@ -113,11 +111,8 @@ class Pictures:
         bucket = int(np.argmax([len(own) for own in groups]))
         numbers = groups[bucket][:count]
         places = Places(bucket, numbers, np.zeros(len(numbers), np.int64))
-        made = self._paired(self.batches.arrays(places, self.batches.sizes[bucket], 0, len(numbers)))
+        made = self.batches.arrays(places, self.batches.sizes[bucket], 0, len(numbers))
         return made | ({"preserved": np.zeros(len(numbers), np.float32)} if self.preserving else {})
-
-    def _paired(self, made: dict[str, Any]) -> dict[str, Any]:
-        return made | {"rejected": 2 * made.pop("map") - 1} if self.pairs else made
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,15 +162,17 @@ def read(values: Any, model: Model, tokens: Tokenise | None, texts_learn: bool, 
         return Prompts(_prompts(values.prompts), Tokens(model.tokenizers), values.batch)
     caches = _caches(values, model, texts_learn or tokens is not None)
     make = partial(_batches, values, model, tokens or Tokens(model.tokenizers), caches)
-    dataset = _scanned(values, values.data, values.caption, values.maps or values.rejected, report)
+    dataset = _scanned(
+        values, "data", report, values.caption, maps=values.maps, masks=values.masks, rejected=values.rejected
+    )
     if not values.class_data:
         batches = make(dataset, values.batch, values.trigger)
         _fill(batches, model, report)
-        return Pictures(batches, batches, bool(values.rejected))
+        return Pictures(batches, batches)
     count = values.class_batch or values.batch // 2
     if not 0 < count < values.batch:
         raise ValueError(f"--class_batch={count}: of a batch of {values.batch} from 1 to {values.batch - 1} can be it")
-    of_class = _scanned(values, values.class_data, values.class_caption, None, report)
+    of_class = _scanned(values, "class_data", report, values.class_caption)
     instance, class_ = make(dataset, values.batch - count, values.trigger), make(of_class, count, "")
     _fill(instance, model, report)
     _fill(class_, model, report, instance.sizes)
@@ -197,11 +194,12 @@ def _prompts(path: str) -> tuple[str, ...]:
     return lines
 
 
-def _scanned(values: Any, path: str, caption: str | None, beside: str | None, report: Report) -> Dataset:
-    masks = values.masks if path == values.data else None
-    dataset = scan(sources.find(path, caption, maps=beside, masks=masks), report=report)
+def _scanned(values: Any, flag: str, report: Report, caption: str | None, **beside: str | None) -> Dataset:
+    """The pictures that a flag names; what the scan saw is kept in the run's folder."""
+    path, out = values[flag].value, Path(values.out)
+    dataset = scan(sources.find(path, caption, **beside), kept=out / f"{flag}.json", report=report)
     if dataset.rejects:
-        file = Path(values.out) / REJECTS
+        file = out / f"{flag}_{REJECTS}"
         dataset.write_rejects(file)
         report(f"{path}: {len(dataset.rejects)} pictures are not taken, see {file}; {': '.join(dataset.rejects[0])}")
     return dataset
@@ -210,7 +208,7 @@ def _scanned(values: Any, path: str, caption: str | None, beside: str | None, re
 def _caches(values: Any, model: Model, texts_learn: bool) -> dict[str, Any]:
     """Where latents and states are kept; none of what differs from step to step or learns."""
     folder, made = Path(values.out) / CACHE, dict[str, Any]()
-    if values.cache and not (values.random_crop or values.rejected):
+    if values.cache and not values.random_crop:
         made["moments"] = Moments(folder, encoders.vae(model.architecture, model.params)[1])
     if values.cache and not (texts_learn or values.shuffle_tags):
         made["states"] = States(folder, encoders.texts(model.architecture, model.params)[1])

@@ -52,8 +52,8 @@ def unet_answer(
 class Denoising:
     """Equation 1 for the U-Net of a model.
 
-    What other networks add to it, and other targets, are told by a subclass, in `injected` and `wanted`; one that has fields of its own to check calls
-    this `__post_init__` too.
+    What other networks add to it, and other targets, are told by a subclass, in `injected` and `wanted`; one that has
+    fields of its own to check calls this `__post_init__` too.
 
     Attributes:
       dream: p of equation 2, 0 or more (published: 1); None leaves (2) out.

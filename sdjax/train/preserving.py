@@ -3,10 +3,10 @@
     new pictures    mean |f(x, t, c) - target|^2                                                            (1)
     old pictures    mean |f(x, t, c) - f_0(x, t, c)|^2,    f_0 the model before training, without a gradient  (2)
 
-DreamBooth's prior preservation (Ruiz et al. 2022, arXiv:2208.12242) has (1) for both. (2) asks for what was there, noise
-for noise, and not for what a picture says: it is 0 until something is forgotten, and so has no noise of its own (as in
-learning without forgetting, Li & Hoiem 2016, arXiv:1606.09282). Text encoders that learn too are compared with what
-they were. It costs one more evaluation of the networks without a way back.
+DreamBooth's prior preservation (Ruiz et al. 2022, arXiv:2208.12242) has (1) for both. (2) asks for what was there,
+noise for noise, and not for what a picture says: it is 0 until something is forgotten, and so has no noise of its own
+(as in learning without forgetting, Li & Hoiem 2016, arXiv:1606.09282). Text encoders that learn too are compared with
+what they were. It costs one more evaluation of the networks without a way back.
 
 What takes part, beside what a batch always has: batch["preserved"] `b`, 1 for an old picture and 0 for a new one; and
 params["reference"], the parameters before training by component, of those that learn.
