@@ -136,7 +136,7 @@ def test_weights_are_one_weight_of_the_clean_latents():
     gamma, snr = 5.0, np.asarray(LEVEL.snr, np.float64)
     near(Weighting("soft_min_snr")("v_prediction", LEVEL), snr * gamma / (snr + gamma) / (snr + 1), rtol=1e-4)
     near(Weighting("velocity_snr")("v_prediction", LEVEL)[500], snr[500] / (snr[500] + 1))
-    near(Weighting("debiased")("v_prediction", LEVEL)[[0, 500]], [1 / 1001, 1 / (snr[500] + 1)])
+    near(Weighting("debiased")("v_prediction", LEVEL)[jnp.array([0, 500])], [1 / 1001, 1 / (snr[500] + 1)])
 
 
 def test_weights_of_flow_matching():
@@ -172,7 +172,7 @@ class Answering(Denoising):
 NOISES = {
     "plain": Noising(),
     "offset": Noising(offset=0.1, offset_random=True, offset_adaptive=0.5),
-    "pyramid": Noising(pyramid=6),
+    "pyramid": Noising(pyramid=3),
     "perturbed": Noising(perturbation=0.1),
 }
 
@@ -184,7 +184,8 @@ def test_a_pictures_loss_does_not_depend_on_its_neighbours(kind):
     key, five = jax.random.key(3), training.batch(5)
     alone = {name: leaf[:2] for name, leaf in five.items()}
     others = {name: leaf.at[2:].multiply(9.0) for name, leaf in five.items()}
-    first, second, third = (own.errors({}, own.draw(b, key))[0][:2] for b in (five, alone, others))
+    errors = jax.jit(lambda batch: own.errors({}, own.draw(batch, key))[0][:2])
+    first, second, third = (errors(b) for b in (five, alone, others))
     np.testing.assert_allclose(first, second, rtol=1e-6)
     np.testing.assert_allclose(first, third, rtol=1e-6)
     plain = Answering(EPSILON, timesteps=Timesteps(stratified=False))
@@ -208,10 +209,11 @@ def test_offset_noise_of_a_picture():
 def test_pyramid_noise_is_correlated_over_space():
     """Unit variance in each picture, and neighbours alike; without further levels it is white."""
     keys, x_0 = picture_keys(jax.random.key(0), 64), jnp.zeros((64, 16, 24, 2))
-    made = {levels: Noising(pyramid=levels, pyramid_discount=0.8).draw(keys, x_0) for levels in (1, 6)}
+    drawn = {levels: Noising(pyramid=levels, pyramid_discount=0.8) for levels in (1, 4)}
+    made = {levels: jax.jit(noising.draw)(keys, x_0) for levels, noising in drawn.items()}
     alike = {levels: float(jnp.mean(e[:, :, 1:] * e[:, :, :-1])) for levels, e in made.items()}
-    near(jnp.std(made[6], axis=(1, 2, 3), ddof=1), 1, rtol=1e-4)
-    assert abs(alike[1]) < 0.01 and alike[6] > 0.3
+    near(jnp.std(made[4], axis=(1, 2, 3), ddof=1), 1, rtol=1e-4)
+    assert abs(alike[1]) < 0.01 and alike[4] > 0.2
 
 
 def test_perturbation_is_no_part_of_the_target():
@@ -262,9 +264,14 @@ def test_densities():
     q = np.asarray(LogitNormal(-0.5, 1.3).quantile(jnp.asarray(u)))
     np.testing.assert_allclose(stats.norm.cdf((np.log(q / (1 - q)) + 0.5) / 1.3), u, atol=1e-3)
     q = np.asarray(Mode(1.29).quantile(jnp.asarray(u)))
-    near(q[[0, 50_000, -1]], 1 - u[[0, 50_000, -1]] - 1.29 * (np.cos(np.pi * u[[0, 50_000, -1]] / 2) ** 2 - 1 + u[[0, 50_000, -1]]), atol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(q, 1 - u - 1.29 * (np.cos(np.pi * u / 2) ** 2 - 1 + u), atol=1e-6)
     assert q.min() >= 0 and q.max() <= 1
-    for biased, within in ((later(0.25, 2.0), slice(750, None)), (earlier(0.3, 0.5), slice(0, 300)), (Biased(0.2, 0.5, 3.0), slice(200, 500))):  # fmt: skip
+    biases = [
+        (later(0.25, 2.0), slice(750, None)),
+        (earlier(0.3, 0.5), slice(300)),
+        (Biased(0.2, 0.5, 3), slice(200, 500)),
+    ]
+    for biased, within in biases:
         weights = np.ones(1000)
         weights[within] *= biased.multiplier  # as diffusers' SDXL trainer has it
         t = np.floor(np.asarray(biased.quantile(jnp.asarray(u))) * 1000).astype(int)
@@ -275,10 +282,10 @@ def test_densities():
 def test_timesteps_of_flow_matching():
     keys = picture_keys(jax.random.key(0), 4000)
     plain, shifted = (Timesteps(shift=s).flow(jax.random.key(0), keys, FLOW_TIMESTEPS) for s in (1.0, 3.0))
-    assert plain.dtype == jnp.float32 and 0 < float(plain.min()) and float(plain.max()) < 1000
+    assert plain.dtype == jnp.float32 and float(plain.min()) > 0 and float(plain.max()) < 1000
     near([jnp.median(plain), jnp.median(shifted)], [500, 750], rtol=1e-2)
     ends = Timesteps(LogitNormal(0.0, 50.0)).flow(jax.random.key(0), keys, FLOW_TIMESTEPS)
-    assert 0 < float(ends.min()) and float(ends.max()) < 1000
+    assert float(ends.min()) > 0 and float(ends.max()) < 1000
 
 
 def test_continuous_timesteps_are_those_of_the_network():
@@ -293,15 +300,15 @@ def test_continuous_timesteps_are_those_of_the_network():
 
 def test_in_pieces_and_padded_the_loss_is_the_same():
     """Equation 2 of `objective`: pieces by the pictures they count; a picture that only fills the batch up is none."""
-    own = Answering(EPSILON, weighting=Weighting("min_snr"), noising=Noising(pyramid=4, offset=0.1))
-    seen = own.draw(training.batch(6), jax.random.key(0))
-    whole, metrics = own.loss({}, seen)
-    halves = [own.loss({}, {name: leaf[part] for name, leaf in seen.items()})[0] for part in (slice(3), slice(3, 6))]
+    own = Answering(EPSILON, weighting=Weighting("min_snr"), noising=Noising(pyramid=2, offset=0.1))
+    seen, loss = own.draw(training.batch(6), jax.random.key(0)), jax.jit(partial(own.loss, {}))
+    whole, metrics = loss(seen)
+    halves = [loss({name: leaf[part] for name, leaf in seen.items()})[0] for part in (slice(3), slice(3, 6))]
     near(sum(halves) / 2, whole)
     assert float(metrics["count"]) == 6
     padded = {**seen, "valid": jnp.array([1, 1, 1, 0, 0, 0])}
-    near(own.loss({}, padded)[0], halves[0])
-    doubled, told = own.loss({}, {**seen, "weight": jnp.full(6, 2.0)})
+    near(loss(padded)[0], halves[0])
+    doubled, told = loss({**seen, "weight": jnp.full(6, 2.0)})
     near(doubled, 2 * whole)
     near(told["square"], metrics["square"])
 
@@ -315,21 +322,16 @@ def test_the_error_counts_where_the_weights_say():
 
 
 def test_a_network_learns_by_it():
-    """Fifty steps of a real U-Net on one batch halve its error; and a gradient reaches every parameter."""
+    """A gradient reaches every parameter of a real U-Net, and steps along it lower the error."""
     of = training.architecture("v_prediction")
-    own, params = Denoising(of, weighting=Weighting("min_snr")), training.params(of)
-    seen = own.draw(training.batch(8), jax.random.key(0))
-
-    @jax.jit
-    def step(unet):
-        (_, metrics), grads = jax.value_and_grad(lambda u: own.loss({"unet": u}, seen), has_aux=True)(unet)
-        return jax.tree.map(lambda p, g: p - 0.05 * g, unet, grads), metrics["loss"], grads
-
-    unet, losses = params["unet"], []
-    for _ in range(50):
-        unet, loss, grads = step(unet)
+    own, unet = Denoising(of, weighting=Weighting("min_snr")), training.params(of)["unet"]
+    seen, losses = own.draw(training.batch(4), jax.random.key(0)), []
+    step = jax.jit(jax.value_and_grad(lambda unet: own.loss({"unet": unet}, seen)[0]))
+    for _ in range(16):
+        loss, grads = step(unet)
         losses.append(float(loss))
-    assert losses[-1] < losses[0] / 2
+        unet = jax.tree.map(lambda p, g: p - 0.05 * g, unet, grads)
+    assert losses[-1] < 0.85 * losses[0]
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads))
 
 
