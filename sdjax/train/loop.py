@@ -136,7 +136,8 @@ class _Run:
         """Fetches what is unread. Raises Diverged at the first step whose loss or gradient is not finite."""
         read, self.unread = jax.device_get(self.unread), []
         for n, (metrics, more) in enumerate(read, done + 1 - len(read)):
-            self.newest = {name: float(value) for name, value in {**metrics, **more}.items()}
+            first_of_all = {name: metrics[name] for name in ("loss", "gradient_norm")}
+            self.newest = {name: float(value) for name, value in {**first_of_all, **metrics, **more}.items()}
             self._check_finite(n)
             for recorder in self.recorders:
                 recorder.record(n, self.newest)

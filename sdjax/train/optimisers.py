@@ -119,11 +119,17 @@ class Optimiser:
         return optax.chain(scaled, self._decayed, optax.scale_by_learning_rate(rate))
 
     def _prodigy(self, rate: Rate) -> optax.GradientTransformation:
-        """Safeguarded: a rate that rises from 0 would else make its estimate run away."""
+        """Safeguarded: a rate that rises from 0 would else make its estimate run away.
+
+        Until there has been any gradient, optax's estimate is 0 / 0; nothing moves then but by the decay.
+        """
         own = contrib.prodigy(rate, (self.b1, self.b2), eps=self.eps, safeguard_warmup=True)
 
         def update(gradients: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
             updates, new = own.update(gradients, state, params)
+            nothing = optax.tree.max(jax.tree.map(lambda s: jnp.max(jnp.abs(s)), new.grad_sum)) == 0
+            new = new._replace(estim_lr=jnp.where(nothing, state.estim_lr, new.estim_lr))
+            updates = jax.tree.map(lambda one: jnp.where(nothing, 0.0, one), updates)
             debiased = jnp.sqrt(1 - self.b2**new.count) / (1 - self.b1**new.count)
             decay = optax.add_decayed_weights(-self.weight_decay * state.estim_lr * rate * debiased, self._mask)
             return decay.update(updates, decay.init(params), params)[0], new
