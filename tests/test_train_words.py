@@ -13,6 +13,8 @@ import sdjax
 from sdjax.adapters.hypernetwork import attach
 from sdjax.adapters.paths import published
 from sdjax.core import tree
+from sdjax.nn.clip import NewWords
+from sdjax.train.architecture import Architecture
 from sdjax.train.methods.hypernetwork import Hypernetwork
 from sdjax.train.methods.textual_inversion import TextualInversion
 from tests.train_fixtures import answer, base, batch, learnt, objective, sd  # noqa: F401
@@ -103,9 +105,9 @@ def test_a_word_is_written_and_read(sd, base, tokenizer, tmp_path):
     assert read.word == "<ring>" and len(read) == 2 and read.metadata["ss_steps"] == "7"
     # What a prompt with it is told is what training was told.
     rows = method.rows(CAPTIONS[:1], {"text_encoder": tokenizer})
-    tower = sdjax.train.architecture.Architecture.of(sd.networks.spec).texts[0]
+    tower = Architecture.of(sd.networks.spec).texts[0]
     which = rows["words"]["text_encoder"]
-    new = sdjax.nn.clip.NewWords(which >= 0, trainable["text_encoder"][np.maximum(which, 0)])
+    new = NewWords(which >= 0, trainable["text_encoder"][np.maximum(which, 0)])
     expected, _ = tower(base["text_encoder"], rows["ids"]["text_encoder"], new)
     got = sd.encode_prompt(CAPTIONS[:1], embeddings={"<ring>": read})
     np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -160,8 +162,9 @@ def test_every_layer_of_a_hypernetwork_learns(base, objective, batch):
     method = Hypernetwork(activation="relu")
     trainable = learnt(method.start(base, jax.random.key(0)))
     gradients = jax.jit(jax.grad(lambda own: objective.loss(method.join(own, base), batch)[0]))(trainable)
-    silent = ["/".join(path) for path, leaf in tree.flatten(gradients).items() if not np.abs(leaf).max() > 0]
-    assert len(jax.tree.leaves(gradients)) == 2 * 2 * 4 and not silent
+    silent = ["/".join(path) for path, leaf in tree.flatten(gradients).items() if not np.abs(leaf).max() > 1e-7]
+    # What is added to all keys alike adds one number to all scores of a query, which softmax does not see.
+    assert len(jax.tree.leaves(gradients)) == 2 * 2 * 4 and sorted(silent) == ["16/k/1/bias", "8/k/1/bias"]
 
 
 def test_hypernetworks_that_cannot_be(base):

@@ -101,7 +101,7 @@ def tensors(factors: Mapping[str, Factors], alpha: float, dtype: Any = np.float1
     return made
 
 
-def layer_tensors(one: Mapping[str, jax.Array], alpha: float, dtype: Any = np.float32) -> dict[str, np.ndarray]:
+def layer_tensors(one: Mapping[str, Any], alpha: float, dtype: Any = np.float32) -> dict[str, np.ndarray]:
     """The tensors of one layer by what kohya's names end in."""
     down, up = np.asarray(one["down"]), np.asarray(one["up"])
     # Contiguous: safetensors' own writer for NumPy takes a transposed array's bytes as they lie in memory.

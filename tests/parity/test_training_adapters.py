@@ -25,6 +25,7 @@ from sdjax.train.denoising import Denoising
 from sdjax.train.methods import lokr
 from sdjax.train.methods.beside import as_weight, weight_shape
 from sdjax.train.methods.dora import DoRA
+from sdjax.train.methods.hypernetwork import Hypernetwork
 from sdjax.train.methods.layers import chosen
 from sdjax.train.methods.loha import LoHa
 from sdjax.train.methods.lokr import LoKr
@@ -32,6 +33,7 @@ from sdjax.train.methods.lora import LoRA
 from sdjax.train.methods.textual_inversion import TextualInversion
 from tests.parity import families
 from tests.parity.families import channels_first, relative
+from tests.parity.test_hypernetwork import Module
 from tests.train_fixtures import learnt
 
 TOLERANCE = 1e-4  # the issue's
@@ -308,3 +310,39 @@ def test_a_new_word(clean, kind, tmp_path):
         ids = pipeline.tokenizer.convert_tokens_to_ids(["<new>", "<new>_1"])
         found = families.opened(kind)[0].text_encoder.get_input_embeddings().weight[ids]
         np.testing.assert_array_equal(found.detach().numpy(), held["<new>"].numpy())
+
+
+def test_a_hypernetwork(clean, tmp_path):
+    """A1111's modules before torch's layers for keys and values.
+
+    The last bias of those for keys adds one number to all scores of a query, which softmax does not see: its gradient
+    is rounding, of which AdamW makes steps of the whole rate.
+    """
+    pipeline, _, base, objective, batch = opened("sd1")
+    pipeline.unet.requires_grad_(False), pipeline.text_encoder.requires_grad_(False)
+    method = Hypernetwork(activation="silu")
+    trainable = learnt(method.start(base, jax.random.key(0)))
+    modules = torch.nn.ModuleDict()
+    for name, layer in pipeline.unet.named_modules():
+        if name.endswith(("to_k", "to_v")):
+            key = f"{layer.in_features}.{name[-1]}".replace(".", "_")
+            if key not in modules:
+                modules[key] = Module(layer.in_features, (1, 2, 1), "silu", norm=False, output=False, dropout=0.0)
+            layer.register_forward_pre_hook(lambda _, x, own=modules[key]: (own(x[0]),))
+
+    def as_torch(tree):  # as it is written, in torch's order of axes
+        held = load_file(method.write(tree, base, tmp_path, {}))
+        return {name.replace(".", "_", 1): one for name, one in held.items()}
+
+    modules.load_state_dict(as_torch(trainable))
+    loss, gradient, after = descend(method, objective, base, batch, trainable)
+    named = dict(modules.named_parameters())
+    expected, gradients = torch_descend([*named.values()], lambda: torch_loss(pipeline, batch))
+    assert abs(loss / expected - 1) < 1e-5
+    ours, learned = as_torch(gradient), as_torch(after)
+    for (name, parameter), wanted in zip(named.items(), gradients, strict=True):
+        if name.endswith("k.linear.2.bias"):
+            assert max(np.abs(wanted).max(), ours[name].abs().max()) < 1e-8
+            continue
+        assert np.abs(wanted).max() > 1e-6 and relative(ours[name], wanted) < TOLERANCE, name
+        assert relative(learned[name], parameter.detach().numpy()) < TOLERANCE, name

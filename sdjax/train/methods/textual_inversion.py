@@ -57,7 +57,7 @@ class TextualInversion:
         if isinstance(start, str):
             ids = _ids(start, tokenizer)
             count = len(ids) if vectors is None else vectors
-            starts = tuple((ids[i * len(ids) // count],) for i in range(count))
+            starts: tuple[tuple[int, ...], ...] = tuple((ids[i * len(ids) // count],) for i in range(count))
         else:
             starts = tuple(_ids(text, tokenizer) for text in start)
             if vectors not in (None, len(starts)):
