@@ -5,8 +5,8 @@
 
 The first begins with nothing, of the sizes that the flags say and with the tokenizer of the shapes model; the second
 goes on from a folder of transformers' CLIPModel. What comes of it is OUT/clip, for `CLIPModel.from_pretrained` and
-`experiments.evaluate --clip=OUT/clip`. At the end it says how often, among the pictures held out, a picture's own caption
-is the nearest to it: with n of them, 1/n by chance.
+`experiments.evaluate --clip=OUT/clip`. At the end it says how often, among the n pictures held out, a picture's own
+caption is the nearest to it: 1/n by chance.
 """
 
 from pathlib import Path
@@ -54,7 +54,7 @@ def begun(tokenizer: Tokenizer) -> Clip:
         if tokenizer.size > clip.text.vocab_size or tokenizer.max_length > clip.text.max_position_embeddings:
             raise ValueError(
                 f"--tokenizer has {tokenizer.size} ids in rows of {tokenizer.max_length}, and --start's text encoder "
-                f"{clip.text.vocab_size} in rows of {clip.text.max_position_embeddings}: give the tokenizer of that CLIP"
+                f"{clip.text.vocab_size} in rows of {clip.text.max_position_embeddings}: give that CLIP's own"
             )
         return clip
     if FLAGS.part != "both":

@@ -4,7 +4,7 @@
     python -m experiments.train_vae --data=pictures --out=runs/vae --config=vae.json --steps=5000
     python -m experiments.train_vae .. --loss=published --adversarial_from=2000 --lpips=vgg.safetensors
 
-The first goes on from a VAE (a folder in the diffusers layout, a model folder, or "shapes", that of the model which comes
+The first goes on from a VAE (a folder in the diffusers layout, a model's, or "shapes", that of the model which comes
 with sdjax), its latents as they were; the second begins with nothing but a config.json. --loss=simple is L1 + L2 +
 edges (`sdjax.train.autoencoding`), published what latent diffusion's were trained by (`sdjax.train.adversarial`). What
 comes of it is OUT/vae, for `sdjax.load(vae="OUT")` and diffusers' `AutoencoderKL.from_pretrained`. Where the encoder

@@ -35,7 +35,7 @@ def reconstructed(config: VaeConfig, params: Any, pixels: np.ndarray) -> np.ndar
 
 
 def scaling_factor(config: VaeConfig, params: Any, batches: Iterable[Mapping[str, Any]]) -> float:
-    """Equation 2 of batches with `pixels`, by the encoder's means and variances. Raises ValueError if there is none."""
+    """Equation 2 of batches with `pixels`, by the encoder's means and variances. Raises ValueError for none."""
     count, total, square = 0, 0.0, 0.0
     for batch in batches:
         mean, log_variance = (np.asarray(part, np.float64) for part in _posterior(config, params, batch["pixels"]))
