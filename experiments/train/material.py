@@ -165,6 +165,8 @@ def read(values: Any, model: Model, tokens: Tokenise | None, texts_learn: bool, 
     dataset = _scanned(
         values, "data", report, values.caption, maps=values.maps, masks=values.masks, rejected=values.rejected
     )
+    if values.word and not any(values.word in text for item in dataset.items for text in item.record.captions):
+        raise ValueError(f"--word={values.word} stands in none of the captions of {values.data}: nothing would learn")
     if not values.class_data:
         batches = make(dataset, values.batch, values.trigger)
         _fill(batches, model, report)

@@ -17,7 +17,6 @@ from experiments.train.model import Model
 from experiments.train.recipes import Learner
 from sdjax.core.tree import Params
 from sdjax.images import sheet as sheets
-from sdjax.images.read import open_bytes
 from sdjax.train.denoising import Denoising
 from sdjax.train.methods.full import Full
 from sdjax.train.validation import band_losses, band_metrics
@@ -90,37 +89,32 @@ class Outcome:
         return path
 
     def _pictures(self, trainable: Params, prompts: list[str]) -> list[Image.Image]:
-        method, more = self.learner.method, {}
-        if isinstance(method, Full):
-            sd = self._trained(trainable)
-        else:
-            sd = self.model.with_params(self.model.sd.params)
-            file = self.write(trainable, Path(self.values.out) / PICTURES)
-            more = self._shown(file, len(prompts))
+        sd, more = self._shown(trainable, len(prompts))
         made = [
-            sd.generate(prompt, seed=i, steps=self.values.validation_steps, **{k: v[i] for k, v in more.items()})
+            sd.generate(
+                prompt, seed=i, steps=self.values.validation_steps, **{name: each[i] for name, each in more.items()}
+            )
             for i, prompt in enumerate(prompts)
         ]
         return [one.images[0] for one in made]
 
-    def _shown(self, file: Path, count: int) -> dict[str, list[Any]]:
-        """What `generate` takes beside a prompt to use the file, for each of so many prompts."""
-        name = self.values.method
+    def _shown(self, trainable: Params, count: int) -> tuple[sdjax.StableDiffusion, dict[str, list[Any]]]:
+        """A model, and what `generate` takes beside each of so many prompts, to use what has been learnt."""
+        name, sd = self.values.method, self.model.with_params(self.model.sd.params)
+        if isinstance(self.learner.method, Full):
+            return self._trained(trainable), {}
+        file = self.write(trainable, Path(self.values.out) / PICTURES)
+        if name == "textual_inversion":
+            return sd, {"embeddings": [{self.values.word: str(file)}] * count}
         if name == "controlnet":
-            net = sdjax.load_controlnet(file)
-            shown = self._fixed
-            assert shown is not None
-            maps = shown["map"]
-            return {"control": [[(net, _uint8(maps[i % len(maps)]))] for i in range(count)]}
+            net, shown = sdjax.load_controlnet(file), self.material.fixed(count)
+            maps = [] if shown is None else [_uint8(one) for one in shown["map"]]
+            return sd, {"control": [[(net, maps[i % len(maps)])] for i in range(count)]}
         if name == "ip_adapter":
             prompt = sdjax.load_image_prompt(file, image_encoder=self.values.image_encoder)
-            items = self.material.batches.dataset.items  # type: ignore[attr-defined]
-            shown = [
-                open_bytes(items[i % len(items)].record.read(), items[i % len(items)].record.name) for i in range(count)
-            ]
-            return {"image_prompt": [[(prompt, one, 1.0)] for one in shown]}
-        worn = sdjax.load_adapter(file)
-        return {"adapters": [[(worn, 1.0)]] * count}
+            shown = self.material.pictures_of(count)  # type: ignore[attr-defined]
+            return sd, {"image_prompt": [[(prompt, shown[i % len(shown)], 1.0)] for i in range(count)]}
+        return sd.with_adapters([(sdjax.load_adapter(file), 1.0)]), {}
 
     def _trained(self, trainable: Params) -> sdjax.StableDiffusion:
         stored = {**self.model.sd.params}

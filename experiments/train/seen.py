@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from experiments import _files
 from experiments.train.material import TEXT, Pictures
@@ -18,6 +19,7 @@ from sdjax.config.image_prompt import BASE, ImagePromptConfig
 from sdjax.images.processor import Processor
 from sdjax.images.read import open_bytes, read_image
 from sdjax.nn.clip_vision import ClipVisionEncoder
+from sdjax.train.data.scan import Item
 
 LARGEST = 1 << 20  # bytes of a config.json
 
@@ -58,10 +60,7 @@ class Seen:
         encoder = self.folder.read()
         see, processor = jax.jit(_embedding(self.folder.config)), Processor.from_dict(encoder.preprocessor)
         params, batches = jax.tree.map(jnp.asarray, encoder.params), self.pictures.batches
-        made = [
-            see(params, processor(read_image(open_bytes(item.record.read(), item.record.name)))[None])[0]
-            for item in batches.dataset.items
-        ]
+        made = [see(params, processor(read_image(_opened(item)))[None])[0] for item in batches.dataset.items]
         object.__setattr__(self, "embeddings", np.stack(made)[batches.pictures.places])
 
     def batch(self, step: int) -> dict[str, Any]:
@@ -78,6 +77,10 @@ class Seen:
         numbers = max(groups, key=len)[:count]
         return self.pictures.fixed(count) | {"embedding": self.embeddings[numbers]}
 
+    def pictures_of(self, count: int) -> list[Image.Image]:
+        """The first so many, whole."""
+        return [_opened(item) for item in self.pictures.batches.dataset.items[:count]]
+
     def _left_out(self, made: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         drawn = rng.random(len(made["embedding"]))
         without_picture, without_text = drawn < 2 * self.dropout, (drawn >= self.dropout) & (drawn < 3 * self.dropout)
@@ -89,6 +92,10 @@ class Seen:
     def __getattr__(self, name: str) -> Any:
         """All else is the pictures'."""
         return getattr(self.pictures, name)
+
+
+def _opened(item: Item) -> Image.Image:
+    return open_bytes(item.record.read(), item.record.name)
 
 
 def _replaced(own: np.ndarray, other: np.ndarray, where: np.ndarray) -> np.ndarray:
