@@ -6,7 +6,7 @@
 Stable Diffusion 1.5's U-Net with random weights, 256 x 256, one picture, float32, the error of the noise, AdamW with
 the gradient's norm cut at 1; LoRA of rank 16 on the projections of every attention, diffusers' by peft. Each side in
 a process of its own, for both at once would not fit, in turns; each process takes two steps that are not counted, and
-then --steps that are. A round gives the ratio of the medians. Memory is the process's highest, with all that it has loaded.
+then --steps that are. A round gives the ratio of the medians. Memory is the process's highest, with all that it loaded.
 
 Expected on a CPU: time at most 0.9 of diffusers', memory at most as much.
 """
