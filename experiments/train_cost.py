@@ -112,8 +112,8 @@ def their_step(way: str) -> Callable[[], Any]:
     import torch
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
-    unet = UNet2DConditionModel(**PRESETS["sd15"].configs["unet"])
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    unet: Any = UNet2DConditionModel(**PRESETS["sd15"].configs["unet"])
+    scheduler: Any = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     if way == "lora":
         from peft import LoraConfig
 

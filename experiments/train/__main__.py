@@ -46,7 +46,7 @@ def main() -> None:
     recipe = RECIPES[FLAGS.method]
     check_needs(recipe)
     if FLAGS.learning_rate is None:
-        FLAGS.learning_rate = recipe.rate
+        FLAGS["learning_rate"].value = recipe.rate
     rate = make_rate(FLAGS.rate, FLAGS.learning_rate, FLAGS.steps, FLAGS.warmup)
     optimiser, averages = make_optimiser(), make_averages()
     model = Model.of(FLAGS)

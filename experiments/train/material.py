@@ -78,7 +78,9 @@ class Pictures:
         """See `Material`."""
         made = self.whole.batch(step)
         if self.preserving and isinstance(self.whole, DreamBooth):
-            made["preserved"] = np.repeat(np.float32([0, 1]), [self.whole.instance.size, self.whole.class_.size])
+            made["preserved"] = np.repeat(
+                np.array([0, 1], np.float32), [self.whole.instance.size, self.whole.class_.size]
+            )
         return made
 
     @property

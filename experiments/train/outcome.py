@@ -18,7 +18,7 @@ from experiments.train.recipes import Learner
 from sdjax.core.tree import Params
 from sdjax.images import sheet as sheets
 from sdjax.train.denoising import Denoising
-from sdjax.train.methods.full import Full
+from sdjax.train.methods.method import Written
 from sdjax.train.validation import band_losses, band_metrics
 
 COUNT = 8  # pictures of the loss at fixed noise
@@ -39,8 +39,9 @@ class Outcome:
     def write(self, trainable: Params, folder: Path) -> Path:
         """Writes what has been learnt, whole or not at all, and returns where. Raises CheckpointError."""
         trainable = jax.device_get(trainable)
-        if not isinstance(self.learner.method, Full):
-            return self.learner.method.write(trainable, self.params, folder, self.metadata())
+        method = self.learner.method
+        if isinstance(method, Written):
+            return method.write(trainable, self.params, folder, self.metadata())
         self._trained(trainable).save(folder / MODEL)
         return folder / MODEL
 
@@ -101,7 +102,7 @@ class Outcome:
     def _shown(self, trainable: Params, count: int) -> tuple[sdjax.StableDiffusion, dict[str, list[Any]]]:
         """A model, and what `generate` takes beside each of so many prompts, to use what has been learnt."""
         name, sd = self.values.method, self.model.with_params(self.model.sd.params)
-        if isinstance(self.learner.method, Full):
+        if not isinstance(self.learner.method, Written):
             return self._trained(trainable), {}
         file = self.write(trainable, Path(self.values.out) / PICTURES)
         if name == "textual_inversion":

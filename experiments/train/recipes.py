@@ -27,6 +27,7 @@ from sdjax.train.methods.full import TEXT_ENCODER, UNET, Full
 from sdjax.train.methods.hypernetwork import Hypernetwork
 from sdjax.train.methods.image_prompt import COMPONENT as IMAGE_PROMPT
 from sdjax.train.methods.image_prompt import ImagePromptDenoising, TrainImagePrompt
+from sdjax.train.methods.layers import Layers
 from sdjax.train.methods.loha import LoHa
 from sdjax.train.methods.lokr import LoKr
 from sdjax.train.methods.lora import LoRA
@@ -201,7 +202,7 @@ def _denoising(values: Any) -> dict[str, Any]:
 
 
 def _beside(kind: Callable[..., Any], values: Any, model: Model) -> Any:
-    layers = (("unet", values.layers),) if values.layers else ()
+    layers: Layers = (("unet", values.layers),) if values.layers else ()
     if values.text_layers:
         layers += tuple((tower.component, values.text_layers) for tower in model.architecture.texts)
     return kind(rank=values.rank, alpha=values.alpha, layers=layers)
