@@ -207,7 +207,7 @@ def test_a_written_image_prompt_is_the_trained_one(unet, tmp_path):
 
 
 def test_the_data_are_the_same_wherever_they_are_cut(tmp_path):
-    tokenizer = train_pictures.tokenizer()
+    tokenizer = models.tokenizer()
 
     def encode(pixels):
         return pixels[:, ::8, ::8, :1].astype(np.float16)

@@ -88,7 +88,7 @@ def test_nothing_but_what_is_new_can_be_learnt():
 
 
 def test_the_word_is_told_in_place_of_an_outline():
-    tokenizer = train_pictures.tokenizer()
+    tokenizer = models.tokenizer()
     scene = world.parse_caption("a small red hexagon above a blue ring on a pink background")
     told, like = (
         new_word.states(scene, "hexagon", tokenizer),
@@ -107,7 +107,7 @@ def test_the_word_is_told_in_place_of_an_outline():
 
 
 def test_captions_of_the_text_stage_hold_no_other_colour():
-    captions = new_word.Captions("hexagon", train_pictures.tokenizer(), lambda ids: np.zeros((*ids.shape, 128)), 32, 0)
+    captions = new_word.Captions("hexagon", models.tokenizer(), lambda ids: np.zeros((*ids.shape, 128)), 32, 0)
     batch = captions.batch(5)
     assert batch["ids"].shape == (32, 24) and batch["states"].shape == (32, 24, 128)
     assert (batch["states"][:16, :, new_word.SPARE] > 0).any(1).all()
