@@ -48,7 +48,7 @@ Encode = Callable[[np.ndarray], jax.Array]  # pixels `b H W 3` in [-1, 1] to lat
 def trained_params(folder: str) -> dict:
     """The averaged parameters of a VAE run."""
     params = fresh(Autoencoder(models.VAE), 0, jnp.zeros((1, 64, 64, 3)))
-    return averaged(folder, params)
+    return averaged(folder, {"vae": params})["vae"]
 
 
 def encoder(params: dict) -> Encode:

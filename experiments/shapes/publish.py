@@ -26,7 +26,7 @@ def unet_params(run: Path, average: int | None) -> dict:
     if average:
         expected = expected_params({"unet": models.UNET})
         return read_component(run / "averages" / str(average), expected["unet"])[0]
-    return averaged(run, init_params(0))
+    return averaged(run, {"unet": init_params(0)})["unet"]
 
 
 def main() -> None:

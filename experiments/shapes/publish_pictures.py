@@ -29,7 +29,7 @@ CLASSES = {"inpainting": "StableDiffusionInpaintPipeline", "depth": "StableDiffu
 
 def main() -> None:
     out = Path(FLAGS.out or ASSETS / f"shapes_{FLAGS.task}")
-    trained = averaged(FLAGS.run, initial(FLAGS.task, 0))
+    trained = averaged(FLAGS.run, {"unet": initial(FLAGS.task, 0)})["unet"]
     params = jax.tree.map(lambda p: np.asarray(p, np.float16), trained)
     save_component(out / "unet", params, default_layout(params, models.PICTURE_UNETS[FLAGS.task]))
     index = models.MODEL_INDEX | {"_class_name": CLASSES[FLAGS.task], "_guidance_scale": FLAGS.guidance_scale}

@@ -46,13 +46,17 @@ class ControlDenoising(Denoising):
         if "map" not in batch:
             raise ValueError("a ControlNet learns from pictures and their maps; this batch has none under 'map'")
         assert self.control is not None
-        net, dtype = params[COMPONENT], self.architecture.dtype
-        hint = HintEmbedding(self.control, dtype).apply({"params": net[HINT]}, batch["map"].astype(jnp.float32))
-        rest = {name: module for name, module in net.items() if name != HINT}
-        *skips, middle = ControlNet(self.control, dtype).apply(
-            {"params": rest}, x, t.astype(jnp.float32), conditions, hint
+        rest = {name: module for name, module in params[COMPONENT].items() if name != HINT}
+        *skips, middle = ControlNet(self.control, self.architecture.dtype).apply(
+            {"params": rest}, x, t.astype(jnp.float32), conditions, self.hint(params, batch)
         )
         return Injections(skips=tuple(skips), middle=middle)
+
+    def hint(self, params: Mapping[str, Any], batch: Batch) -> jax.Array:
+        """What the net's convolutions make of the maps, `b h w d`: the costly part of it, since they are large."""
+        assert self.control is not None
+        module = HintEmbedding(self.control, self.architecture.dtype)
+        return module.apply({"params": params[COMPONENT][HINT]}, batch["map"].astype(jnp.float32))
 
 
 @dataclass(frozen=True)
