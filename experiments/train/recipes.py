@@ -27,7 +27,7 @@ from sdjax.train.methods.full import TEXT_ENCODER, UNET, Full
 from sdjax.train.methods.hypernetwork import Hypernetwork
 from sdjax.train.methods.image_prompt import COMPONENT as IMAGE_PROMPT
 from sdjax.train.methods.image_prompt import ImagePromptDenoising, TrainImagePrompt
-from sdjax.train.methods.layers import Layers
+from sdjax.train.methods.layers import Layers, chosen
 from sdjax.train.methods.loha import LoHa
 from sdjax.train.methods.lokr import LoKr
 from sdjax.train.methods.lora import LoRA
@@ -205,6 +205,7 @@ def _beside(kind: Callable[..., Any], values: Any, model: Model) -> Any:
     layers: Layers = (("unet", values.layers),) if values.layers else ()
     if values.text_layers:
         layers += tuple((tower.component, values.text_layers) for tower in model.architecture.texts)
+    chosen(model.params, layers)  # a mistake in them is told before any picture is looked at
     return kind(rank=values.rank, alpha=values.alpha, layers=layers)
 
 
