@@ -157,6 +157,21 @@ def test_every_weighting_takes_part_in_a_loss():
             near(square, plain)
 
 
+@pytest.mark.parametrize("width", ["snr", "exponential", "constant"])
+def test_every_error_takes_part_in_a_loss(width):
+    """Each kind once: pictures' errors are the means of what the formulas say, by the width of their levels."""
+    seen = Answering(EPSILON).draw(training.batch(6), jax.random.key(1))
+    level, t = level_at(EPSILON, seen["timesteps"]), np.asarray(seen["timesteps"])
+    e = standard_normal(seen["keys"], NOISE, (8, 8, 4))
+    d = np.asarray(level.noised(seen["latents"], e) / 10 - e, np.float64)
+    ve = np.asarray(level.sigma / level.alpha, np.float64)
+    c = {"snr": 0.9 / (1 + ve) ** 2 + 0.1, "exponential": np.exp(np.log(0.1) * t / 1000), "constant": np.full(6, 0.1)}
+    wide = c[width][:, None, None, None]
+    for kind, factor in (("huber", 2 * wide), ("smooth_l1", 2)):
+        each, _ = Answering(EPSILON, error=Error(kind, 0.1, width)).errors({}, seen)
+        near(each, (factor * (np.sqrt(d**2 + wide**2) - wide)).mean((1, 2, 3)), rtol=1e-4)
+
+
 # ---------------------------------------------------------------------- noise
 
 
@@ -320,6 +335,7 @@ def test_the_error_counts_where_the_weights_say():
     near(own.loss({}, ruined)[0], own.loss({}, {**seen, "weights": left})[0])
 
 
+@pytest.mark.ci
 def test_a_network_learns_by_it():
     """A gradient reaches every parameter of a real U-Net, and steps along it lower the error."""
     of = training.architecture("v_prediction")

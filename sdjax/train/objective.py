@@ -28,6 +28,11 @@ A batch is a dict of arrays, every one `b ..`, among them
     preserved   `b`, 1 for a picture that the model shall go on answering as before (see `preserving`)
     valid       `b`, 0 for a picture that only fills the batch up, else 1
 
+of which some objectives need more (`consistency`, `reward`: guidance; `preference`: pairs)
+
+    unprompted  a dict of what stands for the empty text, `ids` or `context`, in models that do not take zeros for it
+    rejected    the picture that was not preferred, as `latents`, `moments` or `pixels` are
+
 and of what `draw` adds, which a batch may have already (a comparison with another trainer does):
 
     keys        `b`, a key for each picture, from which `noise` and all else of it is drawn
