@@ -37,15 +37,16 @@ from sdjax.train.step import make_step
 UNET: dict[str, Any] = {
     "_class_name": "UNet2DConditionModel",
     "attention_head_dim": 2,
-    "block_out_channels": [32, 96],
+    "block_out_channels": [96],
     "cross_attention_dim": 16,
-    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "down_block_types": ["CrossAttnDownBlock2D"],
     "in_channels": 4,
     "layers_per_block": 1,
     "norm_num_groups": 4,
     "out_channels": 4,
     "sample_size": 8,
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D"],
+    "mid_block_type": None,
 }
 VAE: dict[str, Any] = {
     "block_out_channels": [4, 8],

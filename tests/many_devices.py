@@ -113,6 +113,7 @@ def meshes(folder: Path) -> dict[str, Any]:
         found["apart"][f"{name} to {other}"] = apart(
             run(folder / "moved" / name, steps[other], 10, report=quiet), states["one"]
         )
+    found["moved"] = apart(states["one"].params, Wide().start(params(), None))
     state = restore(folder / "cut", states["one"])
     found["marks"] = [fingerprints(flat(one)) == fingerprints(flat(states["cut"])) for one in (state, states["one"])]
     blank = jax.eval_shape(lambda: jax.tree.map(jnp.zeros_like, states["cut"]))

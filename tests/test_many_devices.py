@@ -39,7 +39,7 @@ def found(tmp_path_factory) -> dict:
 @pytest.mark.parametrize("name", MESHES)
 def test_the_losses_are_those_of_one_device(found, name):
     one = found["losses"]["one"]
-    assert len(one) == 10 and one[-1] < 0.99 * one[0]
+    assert len(set(one)) == 10 and found["moved"] > 5e-3
     np.testing.assert_allclose(found["losses"][name], one, rtol=1e-5)
     assert found["apart"][name] < 1e-6
 

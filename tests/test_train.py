@@ -21,7 +21,9 @@ import numpy as np
 import pytest
 
 from sdjax.train.averages import Decay
-from sdjax.train.loop import Diverged, averaged, fit, newest_step, restore, settings_of
+from sdjax.train.checkpoint import Retention
+from sdjax.train.interrupt import Interrupted
+from sdjax.train.loop import Diverged, Every, averaged, fit, newest_step, restore, settings_of
 from sdjax.train.optimisers import Optimiser
 from sdjax.train.rates import WarmupStableDecay
 from sdjax.train.state import TrainState
@@ -177,6 +179,52 @@ def kernel(process: subprocess.Popen) -> np.ndarray:
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return np.array(json.loads(out.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_at_the_steps_end_and_ends_with_a_status_of_its_own(tmp_path, number):
+    """And the signals' handlers are those from before; the run, started again, ends as one that was left alone."""
+    whole, handler = run(tmp_path / "whole", 9), signal.getsignal(number)
+
+    def batches(n: int) -> np.ndarray:
+        if n == 4:
+            signal.raise_signal(number)
+        return batch(n)
+
+    with pytest.raises(Interrupted, match=f"stopped by {number.name}, with its state saved") as caught:
+        run(tmp_path / "run", 9, batches=batches, save_seconds=1000)
+    assert caught.value.status == 75 and newest_step(tmp_path / "run") == 5
+    assert signal.getsignal(number) is handler
+    for ours, theirs in zip(jax.tree.leaves(run(tmp_path / "run", 9)), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    def batches(n: int) -> np.ndarray:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return batch(n)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, 9, batches=batches)
+
+
+def test_checkpoints_stay_by_their_step_and_their_metric(tmp_path):
+    """`Every` gives the metric; steps that are multiples of `every` are saved whatever the clock says."""
+    seen = []
+
+    def validated(done: int, params: dict) -> dict:
+        seen.append((done, float(params["layer"]["bias"][0])))
+        return {"validation_loss": abs(done - 6)}
+
+    watch = Every(3, Optimiser("adamw"), validated)
+    retention = Retention(newest=1, every=6, best=1)
+    state = run(tmp_path, 16, kind="adamw", watch=watch, retention=retention, save_seconds=1000)
+    steps = sorted(int(path.name[5:]) for path in (tmp_path / "checkpoints").iterdir())
+    assert steps == [6, 12, 16]
+    assert [done for done, _ in seen] == [3, 6, 9, 12, 15] and int(state.step) == 16
+    restored = restore(tmp_path, state)
+    assert float(restored.averages["decay_0.9"]["layer"]["bias"][0]) != seen[-1][1] != 0
 
 
 @pytest.mark.ci

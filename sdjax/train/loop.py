@@ -85,23 +85,27 @@ def fit(
         run = _Run(folder, checkpoints, list(recorders), {"seed": seed, "settings": settings}, steps, every, report)
         run.begin(int(state.step))
         own, clock = key(seed), _Clock(save_seconds, limit_seconds)
-        for n in range(run.first, steps):
-            with settled():
-                state, metrics = step(state, share(batch(n), step.mesh), own, rate(n))
-            run.note(metrics, rate(n), watch(n + 1, state))
-            stop = told.told(n + 1)
-            shown = (n + 1) % every == 0
-            late, due = clock.agreed(shown)
-            last = n + 1 == steps or late or stop
-            due = due or last or bool(retention.every and (n + 1) % retention.every == 0)
-            if shown or due:
-                run.read(n + 1, shown or last)
-            if due:
-                run.save(n + 1, state)
-                clock.saved()
-            if last:
-                break
-        run.end(stop=told.name)
+        try:
+            for n in range(run.first, steps):
+                with settled():
+                    state, metrics = step(state, share(batch(n), step.mesh), own, rate(n))
+                run.note(metrics, rate(n), watch(n + 1, state))
+                stop, shown = told.told(n + 1), (n + 1) % every == 0
+                late, due = clock.agreed(shown)
+                last = n + 1 == steps or late or stop
+                due = due or last or bool(retention.every and (n + 1) % retention.every == 0)
+                if shown or due:
+                    run.read(n + 1, shown or last)
+                if due:
+                    run.save(n + 1, state)
+                    clock.saved()
+                if last:
+                    break
+        finally:
+            run.end()
+        if told.name is not None:
+            checkpoints.wait()
+            raise Interrupted(f"{folder}: stopped by {told.name}, with its state saved; start it again to go on")
     return state
 
 
@@ -152,13 +156,10 @@ class _Run:
         run_folder.check_room(self.folder, state)
         self.checkpoints.save(done, state, self.about, {k: v for k, v in self.newest.items() if math.isfinite(v)})
 
-    def end(self, stop: str | None) -> None:
-        """Raises Interrupted where a signal stopped it."""
+    def end(self) -> None:
+        """After the last step, whatever ended it."""
         for recorder in self.recorders:
-            recorder.flush()
-        if stop is not None:
-            self.checkpoints.wait()
-            raise Interrupted(f"{self.folder}: stopped by {stop}, with its state saved; start it again to go on")
+            recorder.end()
 
     def _check_finite(self, n: int) -> None:
         loss, norm = self.newest["loss"], self.newest["gradient_norm"]

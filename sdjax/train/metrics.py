@@ -25,7 +25,10 @@ class Recorder(Protocol):
         """The metrics of the step that was the `step`-th."""
 
     def flush(self) -> None:
-        """Before a checkpoint is written, and at the end."""
+        """Before a checkpoint is written."""
+
+    def end(self) -> None:
+        """After the last step, or what stopped the run."""
 
 
 class Csv:
@@ -60,6 +63,10 @@ class Csv:
             with open(self.path, "a", newline="") as file:
                 self._writer(file).writerows(self._rows)
         self._rows = []
+
+    def end(self) -> None:
+        """See Recorder."""
+        self.flush()
 
     def _read(self) -> list[dict[str, Any]]:
         with open(self.path, newline="", encoding="utf-8", errors="replace") as file:
@@ -107,3 +114,7 @@ class TensorBoard:
     def flush(self) -> None:
         """See Recorder."""
         self._writer.flush()
+
+    def end(self) -> None:
+        """See Recorder; what its thread has not written by then, it writes."""
+        self._writer.close()
