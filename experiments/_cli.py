@@ -2,6 +2,7 @@
 
     exit 0     done, or --helpshort
     exit 2     the user's mistake: "generate: steps must be ...", on standard error
+    exit 75    a training run that was told to end (SIGTERM, Ctrl-C), and saved its state first
     exit 130   stopped by Ctrl-C, wherever in JAX it strikes
 
 A mistake is a ValueError or an OSError that a check of this repository raised. The same class from inside
@@ -56,6 +57,13 @@ def guarded(main: Callable[[], None], name: str) -> None:
         if not _raised_by_us(error):
             raise
         fail(name, str(error), 2)
+    except Exception as error:
+        status = getattr(
+            error, "status", None
+        )  # of `sdjax.train.interrupt.Interrupted`, which is not imported for this
+        if not isinstance(status, int) or not _raised_by_us(error):
+            raise
+        fail(name, str(error), status)
 
 
 def _check_here() -> None:

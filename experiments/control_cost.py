@@ -20,17 +20,11 @@ from typing import Any
 from absl import flags
 
 from experiments import _cli
+from sdjax.config.controlnet import config_beside
 from sdjax.config.presets import PRESETS
 
 Step = Callable[[], Any]
 WIDTHS = [16, 32, 96, 256]  # of the convolutions over the map, in every published ControlNet
-
-
-def controlnet_config(unet: dict[str, Any]) -> dict[str, Any]:
-    """config.json of the ControlNet for a U-Net with this config.json."""
-    left_out = ("up_block_types", "out_channels", "sample_size", "_class_name")
-    kept = {name: value for name, value in unet.items() if name not in left_out}
-    return kept | {"conditioning_embedding_out_channels": WIDTHS}
 
 
 def our_steps(unet: dict[str, Any], size: int) -> dict[str, Step]:
@@ -48,7 +42,7 @@ def our_steps(unet: dict[str, Any], size: int) -> dict[str, Step]:
     from sdjax.runtime.control.networks import network_of
     from sdjax.runtime.denoisers import denoiser_of
 
-    config, own = UNetConfig.from_dict(unet), ControlNetConfig.from_dict(controlnet_config(unet))
+    config, own = UNetConfig.from_dict(unet), ControlNetConfig.from_dict(config_beside(unet, WIDTHS))
     rng = np.random.default_rng(0)
 
     def drawn(leaf: Any) -> Any:
@@ -84,7 +78,7 @@ def their_step(unet: dict[str, Any], size: int) -> Step:
     torch.manual_seed(0)
     kept = {name: value for name, value in unet.items() if not name.startswith("_")}
     model: Any = diffusers.UNet2DConditionModel(**kept)
-    own = {name: value for name, value in controlnet_config(unet).items() if not name.startswith("_")}
+    own = {name: value for name, value in config_beside(unet, WIDTHS).items() if not name.startswith("_")}
     net: Any = diffusers.ControlNetModel(**own)
     model.eval()
     net.eval()

@@ -14,7 +14,10 @@ from sdjax.core import keys
 from sdjax.export import calls
 from sdjax.nn.shapes import expected_params
 from sdjax.runtime import programs
-from sdjax.train.state import TrainState, fresh, make_optimiser, make_step
+from sdjax.train.averages import Decay
+from sdjax.train.optimisers import Optimiser
+from sdjax.train.state import fresh
+from sdjax.train.step import make_plain_step
 
 FLAGS = {
     "rbg": partial(jax.default_prng_impl, "rbg"),
@@ -120,10 +123,10 @@ def test_training_is_settled_too():
     def loss(params, batch, key):
         return jnp.sum(params * jax.random.normal(key, (4,)) * batch)
 
-    optimiser = make_optimiser("adamw")
+    step = make_plain_step(loss, Optimiser("adamw"), [Decay(0.9)])
     made = []
     for setting in (contextlib.nullcontext, FLAGS["threefry_partitionable off"]):
-        state = TrainState.create(jnp.ones(4), optimiser)
+        state = step.begin(jnp.ones(4))
         with setting(), keys.settled():
-            made.append(make_step(loss, optimiser, 0.9)(state, jnp.ones(4), keys.key(0), 0.1)[0].params)
+            made.append(step(state, jnp.ones(4), keys.key(0), 0.1)[0].params)
     np.testing.assert_array_equal(*made)

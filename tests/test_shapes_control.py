@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 import sdjax
 from experiments.shapes import (
@@ -19,13 +20,14 @@ from experiments.shapes import (
     train_pictures,
 )
 from experiments.shapes.objects import label
-from experiments.shapes.train_unet import alphas_cumprod
+from experiments.shapes.train_unet import WEIGHTING
 from sdjax.core import tree
+from sdjax.core.tree import modules_named
 from sdjax.model.builtin import ASSETS
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.image_prompt import attention_paths
-from sdjax.nn.injections import Injections
-from sdjax.nn.unet import UNet
+from sdjax.train.denoising import Denoising
+from sdjax.train.methods.image_prompt import ImagePromptDenoising
 
 CONTROL = ASSETS / "control"
 
@@ -82,12 +84,12 @@ def unet():
 def changed(unet):
     """A net as if it had been trained: nothing of it is zero."""
     rng = np.random.default_rng(0)
-    trained = control_lora.fresh(unet, 3, 0)
+    trained = control_lora.fresh(unet, 3, jax.random.key(0))
     return jax.tree.map(lambda p: np.float32(np.float16(p + 0.03 * rng.standard_normal(p.shape))), trained)
 
 
 def batch_of(count: int) -> dict:
-    """A batch as `train_control.loss` takes it."""
+    """A batch as `train_control.Steering` takes it."""
     rng = np.random.default_rng(1)
     cases = list(depth.cases(8, 0, count))
     drawn = np.packbits([edges.lines(case.picture) for case in cases], axis=-1)
@@ -108,26 +110,46 @@ def test_maps_are_seen_as_they_were_drawn():
     assert all((near[i, ..., 0] == 1)[case.depth == 2].all() for i, case in enumerate(cases))
 
 
+def steering(repeat: int) -> train_control.Steering:
+    control = control_lora.CONFIG
+    return train_control.Steering(models.architecture(), weighting=WEIGHTING, control=control, repeat=repeat)
+
+
 def test_a_net_before_training_changes_nothing(unet):
-    batch, key = batch_of(2), jax.random.key(0)
-    net = control_lora.worn(unet, control_lora.fresh(unet, 2, 0))
-    x, t = jnp.asarray(batch["latents"]), jnp.array([10.0, 900.0])
+    batch, method = batch_of(2), control_lora.TrainControlLora(2)
+    params = method.join(method.start({"unet": unet}, jax.random.key(0)), {"unet": unet})
+    x, t = jnp.asarray(batch["latents"]), jnp.array([10, 900])
     conditions = Conditions(jnp.asarray(batch["context"]))
-    hint = jax.random.normal(key, (2, 16, 16, 64))
-    added = jax.jit(train_control.injected)(net, x, t, conditions, hint)
+    added = jax.jit(steering(1).injected)(params, batch, x, t, conditions)
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(added))
     assert len(added.skips) == 6
 
 
 def test_every_part_of_a_net_learns(unet, changed):
     """The gradient reaches every tensor, and none of the U-Net's own is among what is learnt."""
-    value, gradients = jax.jit(jax.value_and_grad(train_control.loss, argnums=2), static_argnums=1)(
-        alphas_cumprod(), 2, changed, batch_of(2), jax.random.key(1), unet
-    )
+    method, batch = control_lora.TrainControlLora(3), batch_of(2)
+
+    def loss(trained):
+        return steering(2)(method.join(trained, {"unet": unet}), batch, jax.random.key(1))[0]
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(changed)
     assert np.isfinite(value)
     dead = {path for path, leaf in tree.flatten(gradients).items() if not np.asarray(leaf).any()}
     assert not dead
     assert sum(leaf.size for leaf in jax.tree.leaves(gradients)) < 500_000
+
+
+def test_a_map_is_looked_at_once_for_all_its_noises(unet, changed):
+    """The same loss as of a batch in which every picture stands twice with its map."""
+    params, batch = control_lora.TrainControlLora(3).join(changed, {"unet": unet}), batch_of(2)
+    drawn = steering(2).draw(batch, jax.random.key(1))
+    assert drawn["timesteps"].shape == drawn["keys"].shape == (2, 2)
+    assert sorted(np.asarray(drawn["timesteps"]).ravel() // 250) == [0, 1, 2, 3]  # stratified over all of them
+    twice = {name: np.repeat(leaf, 2, axis=0) for name, leaf in batch.items()}
+    twice |= {name: drawn[name].reshape(4, 1) for name in ("keys", "timesteps")}
+    value, told = jax.jit(steering(2).loss)(params, drawn)
+    np.testing.assert_allclose(value, jax.jit(steering(1).loss)(params, twice)[0], rtol=1e-5)
+    assert told["count"] == 2
 
 
 def test_a_file_holds_what_was_learnt_by_the_published_names(unet, changed):
@@ -173,31 +195,44 @@ def test_a_picture_tells_all_that_its_caption_would():
 
 
 def test_an_image_prompt_begins_with_the_keys_and_values_of_texts(unet):
-    """So a picture's tokens are at first another text: alone, they act as that text would."""
+    """Where the projection gives a text's states, a picture's keys and values are those of that text."""
     params = image_tokens.init_params(0)
     begun = train_image_prompt.begun(params, unet)
     assert tuple(begun["ip_adapter"]) == attention_paths(unet) and len(begun["ip_adapter"]) == 7
-    text = jax.random.normal(jax.random.key(2), (1, 6, models.TEXT_WIDTH))
-    x, t = jax.random.normal(jax.random.key(3), (1, 16, 16, 4)), jnp.array([500.0])
+    objective = ImagePromptDenoising(models.architecture(), image_prompt=image_tokens.CONFIG)
+    x, t, text = jnp.zeros((2, 16, 16, 4)), jnp.array([500, 500]), Conditions(jnp.zeros((2, 24, models.TEXT_WIDTH)))
+    embedding = jax.random.normal(jax.random.key(2), (2, models.TEXT_WIDTH))
+    added = objective.injected({"image_prompt": begun}, {"embedding": embedding}, x, t, text)
+    tokens = np.asarray(train_image_prompt.projected(params["image_proj"], embedding))
+    (images,), layers = added.images, dict(modules_named(unet, ("attn2",)))
+    assert images.keys_values.keys() == layers.keys()
+    for path, pair in images.keys_values.items():
+        for made, name in zip(pair, ("to_k", "to_v"), strict=True):
+            np.testing.assert_allclose(made, tokens @ layers[path][name]["kernel"], atol=1e-4)
 
-    @jax.jit
-    def run(context, strength):
-        images = train_image_prompt.image_tokens_at(begun, text, strength)
-        added = Injections(images=(images,))
-        return UNet(models.UNET).apply({"params": unet}, x, t, Conditions(context), added)
 
-    silent = jnp.zeros_like(text)  # keys and values of zeros: attention to them is zero
-    np.testing.assert_allclose(run(silent, 1.0), run(text, 0.0), atol=2e-5)
-    assert np.abs(run(silent, 0.0) - run(text, 0.0)).max() > 0.01
+def test_a_picture_takes_part(unet):
+    """With keys and values of zeros, attention to which is zero, the loss is the U-Net's own; as they begin, not."""
+    begun = train_image_prompt.begun(image_tokens.init_params(0), unet)
+    silent = begun | {"ip_adapter": jax.tree.map(jnp.zeros_like, begun["ip_adapter"])}
+    batch = {name: leaf for name, leaf in batch_of(1).items() if name != "map"}
+    batch["embedding"] = np.random.default_rng(2).standard_normal((1, models.TEXT_WIDTH)).astype(np.float32)
+    told = {"weighting": WEIGHTING, "image_prompt": image_tokens.CONFIG}
+    loss = jax.jit(ImagePromptDenoising(models.architecture(), **told))
+    quiet, loud = (loss({"unet": unet, "image_prompt": own}, batch, jax.random.key(0))[0] for own in (silent, begun))
+    plain = jax.jit(Denoising(models.architecture(), weighting=WEIGHTING))({"unet": unet}, batch, jax.random.key(0))[0]
+    np.testing.assert_allclose(quiet, plain, rtol=1e-5)
+    assert abs(loud / quiet - 1) > 0.01
 
 
 def test_a_written_image_prompt_is_the_trained_one(unet, tmp_path):
     params = image_tokens.init_params(0)
     half = jax.tree.map(lambda p: np.float32(np.float16(p)), train_image_prompt.begun(params, unet))
-    written = train_image_prompt.tensors(half, attention_paths(unet))
+    file = train_image_prompt.save(tmp_path, params["image_encoder"], half, unet, {})
+    written = load_file(file)
     assert written["image_proj.proj.weight"].shape == (6 * models.TEXT_WIDTH, models.TEXT_WIDTH)
     assert written["ip_adapter.13.to_k_ip.weight"].shape == (160, models.TEXT_WIDTH)
-    file = train_image_prompt.save(tmp_path, params["image_encoder"], half, unet, {})
+    assert {array.dtype.name for array in written.values()} == {"float16"}
     adapter = sdjax.load_image_prompt(file)
     assert adapter.config == image_tokens.CONFIG and adapter.encoder.config == image_tokens.ENCODER
     read = adapter.bind(unet)
@@ -207,7 +242,7 @@ def test_a_written_image_prompt_is_the_trained_one(unet, tmp_path):
 
 
 def test_the_data_are_the_same_wherever_they_are_cut(tmp_path):
-    tokenizer = train_pictures.tokenizer()
+    tokenizer = models.tokenizer()
 
     def encode(pixels):
         return pixels[:, ::8, ::8, :1].astype(np.float16)

@@ -12,16 +12,20 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import sdjax
-from experiments.shapes import lessons, meanings, models, new_word, score_adapters, train_lora, train_pictures, world
+from experiments.shapes import lessons, meanings, models, new_word, score_adapters, world
 from experiments.shapes.score import score
-from experiments.shapes.train_unet import alphas_cumprod
+from experiments.shapes.train_unet import WEIGHTING
 from sdjax.adapters.locate import ASSETS
 from sdjax.config import UNetConfig
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.shapes import expected_params
 from sdjax.nn.unet import UNet
 from sdjax.train import low_rank
-from sdjax.train.state import TrainState, make_optimiser, make_step
+from sdjax.train.averages import Decay
+from sdjax.train.methods.lora import LoRA
+from sdjax.train.optimisers import Optimiser
+from sdjax.train.preserving import Preserving
+from sdjax.train.step import make_step
 
 SMALL = UNetConfig.from_dict(
     models.UNET_JSON
@@ -86,7 +90,7 @@ def test_nothing_but_what_is_new_can_be_learnt():
 
 
 def test_the_word_is_told_in_place_of_an_outline():
-    tokenizer = train_pictures.tokenizer()
+    tokenizer = models.tokenizer()
     scene = world.parse_caption("a small red hexagon above a blue ring on a pink background")
     told, like = (
         new_word.states(scene, "hexagon", tokenizer),
@@ -105,10 +109,10 @@ def test_the_word_is_told_in_place_of_an_outline():
 
 
 def test_captions_of_the_text_stage_hold_no_other_colour():
-    captions = new_word.Captions("hexagon", train_pictures.tokenizer(), lambda ids: np.zeros((*ids.shape, 128)), 32, 0)
+    captions = new_word.Captions("hexagon", models.tokenizer(), lambda ids: np.zeros((*ids.shape, 128)), 32, 0)
     batch = captions.batch(5)
-    assert batch["ids"].shape == (32, 24) and batch["states"].shape == (32, 24, 128)
-    assert (batch["states"][:16, :, new_word.SPARE] > 0).any(1).all()
+    assert batch["ids"].shape == (32, 24) and batch["codes"].shape == (32, 24, 128)
+    assert (batch["codes"][:16, :, new_word.SPARE] > 0).any(1).all()
     np.testing.assert_array_equal(batch["ids"], captions.batch(5)["ids"])
     scenes = [scene for scene, _ in zip(new_word.taught("hexagon", 0), range(200), strict=False)]
     assert not {lessons.other("hexagon", scene) for scene in scenes} & {*lessons.OTHERS}
@@ -176,27 +180,41 @@ def test_mistakes_with_factors(small):
         )
 
 
-def test_only_the_factors_learn(small):
-    fresh = low_rank.fresh_factors(small, lambda path: bool(LAYERS.search(path)), 4, 0)
+@pytest.fixture(scope="module")
+def pools():
     rng = np.random.default_rng(0)
-    pool = {
-        "latents": rng.normal(size=(8, 8, 8, 4)).astype(np.float16),
-        "context": rng.normal(size=(8, 5, 128)).astype(np.float32),
-    }
-    pools = {"new": pool, "old": pool | {"base_context": pool["context"]}}
-    batch = lessons.Lessons(pools, (3, 2), 0).batch(0)
-    assert [len(part["latents"]) for part in batch.values()] == [3, 2]
+    sizes = {"latents": (8, 8, 8, 4), "context": (8, 5, 128)}
+    return {kind: {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+            for kind in ("new", "old")}  # fmt: skip
+
+
+def test_lessons_weigh_the_kinds_by_their_own_means(pools):
+    """Whatever the errors are, and in whatever numbers the kinds come."""
+    batch = lessons.Lessons(pools, (3, 2), 0, prior=5.0).batch(0)
+    assert batch["preserved"].tolist() == [0, 0, 0, 1, 1]
+    each = np.array([1.0, 2, 4, 8, 32])
+    np.testing.assert_allclose((each * batch["weight"]).mean(), each[:3].mean() + 5 * each[3:].mean())
+    assert all(any(np.array_equal(one, known) for known in pools["old"]["latents"]) for one in batch["latents"][3:])
+    alone = lessons.Lessons({"new": pools["new"]}, (4,), 0).batch(0)
+    assert alone["weight"].tolist() == [1.0] * 4 and not alone["preserved"].any()
+
+
+def test_only_the_factors_learn(small, pools):
+    method = LoRA(4, layers=(("unet", LAYERS.pattern),))
+    objective = Preserving(models.architecture(SMALL), weighting=WEIGHTING)
+    params = {"unet": small, "reference": {"unet": small}}
+    fresh = method.start(params, jax.random.key(0))
+    batch, strict = (lessons.Lessons(pools, (3, 2), 0, prior=prior).batch(0) for prior in (1.0, 100.0))
     before = jax.tree.map(np.array, small)
-    step = make_step(partial(train_lora.loss, UNet(SMALL), alphas_cumprod(), 1.0), make_optimiser("adamw"), 0.9, small)
-    loss = jax.jit(partial(train_lora.loss, UNet(SMALL), alphas_cumprod(), 1.0))
-    key = jax.random.key(0)
+    loss = jax.jit(lambda factors, batch: objective(method.join(factors, params), batch, jax.random.key(0))[0])
     # Before the first step nothing is forgotten: the weight of the old captions makes no difference.
-    strict = lessons.Lessons(pools, (3, 2), 0, prior=100.0).batch(0)
-    np.testing.assert_array_equal(strict["old"]["weights"], 100 * batch["old"]["weights"])
-    np.testing.assert_allclose(loss(fresh, batch, key, small), loss(fresh, strict, key, small), rtol=1e-5)
-    state, metrics = step(TrainState.create(fresh, make_optimiser("adamw")), batch, key, 1e-2)
+    np.testing.assert_allclose(loss(fresh, batch), loss(fresh, strict), rtol=1e-5)
+    learnt = random(fresh, 1)
+    assert loss(learnt, strict) > 1.2 * loss(learnt, batch)
+    step = make_step(objective, method, fresh, params, Optimiser("adamw"), [Decay(0.9)])
+    state, metrics = step(step.begin(fresh), batch, jax.random.key(0), 1e-2)
     assert jax.tree.structure(state.params) == jax.tree.structure(fresh) and metrics["gradient_norm"] > 0
-    assert all(np.asarray(one["up"]).any() for one in state.params.values())
+    assert all(np.asarray(one["up"]).any() for one in state.params["unet"].values())
     jax.tree.map(np.testing.assert_array_equal, small, before)
 
 

@@ -1,7 +1,6 @@
 """What the inpainting and the depth U-Net learn from: holes, maps, conventions, and a scorer that is not fooled."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from sdjax.config import UNetConfig
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.shapes import expected_params
 from sdjax.nn.unet import UNet
+from sdjax.train.denoising import Denoising
 from tests.checkpoints import UNET, random_params
 
 
@@ -194,16 +194,16 @@ def test_batches_are_a_function_of_the_step(tmp_path):
 
 def test_the_loss_sees_the_channels_and_the_weights():
     config = UNetConfig.from_dict(UNET | {"in_channels": 5, "cross_attention_dim": 128})
-    unet, params = UNet(config), random_params(expected_params({"unet": config})["unet"], np.float32, 0)
+    params = random_params(expected_params({"unet": config})["unet"], np.float32, 0)
     rng = np.random.default_rng(0)
     batch = {
         name: rng.normal(size=size).astype(np.float32)
         for name, size in (("latents", (2, 16, 16, 4)), ("channels", (2, 16, 16, 1)), ("context", (2, 24, 128)))
     }
-    of = jax.jit(partial(train_unet.velocity_loss, unet, train_unet.alphas_cumprod()))
+    of = jax.jit(Denoising(models.architecture(config), weighting=train_unet.WEIGHTING))
 
     def loss(batch):
-        return of(params, batch, jax.random.key(1))
+        return of({"unet": params}, batch, jax.random.key(1))[0]
 
     plain = float(loss(batch))
     assert float(loss(batch | {"channels": -batch["channels"]})) != plain

@@ -2,18 +2,23 @@
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.shapes import batches, encode, models, train_unet, train_vae, workers, world
+from experiments.shapes import batches, encode, models, train_pictures, train_unet, train_vae, workers, world
 from sdjax.images.pixels import from_uint8
 from sdjax.model.builtin import ASSETS, SHAPES
+from sdjax.nn.conditioning import Conditions
+from sdjax.nn.shapes import expected_params
+from sdjax.nn.unet import UNet
 from sdjax.nn.vae import Autoencoder
 from sdjax.text.tokens import Tokenizer
+from sdjax.train.autoencoding import BLUR, POSTERIOR
+from sdjax.train.denoising import Denoising
+from sdjax.train.objective import standard_normal
 
 
 def test_every_crop_holds_an_edge():
@@ -94,16 +99,64 @@ def test_objects_weigh_more_than_the_ground():
     np.testing.assert_array_equal(weights[1], np.ones((16, 16, 1), np.float32))
 
 
+def random_batch(b: int) -> dict[str, np.ndarray]:
+    """Latents, noise, texts, and weights of mean 1 in each picture."""
+    rng = np.random.default_rng(0)
+    sizes = {"latents": (b, 16, 16, 4), "noise": (b, 16, 16, 4), "context": (b, models.MAX_LENGTH, models.TEXT_WIDTH)}
+    weights = rng.uniform(0.5, 3, (b, 16, 16, 1))
+    batch = {name: rng.normal(size=size) for name, size in sizes.items()}
+    batch["weights"] = weights / weights.mean((1, 2, 3), keepdims=True)
+    return {name: value.astype(np.float32) for name, value in batch.items()}
+
+
+def test_the_loss_is_the_weighted_square_of_the_velocity():
+    """By its formula, in float64 but for the network: what the shipped U-Net was trained with."""
+    objective = Denoising(models.architecture(), weighting=train_unet.WEIGHTING)
+    unet, batch, t = train_pictures.shipped_unet(), random_batch(4), np.array([20, 340, 600, 990])
+    beta = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    alpha_bar = np.cumprod(1 - beta)[t][:, None, None, None]
+    alpha, sigma, noise, x_0 = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar), batch["noise"], batch["latents"]
+    x = (alpha * x_0 + sigma * noise).astype(np.float32)
+    v = jax.jit(UNet(models.UNET).apply)({"params": unet}, x, np.float32(t), Conditions(batch["context"]))
+    square = (np.asarray(v, np.float64) - (alpha * noise - sigma * x_0)) ** 2 * batch["weights"]
+    want = np.mean(square.mean((1, 2, 3)) * np.minimum(1, 5 * (1 - alpha_bar[:, 0, 0, 0])))
+    got, told = jax.jit(objective)({"unet": unet}, batch | {"timesteps": t.astype(np.int32)}, jax.random.key(0))
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    np.testing.assert_allclose(told["square"], ((v - (alpha * noise - sigma * x_0)) ** 2).mean(), rtol=1e-6)
+
+
 def test_the_loss_of_a_network_that_says_zero():
     """With x_0 = 0, v = alpha * noise; a zero network's loss is then the weighted mean of alpha^2."""
-    silent = SimpleNamespace(apply=lambda params, x, t, context: jnp.zeros_like(x))
-    alpha_bar = jnp.linspace(0.999, 0.01, 1000)
+    architecture = models.architecture()
+    silent = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), expected_params({"unet": models.UNET})["unet"])
     context = np.zeros((64, models.MAX_LENGTH, models.TEXT_WIDTH), np.float32)
     batch = {"latents": np.zeros((64, 16, 16, 4), np.float32), "context": context}
-    got = train_unet.velocity_loss(silent, alpha_bar, {}, batch, jax.random.key(0))
+    objective = Denoising(architecture, weighting=train_unet.WEIGHTING)
+    got, _ = jax.jit(objective)({"unet": silent}, batch, jax.random.key(0))
+    alpha_bar = np.array(architecture.alphas_cumprod)
     snr = alpha_bar / (1 - alpha_bar)
-    want = jnp.mean(alpha_bar * jnp.minimum(snr + 1, train_unet.GAMMA) / (snr + 1))
+    want = np.mean(alpha_bar * np.minimum(snr + 1, train_unet.GAMMA) / (snr + 1))
     assert abs(float(got) / float(want) - 1) < 0.02
+
+
+def test_the_decoder_sees_noise_of_the_batchs_spread():
+    """The autoencoder's loss by its formula, of two pictures of which one is all but flat."""
+    model, rng = Autoencoder(models.VAE), np.random.default_rng(0)
+    vae = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), models.shipped("vae", models.VAE))
+    pixels = (rng.uniform(-1, 1, (2, 64, 64, 3)) * np.array([1, 0.01])[:, None, None, None]).astype(np.float32)
+    objective = train_vae.Reconstruction(models.VAE, kl=1e-5, noise=0.1)
+    batch = objective.draw({"pixels": pixels}, jax.random.key(0))
+    got, _ = jax.jit(objective.loss)({"vae": vae}, batch)
+
+    posterior = jax.jit(lambda x: model.apply({"params": vae}, x, method="encode"))(pixels)
+    mean, log_variance = (np.asarray(one, np.float64) for one in (posterior.mean, posterior.log_variance))
+    e, blur = (np.asarray(standard_normal(batch["keys"], name, mean.shape[1:])) for name in (POSTERIOR, BLUR))
+    z = mean + np.exp(log_variance / 2) * e + 0.1 * mean.std((0, 1, 2)) * blur
+    decoded = jax.jit(lambda z: model.apply({"params": vae}, z, method="decode"))(z.astype(np.float32))
+    error = np.asarray(decoded, np.float64) - pixels
+    edges = abs(np.diff(error, axis=1)).mean() + abs(np.diff(error, axis=2)).mean()
+    kl = (mean**2 + np.exp(log_variance) - 1 - log_variance).mean() / 2
+    np.testing.assert_allclose(got, abs(error).mean() + (error**2).mean() + edges / 2 + 1e-5 * kl, rtol=1e-5)
 
 
 def test_shards_are_written_once(tmp_path):

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sdjax
 from sdjax.images.pixels import to_uint8
 from sdjax.text.tokens import Tokenizer, write_word_tokenizer
-from sdjax.train.data import sheets
+from sdjax.train.architecture import Architecture
+from sdjax.train.conditioning import conditions_of, latents_of
+from sdjax.train.data import encoders, sheets
 from sdjax.train.data.ahead import Ahead
 from sdjax.train.data.batches import Batches, Form
 from sdjax.train.data.buckets import Buckets, square
@@ -23,7 +26,7 @@ from sdjax.train.data.scan import scan
 from sdjax.train.data.sources import find
 from sdjax.train.data.states import States
 from sdjax.train.data.store import Store, digest
-from sdjax.train.objective import mean
+from sdjax.train.objective import mean, picture_keys
 
 SDXL = Form(8, time_ids=True, zeros_for_empty=True)
 NAMES = [f"p{letter}" for letter in "abcdefghijkl"]
@@ -241,15 +244,17 @@ def encode_text(ids):
 
 
 @pytest.mark.parametrize("crops", [Crops(), Crops(flip=True), Crops(random=True, flip=True, variants=3)])
-def test_latents_made_beforehand(folder, tokens, tmp_path, crops):
+def test_latents_made_beforehand(folder, tokens, tmp_path, monkeypatch, crops):
     moments = Moments(tmp_path, "vae", np.float32)
     made = batches(folder, tokens, crops=crops, moments=moments, form=SDXL)
     plain = batches(folder, tokens, crops=crops, form=SDXL)
     with pytest.raises(ValueError, match="has no latents of this crop of .* by this VAE: they have to be made before"):
         made.batch(0)
+    monkeypatch.setattr("sdjax.train.data.progress.SECONDS", -1.0)
     told = []
     count = moments.fill(made.pictures, made.crops_of(), encode, 4, told.append)
-    assert count == len(set(made.crops_of())) >= 10 * crops.count and told[-1] == f"{count} of {count} crops encoded"
+    assert count == len(set(made.crops_of())) >= 10 * crops.count
+    assert told[-1] == f"{count} of {count} crops encoded, 0.0 min left"
     for step in range(12):
         want, got = plain.batch(step), made.batch(step)
         np.testing.assert_allclose(got.pop("moments"), encode(want.pop("pixels")), rtol=1e-6)
@@ -276,6 +281,23 @@ def test_a_store_of_latents_knows_what_they_are_of(folder, tokens, tmp_path):
     assert fill() + fill("another") + fill(crops=Crops(flip=True)) == 2  # what is damaged is made again
     with pytest.raises(ValueError, match="crops that are drawn anew in each turn have no latents"):
         fill(crops=Crops(random=True))
+
+
+def test_a_store_is_filled_up_where_it_was_left(folder, tokens, tmp_path):
+    """Killed in the middle: what was written stays, and there is nothing that is half."""
+    made = batches(folder, tokens, square(64), 1, moments=Moments(tmp_path, "vae"))
+    calls = []
+
+    def stops(pixels):
+        calls.append(len(pixels))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(pixels)
+
+    with pytest.raises(KeyboardInterrupt):
+        made.moments.fill(made.pictures, made.crops_of(), stops, 2)
+    assert calls == [2, 2, 2] and len([one for one in tmp_path.rglob("*") if one.is_file()]) == 4
+    assert made.moments.fill(made.pictures, made.crops_of(), encode, 5) == 8
 
 
 def test_a_damaged_entry_is_named(tmp_path):
@@ -444,3 +466,32 @@ def test_a_picture_that_is_another_now(tmp_path, tokens):
         made.batch(0)
     with pytest.raises(ValueError, match="no multiple of 8"):
         batches(tmp_path, tokens, square(60))
+
+
+def test_a_model_is_shown_the_same_from_files_and_from_what_was_made_beforehand(folder, tmp_path):
+    """The shapes model: pixels and ids, or moments and states kept in float32 and float16."""
+    networks = sdjax.load().networks
+    architecture, params = Architecture.of(networks.spec), networks.params
+    tokens = Tokens({name: one.tokenizer for name, one in networks.spec.encoders.items()})
+    (encode_pixels, vae), (encode_texts, clip) = (
+        encoders.vae(architecture, params),
+        encoders.texts(architecture, params),
+    )
+    moments, states = Moments(tmp_path, vae, np.float32), States(tmp_path, clip)
+    how = {"form": Form.of(architecture), "captions": Captions(0.3, prefix="a red circle ")}
+    plain = batches(folder, tokens, square(64), 4, **how)
+    made = batches(folder, tokens, square(64), 4, moments=moments, states=states, **how)
+    assert moments.fill(made.pictures, made.crops_of(), encode_pixels) == 12
+    assert states.fill(made.texts.all(made.dataset.items), tokens, encode_texts) == 13
+    assert set(made.batch(0)) == {"moments", "context"}
+
+    @jax.jit
+    def shown(batch):
+        drawn = {**batch, "keys": picture_keys(jax.random.key(0), 4)}
+        return latents_of(architecture, params, drawn), conditions_of(architecture, params, drawn).context
+
+    for step in range(3):
+        (latents, context), (got, told) = shown(plain.batch(step)), shown(made.batch(step))
+        np.testing.assert_allclose(got, latents, atol=1e-4)
+        np.testing.assert_allclose(told, context, atol=4e-3)
+        assert np.std(latents) > 0.3 and np.std(context) > 0.3

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdjax.images.read import open_bytes
 from sdjax.train.data.scan import scan
 from sdjax.train.data.sources import find
 
@@ -166,8 +167,34 @@ def test_the_fingerprint_is_that_of_what_is_learnt(tmp_path):
     assert len({one["sha256"] for one in (first, second, third)}) == 3
 
 
+def test_what_was_seen_once_is_not_decoded_again(tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(
+        "sdjax.train.data.scan.open_bytes", lambda data, name: decoded.append(name) or open_bytes(data, name)
+    )
+    for i in range(4):
+        picture().save(tmp_path / f"{i}.png")
+    (tmp_path / "bad.png").write_bytes(b"x")
+    kept = tmp_path / "run/scan.json"
+    first = scan(find(tmp_path, ""), kept=kept)
+    assert sorted(decoded) == ["0.png", "1.png", "2.png", "3.png", "bad.png"]
+    picture(64, 50).save(tmp_path / "2.png")
+    decoded.clear()
+    second = scan(find(tmp_path, ""), kept=kept)
+    assert sorted(decoded) == ["2.png", "bad.png"] and second.items[2].width == 64
+    assert (second.items[0], second.items[3]) == (first.items[0], first.items[3])
+    assert [one.name for one in scan(find(tmp_path, ""), kept=kept, least=45).rejects] == [
+        "0.png",
+        "1.png",
+        "3.png",
+        "bad.png",
+    ]
+    kept.write_text("{")
+    assert scan(find(tmp_path, ""), kept=kept).fingerprint == second.fingerprint
+
+
 def test_progress_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("sdjax.train.data.scan.SECONDS", -1.0)
+    monkeypatch.setattr("sdjax.train.data.progress.SECONDS", -1.0)
     for i in range(3):
         picture().save(tmp_path / f"{i}.png")
     told = []
@@ -248,6 +275,10 @@ def test_shards_of_strangers(tmp_path):
     assert [one.name for one in found.records] == ["x.tar/../../up.png", "x.tar/a.png"]
     assert [one.name for one in found.rejects] == ["x.tar/link.png", "x.tar/hard.png", "x.tar/null.png", "x.tar/a.png"]
     data = path.read_bytes()
+    second = data.index(b"a.png")  # the header of a member in the middle: all behind it would be lost
+    path.write_bytes(data[:second] + b"b" + data[second + 1 :])
+    with pytest.raises(ValueError, match=r"x.tar cannot be read as a tar file \(a damaged header at byte"):
+        find(tmp_path, "x")
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"x.tar cannot be read as a tar file"):
         find(tmp_path, "x")
@@ -255,6 +286,13 @@ def test_shards_of_strangers(tmp_path):
         tar.addfile(tarfile.TarInfo("a.png"), io.BytesIO())
     with pytest.raises(ValueError, match="one that is compressed has to be unpacked to .tar first"):
         find(path, "x")
+
+
+def test_pictures_that_are_not_seen_are_told(tmp_path):
+    members = [("a.png", encoded(picture())), ("a.mask.png", b""), ("b.v2.png", b""), ("c.heic", b""), ("d.cls", b"")]
+    found = find(shard(tmp_path / "0.tar", members), "x")
+    assert [one.name for one in found.records] == ["0.tar/a.png"]
+    assert [one.name for one in found.rejects] == ["0.tar/b.v2.png", "0.tar/c.heic"]
 
 
 def test_a_shard_whose_member_is_of_negative_size(tmp_path):

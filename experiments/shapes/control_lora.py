@@ -13,6 +13,7 @@ the U-Net that it was trained on. Since this U-Net is of no published family, a 
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from sdjax.core.files import write
 from sdjax.core.keys import key
 from sdjax.nn.controlnet import HINT, init_from_unet
 from sdjax.train import low_rank
+from sdjax.train.methods.controlnet import COMPONENT
+from sdjax.train.methods.lora import LoRA
 from sdjax.weights import ldm, names
 from sdjax.weights.write import Draft, write_file, write_tensors
 
@@ -47,12 +50,33 @@ Trained = dict[str, Any]
 """{"whole": a tree, "factors": {path: {"down": {"kernel"}, "up": {"kernel"}}}}; kernels, for the optimiser."""
 
 
-def fresh(unet: Mapping[str, Any], rank: int, seed: int) -> Trained:
+@dataclass(frozen=True)
+class TrainControlLora:
+    """The method (`sdjax.train.methods`): both trees learn, and what they make of the U-Net's parameters takes part."""
+
+    rank: int
+
+    def start(self, params: Mapping[str, Any], key: jax.Array) -> Trained:
+        """See `Method`."""
+        return fresh(params["unet"], self.rank, key)
+
+    def join(self, trainable: Trained, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See `Method`."""
+        return {**params, COMPONENT: worn(params["unet"], trainable)}
+
+    def write(self, trainable: Trained, params: Mapping[str, Any], folder: Path, metadata: Mapping[str, str]) -> Path:
+        """See `Method`."""
+        del params
+        save(folder, trainable, metadata)
+        return folder
+
+
+def fresh(unet: Mapping[str, Any], rank: int, key: jax.Array) -> Trained:
     """Both trees before the first step, when the net gives zeros; unet: the U-Net's parameters, float32."""
-    net = init_from_unet(unet, CONFIG, key(seed))
+    net = init_from_unet(unet, CONFIG, key)
     whole = {path: leaf for path, leaf in tree.flatten(net).items() if _is_whole(path)}
     copied = {name: module for name, module in net.items() if name.startswith(_COPIED)}
-    factors = low_rank.fresh_factors(copied, lambda path: True, rank, seed)
+    factors = LoRA(rank, layers=(("unet", ""),)).start({"unet": copied}, key)["unet"]
     apart = {path: {side: {"kernel": array} for side, array in one.items()} for path, one in factors.items()}
     return {"whole": tree.unflatten(whole), "factors": apart}
 
@@ -94,7 +118,7 @@ def untensors(named: Mapping[str, np.ndarray], unet: Mapping[str, Any]) -> Train
 
     Files by others `sdjax.load_controlnet` reads. Raises KeyError where a tensor is missing.
     """
-    shapes = jax.eval_shape(lambda: fresh(unet, 1, 0))
+    shapes = jax.eval_shape(lambda: fresh(unet, 1, key(0)))
     modules, whole = _modules(), {}
     for path in tree.flatten(shapes["whole"]):
         stored = np.asarray(named[ldm.renamed(names.tensor_name(path), modules)], np.float32)

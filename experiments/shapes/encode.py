@@ -33,7 +33,7 @@ from sdjax.images.pixels import from_uint8, to_uint8
 from sdjax.nn.vae import Autoencoder
 from sdjax.text import grammar
 from sdjax.text.tokens import Tokenizer, write_word_tokenizer
-from sdjax.train.loop import averaged, settings_of
+from sdjax.train.loop import averaged
 from sdjax.train.state import fresh
 from sdjax.weights.save import default_layout, save_component
 
@@ -48,7 +48,7 @@ Encode = Callable[[np.ndarray], jax.Array]  # pixels `b H W 3` in [-1, 1] to lat
 def trained_params(folder: str) -> dict:
     """The averaged parameters of a VAE run."""
     params = fresh(Autoencoder(models.VAE), 0, jnp.zeros((1, 64, 64, 3)))
-    return averaged(folder, params, settings_of(folder)["optimiser"])
+    return averaged(folder, {"vae": params})["vae"]
 
 
 def encoder(params: dict) -> Encode:

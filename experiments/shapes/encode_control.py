@@ -14,11 +14,10 @@ from absl import flags
 from PIL import Image
 
 from experiments import _cli
-from experiments.shapes import depth, edges
+from experiments.shapes import depth, edges, models
 from experiments.shapes.batches import arrays, write_arrays
 from experiments.shapes.encode_pictures import TOGETHER, Encode, shapes_encoder
 from sdjax.images.pixels import from_uint8
-from sdjax.model.builtin import ASSETS, SHAPES
 from sdjax.text.tokens import Tokenizer
 
 FLAGS = flags.FLAGS
@@ -62,7 +61,7 @@ def data(folder: Path) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    out, encode, tokenizer = Path(FLAGS.out), shapes_encoder(), Tokenizer.load(ASSETS / SHAPES / "tokenizer")
+    out, encode, tokenizer = Path(FLAGS.out), shapes_encoder(), models.tokenizer()
     for start in range(0, FLAGS.count, SHARD):
         path = out / f"pictures{start // SHARD:02}.npz"
         if not path.exists():

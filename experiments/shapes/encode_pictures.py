@@ -21,8 +21,6 @@ from experiments.shapes.encode import encoder
 from sdjax.images.depth import depth_channel
 from sdjax.images.masks import latent_mask, masked
 from sdjax.images.pixels import from_uint8
-from sdjax.model.builtin import ASSETS, SHAPES
-from sdjax.text.tokens import Tokenizer
 
 FLAGS = flags.FLAGS
 
@@ -71,7 +69,7 @@ def main() -> None:
     make: Callable[[Encode, int, int], Encoded] = depth_pictures
     if FLAGS.task == "inpainting":
         make = partial(inpainting_pictures, masks=FLAGS.masks)
-    tokenizer = Tokenizer.load(ASSETS / SHAPES / "tokenizer")
+    tokenizer = models.tokenizer()
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for start, length in groups(FLAGS.count):
         some, beside, captions = make(encode, start, length)

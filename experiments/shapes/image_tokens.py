@@ -75,7 +75,7 @@ def scenes(
 
 def targets(captions: Sequence[str]) -> np.ndarray:
     """The tokens that pictures of such captions should become: float16 [b, TOKENS, d]."""
-    return train_pictures.contexts(train_pictures.tokenizer().tokens(captions))[:, -TOKENS:]
+    return train_pictures.contexts(models.tokenizer().tokens(captions))[:, -TOKENS:]
 
 
 def right(tokens: np.ndarray, pictured: Sequence[Scene]) -> np.ndarray:

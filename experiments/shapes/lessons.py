@@ -143,22 +143,31 @@ class Lessons:
     """The batch of any step: as many pictures of each kind as asked for."""
 
     def __init__(
-        self, pools: Mapping[str, Mapping[str, np.ndarray]], counts: Sequence[int], seed: int, prior: float = 1.0
+        self, pools: Mapping[str, Mapping[str, Any]], counts: Sequence[int], seed: int, prior: float = 1.0
     ) -> None:
         """pools: by kind, arrays `n ...` by name, of which "latents" is one. counts: of each kind in a batch.
 
-        prior: the weight of old captions' errors, those of the new thing having 1.
+        prior: the weight of the mean over the kind "old", the others having 1.
         """
         self.pools = {kind: {**pool, "weights": object_weights(pool["latents"])} for kind, pool in pools.items()}
-        if "old" in self.pools:
-            self.pools["old"]["weights"] *= np.float32(prior)
-        self.counts, self.seed = counts, seed
+        self.counts, self.seed, self.prior = counts, seed, prior
 
-    def batch(self, n: int) -> dict[str, dict[str, Any]]:
-        """Step n's batch: by kind its arrays, and "weights", of which an object's latents have more."""
+    def batch(self, n: int) -> dict[str, Any]:
+        """Step n's batch, as `sdjax.train.preserving` takes it: all kinds one after the other.
+
+        An object's latents have more of the "weights". By "weight" the mean over the batch is the sum of the kinds'
+        own means, the old one's times the prior.
+        """
         rng = np.random.default_rng([self.seed, n])
-        made = {}
-        for (kind, pool), count in zip(self.pools.items(), self.counts, strict=True):
-            picked = rng.integers(len(pool["latents"]), size=count)
-            made[kind] = {name: values[picked] for name, values in pool.items()}
-        return made
+        parts = [
+            self._part(rng, kind, count / sum(self.counts), count)
+            for kind, count in zip(self.pools, self.counts, strict=True)
+        ]
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+    def _part(self, rng: np.random.Generator, kind: str, share: float, count: int) -> dict[str, Any]:
+        old, pool = kind == "old", self.pools[kind]
+        picked = rng.integers(len(pool["latents"]), size=count)
+        part = jax.tree.map(lambda values: values[picked], pool)
+        weight = (self.prior if old else 1.0) / share
+        return part | {"preserved": np.full(count, old, np.float32), "weight": np.full(count, weight, np.float32)}

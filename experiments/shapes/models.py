@@ -1,4 +1,4 @@
-"""The sizes of the shapes model: its config.json files, in the diffusers layout, and its tokenizer.
+"""The sizes of the shapes model: its config.json files, in the diffusers layout, its tokenizer, what training is told.
 
 A small Stable Diffusion: 128 x 128 pixels, 16 x 16 x 4 latents, 24 text tokens. The finest level of the U-Net has no
 transformer: at 256 tokens attention would cost as much as everything else, and what the caption decides (which
@@ -8,8 +8,11 @@ colour, which shape, where) can be decided at 8 x 8.
 from typing import Any
 
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+from sdjax.diffusion.noise import Settings, noise_schedule
 from sdjax.model.builtin import ASSETS, SHAPES
 from sdjax.nn.shapes import expected_params
+from sdjax.text.tokens import Tokenizer
+from sdjax.train.architecture import Architecture, TextTower
 from sdjax.weights import read_component
 
 PIXELS = 128
@@ -115,6 +118,19 @@ UNET = UNetConfig.from_dict(UNET_JSON)
 def text_config(vocab_size: int) -> ClipTextConfig:
     """`text_json` as the config the encoder takes."""
     return ClipTextConfig.from_dict(text_json(vocab_size))
+
+
+def tokenizer() -> Tokenizer:
+    """The shipped tokenizer."""
+    return Tokenizer.load(ASSETS / SHAPES / "tokenizer")
+
+
+def architecture(unet: UNetConfig = UNET) -> Architecture:
+    """What training is told of the model, or of another that shares everything but the U-Net with it."""
+    betas = {name: SCHEDULER_JSON[name] for name in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")}
+    levels = tuple(map(float, noise_schedule(Settings(**betas)).alphas_cumprod))
+    texts = (TextTower("text_encoder", text_config(tokenizer().size)),)
+    return Architecture(unet, VAE, texts, levels, SCHEDULER_JSON["prediction_type"])
 
 
 def shipped(name: str, config: ClipTextConfig | UNetConfig | VaeConfig) -> dict:

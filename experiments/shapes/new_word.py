@@ -15,15 +15,11 @@ whether a green hexagon is read as green shows what the factors have understood.
 
 from collections.abc import Iterator
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.shapes import lessons, meanings, models, world
 from experiments.shapes.world import SHAPES, Scene
-from sdjax.nn.clip import ClipTextEncoder
 from sdjax.text.tokens import Tokenizer
-from sdjax.train import low_rank
 
 LIKE = ("circle", "square", "diamond")
 SPARE = sum(len(words) for words in meanings.WORDS.values())
@@ -63,16 +59,6 @@ def taught(name: str, seed: int) -> Iterator[Scene]:
     return (scene for scene in lessons.scenes(name, seed) if lessons.other(name, scene) not in lessons.OTHERS)
 
 
-def loss(
-    encoder: ClipTextEncoder, scale: float, factors: low_rank.Factors, batch: dict, key: jax.Array, base: dict
-) -> jax.Array:
-    """Mean squared error of the last hidden states; batch: "ids" int32 `b l`, "states" `b l d`."""
-    del key
-    own = low_rank.worn(base, factors, scale)
-    told = encoder.apply({"params": own}, batch["ids"]).last_hidden_state
-    return jnp.mean(jnp.square(told - batch["states"]))
-
-
 class Captions:
     """The batch of any step: half of the captions name the new outline, half are old."""
 
@@ -81,11 +67,11 @@ class Captions:
         self.name, self.tokenizer, self.encode, self.size, self.seed = name, tokenizer, encode, batch // 2, seed
 
     def batch(self, n: int) -> dict[str, np.ndarray]:
-        """Step n's batch, as `loss` takes it."""
+        """Step n's batch, as `train_text.Saying` takes it."""
         scenes = taught(self.name, int(np.random.SeedSequence([self.seed, n]).generate_state(1)[0]))
         new = [scene for scene, _ in zip(scenes, range(self.size), strict=False)]
         rng = np.random.default_rng([self.seed, n])
         old = [world.sample_scene(rng).caption() if rng.random() < 0.95 else "" for _ in range(self.size)]
         ids = self.tokenizer.tokens([*(scene.caption() for scene in new), *old])
         told = np.stack([states(scene, self.name, self.tokenizer) for scene in new])
-        return {"ids": ids, "states": np.concatenate([told, np.asarray(self.encode(ids[self.size :]))])}
+        return {"ids": ids, "codes": np.concatenate([told, np.asarray(self.encode(ids[self.size :]))])}

@@ -15,7 +15,7 @@ from experiments.shapes import models, train_text
 from experiments.shapes.train_unet import init_params
 from sdjax.nn.shapes import expected_params
 from sdjax.text.tokens import Tokenizer
-from sdjax.train.loop import averaged, settings_of
+from sdjax.train.loop import averaged
 from sdjax.weights import default_layout, read_component, save_folder
 
 FLAGS = flags.FLAGS
@@ -26,7 +26,7 @@ def unet_params(run: Path, average: int | None) -> dict:
     if average:
         expected = expected_params({"unet": models.UNET})
         return read_component(run / "averages" / str(average), expected["unet"])[0]
-    return averaged(run, init_params(0), settings_of(run)["optimiser"])
+    return averaged(run, {"unet": init_params(0)})["unet"]
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from experiments import _cli
 from experiments.shapes import models
 from experiments.shapes.train_pictures import initial
 from sdjax.model.builtin import ASSETS
-from sdjax.train.loop import averaged, newest_step, settings_of
+from sdjax.train.loop import averaged, newest_step
 from sdjax.weights import default_layout, save_component
 
 FLAGS = flags.FLAGS
@@ -29,7 +29,7 @@ CLASSES = {"inpainting": "StableDiffusionInpaintPipeline", "depth": "StableDiffu
 
 def main() -> None:
     out = Path(FLAGS.out or ASSETS / f"shapes_{FLAGS.task}")
-    trained = averaged(FLAGS.run, initial(FLAGS.task, 0), settings_of(FLAGS.run)["optimiser"])
+    trained = averaged(FLAGS.run, {"unet": initial(FLAGS.task, 0)})["unet"]
     params = jax.tree.map(lambda p: np.asarray(p, np.float16), trained)
     save_component(out / "unet", params, default_layout(params, models.PICTURE_UNETS[FLAGS.task]))
     index = models.MODEL_INDEX | {"_class_name": CLASSES[FLAGS.task], "_guidance_scale": FLAGS.guidance_scale}

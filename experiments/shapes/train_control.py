@@ -15,6 +15,8 @@ in one picture of six, and of more in the third command.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,13 +30,15 @@ from safetensors.numpy import load_file
 from experiments import _cli
 from experiments.shapes import control_lora, edges, encode_control, models, train_pictures
 from experiments.shapes.batches import object_weights
-from experiments.shapes.train_unet import GAMMA, alphas_cumprod, noised, time_weight
-from sdjax.nn.conditioning import Conditions
-from sdjax.nn.controlnet import HINT, ControlNet, HintEmbedding
-from sdjax.nn.injections import Injections
-from sdjax.nn.unet import UNet
+from experiments.shapes.optimisers import OPTIMISERS
+from experiments.shapes.train_unet import WEIGHTING
+from sdjax.core.keys import key
+from sdjax.train.averages import Decay
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, WarmupStableDecay, make_optimiser, make_step
+from sdjax.train.methods.controlnet import ControlDenoising
+from sdjax.train.objective import Batch, picture_keys, size
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.step import make_step
 
 FLAGS = flags.FLAGS
 
@@ -45,33 +49,28 @@ REPEAT = 3
 """Noises for each map of a batch."""
 
 
-def loss(
-    alpha_bar: jax.Array, repeat: int, trained: Any, batch: dict[str, jax.Array], key: jax.Array, unet: Any
-) -> jax.Array:
-    """`train_unet.velocity_loss` of the U-Net with the net beside it.
+@dataclass(frozen=True)
+class Steering(ControlDenoising):
+    """The U-Net's own loss with the net beside it, of `repeat` noises for each map of a batch."""
 
-    batch: "map" `b H W 3` in [0, 1], "latents" `b h w c`, "context" `b l d`, "weights" `b h w 1`, each used `repeat`
-    times. unet: the U-Net's parameters.
-    """
-    params = control_lora.worn(unet, trained)
-    hint = HintEmbedding(control_lora.CONFIG).apply({"params": params[HINT]}, batch["map"].astype(jnp.float32))
-    hint, latents, weights = (
-        jnp.tile(array, (repeat, 1, 1, 1)) for array in (hint, batch["latents"], batch["weights"])
-    )
-    conditions = Conditions(jnp.tile(batch["context"], (repeat, 1, 1)).astype(jnp.float32))
-    x, t, wanted = noised(alpha_bar, latents, key)
-    time = t.astype(jnp.float32)
-    added = injected(params, x, time, conditions, hint)
-    v = UNet(models.UNET).apply({"params": unet}, x, time, conditions, added)
-    square = jnp.square(v - wanted) * weights
-    return jnp.mean(jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t], GAMMA))
+    repeat: int = REPEAT
 
+    def draw(self, batch: Batch, key: jax.Array) -> Batch:
+        """Adds `keys` and `timesteps`, `b r`."""
+        b = size(batch)
+        many = super().draw({"keys": picture_keys(key, b * self.repeat)}, key)
+        return {**batch, **{name: many[name].reshape(b, self.repeat) for name in many}}
 
-def injected(net: Any, x: jax.Array, t: jax.Array, conditions: Conditions, hint: jax.Array) -> Injections:
-    """What a net, by its parameters, adds inside the U-Net; hint: what its convolutions make of the map."""
-    own = {name: module for name, module in net.items() if name != HINT}
-    *skips, middle = ControlNet(control_lora.CONFIG).apply({"params": own}, x, t, conditions, hint)
-    return Injections(skips=tuple(skips), middle=middle)
+    def errors(self, params: Mapping[str, Any], batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """See `Denoising`: of each map the mean over its noises."""
+        own = {name: batch[name].reshape(-1) for name in ("keys", "timesteps")}
+        shared = {name: jnp.repeat(leaf, self.repeat, axis=0) for name, leaf in batch.items() if name not in own}
+        each, square = super().errors(params, {**shared, **own, "map": batch["map"]})
+        return each.reshape(-1, self.repeat).mean(1), square.reshape(-1, self.repeat).mean(1)
+
+    def hint(self, params: Mapping[str, Any], batch: Batch) -> jax.Array:
+        """See `ControlDenoising`; each map is looked at once."""
+        return jnp.repeat(super().hint(params, batch), self.repeat, axis=0)
 
 
 class Maps:
@@ -82,12 +81,12 @@ class Maps:
         file = encode_control.data(folder)
         self.latents, self.contexts = file["latents"], train_pictures.contexts(file["ids"])
         self.maps, self.weights = file[net], object_weights(file["latents"])
-        self.empty = train_pictures.contexts(train_pictures.tokenizer().tokens([""]))[0]
+        self.empty = train_pictures.contexts(models.tokenizer().tokens([""]))[0]
         self.overlapping = np.flatnonzero(overlap(file["depth"]))
         self.net, self.size, self.seed, self.part = net, batch, seed, part
 
     def batch(self, n: int) -> dict[str, np.ndarray]:
-        """Step n's batch, as `loss` takes it."""
+        """Step n's batch, as `Steering` takes it."""
         rng = np.random.default_rng([self.seed, n])
         chosen = rng.integers(len(self.latents), size=self.size)
         if self.part:
@@ -127,18 +126,19 @@ def metadata() -> dict[str, str]:
 
 
 def main() -> None:
-    unet = train_pictures.shipped_unet()
+    params, method = {"unet": train_pictures.shipped_unet()}, control_lora.TrainControlLora(FLAGS.rank)
     pictures = Maps(Path(FLAGS.data), FLAGS.net, batch=FLAGS.batch, seed=FLAGS.seed, part=FLAGS.overlapping)
-    begun = control_lora.fresh(unet, FLAGS.rank, FLAGS.seed)
+    begun = method.start(params, key(FLAGS.seed))
     if FLAGS.start:
-        begun = control_lora.untensors(load_file(Path(FLAGS.start) / control_lora.FILE), unet)
+        begun = control_lora.untensors(load_file(Path(FLAGS.start) / control_lora.FILE), params["unet"])
     print("numbers to learn:", sum(p.size for p in jax.tree.leaves(begun)), "maps:", len(pictures.maps), flush=True)
-    optimiser = make_optimiser("muon")
+    objective = Steering(models.architecture(), weighting=WEIGHTING, control=control_lora.CONFIG)
+    step = make_step(objective, method, begun, params, OPTIMISERS["muon"], [Decay(FLAGS.ema)])
     names = ("net", "rank", "steps", "batch", "learning_rate", "ema", "start", "overlapping", "seed")
     state = fit(
         FLAGS.out,
-        TrainState.create(begun, optimiser),
-        make_step(partial(loss, alphas_cumprod(), REPEAT), optimiser, FLAGS.ema, unet),
+        step.begin(begun),
+        step,
         pictures.batch,
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=FLAGS.steps // 2, warmup=20),
         steps=FLAGS.steps,
@@ -148,8 +148,7 @@ def main() -> None:
         limit_seconds=FLAGS.limit,
         report=partial(print, flush=True),
     )
-    folder = Path(FLAGS.out) / FLAGS.net
-    control_lora.save(folder, jax.device_get(state.average), metadata())
+    folder = method.write(step.evaluated(state), params, Path(FLAGS.out) / FLAGS.net, metadata())
     print(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.2f} MB", flush=True)
 
 

@@ -26,16 +26,17 @@ from absl import flags
 from experiments import _cli
 from experiments.shapes import encode_control, image_tokens, models, train_pictures
 from experiments.shapes.batches import object_weights
-from experiments.shapes.train_unet import GAMMA, alphas_cumprod, noised, time_weight
-from sdjax.core import tree
-from sdjax.nn.conditioning import Conditions
-from sdjax.nn.image_prompt import attention_paths, image_keys_values, projection
-from sdjax.nn.injections import ImageTokens, Injections
-from sdjax.nn.unet import UNet
+from experiments.shapes.optimisers import OPTIMISERS
+from experiments.shapes.train_unet import WEIGHTING
+from sdjax.adapters.image_prompt_names import PROJECTION
+from sdjax.core.keys import key
+from sdjax.nn.image_prompt import projection
+from sdjax.train.averages import Decay
 from sdjax.train.loop import averaged, fit
-from sdjax.train.state import TrainState, WarmupStableDecay, make_optimiser, make_step
-from sdjax.weights import default_layout, names, save_component
-from sdjax.weights.write import Draft, write_file, write_tensors
+from sdjax.train.methods.image_prompt import ImagePromptDenoising, TrainImagePrompt
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.step import make_plain_step, make_step
+from sdjax.weights import default_layout, save_component
 
 FLAGS = flags.FLAGS
 
@@ -46,6 +47,7 @@ EMPTY = 0.1
 SEED = 24
 """Of the pictures that the encoder learns from."""
 CHECK_SEED = 1_000_002
+METHOD = TrainImagePrompt(image_tokens.CONFIG)
 
 
 def see_loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
@@ -62,29 +64,6 @@ def see_loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> jax.Ar
 def projected(params: Any, embedding: jax.Array | np.ndarray) -> jax.Array:
     """Tokens `b m d` of embeddings `b e`."""
     return projection(image_tokens.CONFIG, jnp.float32).apply({"params": params}, embedding)
-
-
-def loss(alpha_bar: jax.Array, trained: Any, batch: dict[str, jax.Array], key: jax.Array, unet: Any) -> jax.Array:
-    """`train_unet.velocity_loss` of the U-Net that looks at pictures too.
-
-    batch: "embedding" `b e`, zeros for no picture, "latents" `b h w c`, "context" `b l d`, "weights" `b h w 1`.
-    trained: "image_proj", "ip_adapter" by attention.
-    """
-    x, t, wanted = noised(alpha_bar, batch["latents"], key)
-    images = image_tokens_at(trained, projected(trained["image_proj"], batch["embedding"]), 1.0)
-    conditions = Conditions(batch["context"].astype(jnp.float32))
-    v = UNet(models.UNET).apply({"params": unet}, x, t.astype(jnp.float32), conditions, Injections(images=(images,)))
-    square = jnp.square(v - wanted) * batch["weights"]
-    return jnp.mean(jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t], GAMMA))
-
-
-def image_tokens_at(trained: Any, tokens: jax.Array, scale: float) -> ImageTokens:
-    """What the U-Net's attention takes, of tokens `b m d`, everywhere and equally strong in all layers."""
-    b = len(tokens)
-    keys_values = image_keys_values(trained["ip_adapter"], tokens, jnp.float32)
-    places = {(models.UNET.sample_size >> level) ** 2 for level in range(models.UNET.levels)}
-    scales = {path: jnp.full(b, scale, jnp.float32) for path in keys_values}
-    return ImageTokens(keys_values, scales, {str(count): jnp.ones((b, count)) for count in places})
 
 
 class Seen:
@@ -117,11 +96,11 @@ class Pictures:
         self.latents, self.weights = file["latents"], object_weights(file["latents"])
         self.contexts = train_pictures.contexts(file["ids"])
         self.embeddings = embeddings(params, file["small"])
-        self.empty = train_pictures.contexts(train_pictures.tokenizer().tokens([""]))[0]
+        self.empty = train_pictures.contexts(models.tokenizer().tokens([""]))[0]
         self.size, self.seed = batch, seed
 
     def batch(self, n: int) -> dict[str, np.ndarray]:
-        """Step n's batch, as `loss` takes it."""
+        """Step n's batch, as `ImagePromptDenoising` takes it."""
         rng = np.random.default_rng([self.seed, n])
         chosen, kind = rng.integers(len(self.latents), size=self.size), rng.random(self.size)
         context, embedding = self.contexts[chosen], self.embeddings[chosen]
@@ -145,25 +124,23 @@ def embeddings(params: Any, small: np.ndarray) -> np.ndarray:
 
 def train_encoder() -> Any:
     """The first stage: encoder and projection; prints how many new pictures are read rightly."""
-    optimiser, names_ = (
-        make_optimiser("muon"),
-        ("pictures", "one", "see_batch", "see_steps", "see_rate", "see_start", "seed"),
-    )
+    listed = ("pictures", "one", "see_batch", "see_steps", "see_rate", "see_start", "seed")
+    step = make_plain_step(see_loss, OPTIMISERS["muon"], [Decay(0.99)])
     params = image_tokens.init_params(FLAGS.seed)
     if FLAGS.see_start:
-        params = averaged(Path(FLAGS.see_start) / "see", params, "muon")
+        params = averaged(Path(FLAGS.see_start) / "see", params)
     state = fit(
         Path(FLAGS.out) / "see",
-        TrainState.create(params, optimiser),
-        make_step(see_loss, optimiser, 0.99),
+        step.begin(params),
+        step,
         Seen(FLAGS.pictures, FLAGS.one, FLAGS.see_batch, FLAGS.seed).batch,
         WarmupStableDecay(FLAGS.see_rate, FLAGS.see_steps, fall=FLAGS.see_steps // 2),
         steps=FLAGS.see_steps,
         seed=FLAGS.seed,
-        settings={name: FLAGS[name].value for name in names_},
+        settings={name: FLAGS[name].value for name in listed},
         report=partial(print, flush=True),
     )
-    params = jax.device_get(state.average)
+    params = step.evaluated(state)
     for pairs in ("seen", "unseen"):
         checked = image_tokens.scenes(CHECK_SEED, 0, 500, pairs, FLAGS.one)
         tokens = projected(params["image_proj"], embeddings(params, np.stack([small for _, small in checked])))
@@ -174,38 +151,7 @@ def train_encoder() -> Any:
 
 def begun(params: Any, unet: Any) -> dict[str, Any]:
     """The second stage's parameters before its first step: the keys and values are those of texts."""
-    layers = {path: _at(unet, path) for path in attention_paths(unet)}
-    copied = {
-        path: {f"{name}_ip": {"kernel": np.array(layer[name]["kernel"])} for name in ("to_k", "to_v")}
-        for path, layer in layers.items()
-    }
-    return {"image_proj": params["image_proj"], "ip_adapter": copied}
-
-
-def _at(params: Any, path: str) -> Any:
-    """The module at a path as `attention_paths` gives it."""
-    modules = {".".join(above[:-2]): above[:-2] for above in tree.flatten(params)}
-    for name in modules[path]:
-        params = params[name]
-    return params
-
-
-def tensors(trained: Any, paths: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """What the file holds, float16, by the authors' names; paths: of the U-Net's cross-attentions in their order."""
-    words = {"image_embeds": "proj", "norm": "norm"}
-    made = {
-        names.tensor_name(("image_proj", words[path[0]], path[1])): _turned(path, leaf)
-        for path, leaf in tree.flatten(trained["image_proj"]).items()
-    }
-    for i, path in enumerate(paths):
-        for name, layer in trained["ip_adapter"][path].items():
-            made[f"ip_adapter.{2 * i + 1}.{name}.weight"] = _turned(("kernel",), layer["kernel"])
-    return made
-
-
-def _turned(path: tuple[str, ...], leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
-    return (array.T if path[-1] == "kernel" else array).astype(np.float16, order="C")
+    return METHOD.start({"unet": unet}, key(0)) | {PROJECTION: params["image_proj"]}
 
 
 def metadata() -> dict[str, str]:
@@ -219,12 +165,9 @@ def metadata() -> dict[str, str]:
 
 def save(out: Path, encoder: Any, trained: Any, unet: Any, metadata: Mapping[str, str]) -> Path:
     """Writes the adapter and, in a folder beside it, its encoder: where the adapter's file is. Raises OSError."""
-    written = {name: Draft.of(array) for name, array in tensors(trained, attention_paths(unet)).items()}
-    half = jax.tree.map(lambda p: np.asarray(p, np.float16), encoder)
-    save_component(out / "image_encoder", half, default_layout(half, image_tokens.ENCODER_JSON))
-    path = out / "image_prompt.safetensors"
-    write_file(path, partial(write_tensors, written, metadata))
-    return path
+    encoder, trained = jax.tree.map(lambda p: np.asarray(p, np.float16), (encoder, trained))
+    save_component(out / "image_encoder", encoder, default_layout(encoder, image_tokens.ENCODER_JSON))
+    return METHOD.write(trained, {"unet": unet}, out, metadata).replace(out / "image_prompt.safetensors")
 
 
 def main() -> None:
@@ -232,11 +175,14 @@ def main() -> None:
     params = train_encoder()
     if not FLAGS.steps:
         return
-    optimiser, listed = make_optimiser("muon"), ("steps", "batch", "learning_rate", "ema", "seed")
+    listed = ("steps", "batch", "learning_rate", "ema", "seed")
+    objective = ImagePromptDenoising(models.architecture(), weighting=WEIGHTING, image_prompt=image_tokens.CONFIG)
+    trainable = begun(params, unet)
+    step = make_step(objective, METHOD, trainable, {"unet": unet}, OPTIMISERS["muon"], [Decay(FLAGS.ema)])
     state = fit(
         out / "steer",
-        TrainState.create(begun(params, unet), optimiser),
-        make_step(partial(loss, alphas_cumprod()), optimiser, FLAGS.ema, unet),
+        step.begin(trainable),
+        step,
         Pictures(Path(FLAGS.data), params, FLAGS.batch, FLAGS.seed).batch,
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=FLAGS.steps // 2, warmup=20),
         steps=FLAGS.steps,
@@ -244,7 +190,7 @@ def main() -> None:
         settings={name: FLAGS[name].value for name in listed},
         report=partial(print, flush=True),
     )
-    path = save(out, params["image_encoder"], jax.device_get(state.average), unet, metadata())
+    path = save(out, params["image_encoder"], step.evaluated(state), unet, metadata())
     size = sum(one.stat().st_size for one in (path, *(out / "image_encoder").iterdir()))
     print(f"{path} and its encoder: {size / 1e6:.2f} MB", flush=True)
 

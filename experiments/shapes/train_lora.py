@@ -11,86 +11,50 @@ on where it was. As the model itself was trained, the factors of the text encode
 
     mean |v - v_true|^2  +  prior * mean |v - v_base|^2                                                         (1)
 
-with the weights of `train_unet`; v_base is what the model without the adapter answers to the same noise, so that the
-second mean is 0 where nothing is forgotten. The second command goes on from what the first wrote, with more weight on
-what was known before.
+with the weights of `train_unet`; v_base is what the model without the adapter answers to the same noise
+(`sdjax.train.preserving`), so that the second mean is 0 where nothing is forgotten. The second command goes on from
+what the first wrote, with more weight on what was known before.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
 from safetensors.numpy import load_file
 
 from experiments import _cli
 from experiments.shapes import lessons, models, new_word, train_pictures
-from experiments.shapes.train_unet import GAMMA, alphas_cumprod, noised, time_weight
-from sdjax.config import ClipTextConfig
-from sdjax.nn.clip import ClipTextEncoder
-from sdjax.nn.conditioning import Conditions
-from sdjax.nn.unet import UNet
+from experiments.shapes.optimisers import OPTIMISERS
+from experiments.shapes.train_text import Saying, encoder_of
+from experiments.shapes.train_unet import WEIGHTING
+from sdjax.core.keys import key
+from sdjax.core.tree import Params
 from sdjax.train import low_rank
+from sdjax.train.averages import Decay
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, WarmupStableDecay, make_optimiser, make_step
-from sdjax.weights.write import Draft, write_file, write_tensors
+from sdjax.train.methods.lora import LoRA
+from sdjax.train.preserving import Preserving
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.step import make_step
 
 FLAGS = flags.FLAGS
 
 LAYERS = r"attn2|up_blocks\.1.*net\.2|up_blocks\.2.*conv[12]"
 """What fits into 300 KB beside the text encoder: where the text comes in, and the last blocks, which draw outlines."""
-Factors = Mapping[str, low_rank.Factors]  # by component
 
 
-def loss(
-    unet: UNet,
-    alpha_bar: jax.Array,
-    scale: float,
-    factors: low_rank.Factors,
-    batch: dict[str, dict[str, jax.Array]],
-    key: jax.Array,
-    base: dict[str, Any],
-) -> jax.Array:
-    """Equation 1, of the U-Net's factors beside its parameters `base`.
-
-    batch: "new" and "old", each "latents", "weights", which for "old" have the prior in them, and "context", which the
-    text encoder with its factors makes; of "old" also "base_context", which it makes without.
-    """
-
-    def velocity(params: dict[str, Any], x: jax.Array, t: jax.Array, context: jax.Array) -> jax.Array:
-        return unet.apply({"params": params}, x, t.astype(jnp.float32), Conditions(context.astype(jnp.float32)))
-
-    new, old = batch["new"], batch["old"]
-    (x, t, wanted), (x_old, t_old, _) = (
-        noised(alpha_bar, part["latents"], k) for part, k in zip((new, old), jax.random.split(key), strict=True)
-    )
-    wanted = jnp.concatenate([wanted, velocity(base, x_old, t_old, old["base_context"])])
-    x, t = jnp.concatenate([x, x_old]), jnp.concatenate([t, t_old])
-    context, weights = (jnp.concatenate([new[name], old[name]]) for name in ("context", "weights"))
-    square = jnp.square(velocity(low_rank.worn(base, factors, scale), x, t, context) - wanted) * weights
-    each = jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t], GAMMA)
-    count = len(new["latents"])
-    return jnp.mean(each[:count]) + jnp.mean(each[count:])
-
-
-def fresh_factors(base: Mapping[str, Any], layers: Mapping[str, str], rank: int, seed: int) -> Factors:
-    """The factors before training of all layers whose path holds their component's pattern."""
-    chosen = {name: re.compile(own).search for name, own in layers.items()}
-    return {name: low_rank.fresh_factors(base[name], chosen[name], rank, seed) for name in layers}
+def lora(**layers: str) -> LoRA:
+    """The method of these flags; layers: of components, by a pattern each."""
+    return LoRA(FLAGS.rank, FLAGS.alpha, tuple(layers.items()), dtype="float16")
 
 
 def metadata(name: str) -> dict[str, str]:
     """What the file says of itself, in kohya's words and, of what it has none for, in ours."""
     return {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(FLAGS.rank),
-        "ss_network_alpha": f"{FLAGS.alpha:g}",
         "ss_output_name": name,
         "ss_base_model_version": "sdjax shapes",
         "ss_sd_model_name": "sdjax/assets/shapes",
@@ -108,14 +72,17 @@ def metadata(name: str) -> dict[str, str]:
     }
 
 
-def train_text(config: ClipTextConfig, base: dict[str, Any], factors: low_rank.Factors) -> low_rank.Factors:
-    """The text encoder's factors, trained."""
-    encoder, tokenizer, optimiser = ClipTextEncoder(config), train_pictures.tokenizer(), make_optimiser("adamw")
-    captions = new_word.Captions(FLAGS.name, tokenizer, encoder_of(config, base), FLAGS.captions, FLAGS.seed)
+def train_text(params: Params) -> Params:
+    """What is trained of the text encoder, by component."""
+    tower, method = models.architecture().texts[0], lora(text_encoder=FLAGS.text_layers)
+    encode = encoder_of(tower.config, params["text_encoder"])
+    captions = new_word.Captions(FLAGS.name, models.tokenizer(), encode, FLAGS.captions, FLAGS.seed)
+    factors = method.start(params, key(FLAGS.seed))
+    step = make_step(Saying(tower), method, factors, params, OPTIMISERS["adamw"], [Decay(FLAGS.ema)])
     state = fit(
         Path(FLAGS.out) / "text",
-        TrainState.create(factors, optimiser),
-        make_step(partial(new_word.loss, encoder, FLAGS.alpha / FLAGS.rank), optimiser, FLAGS.ema, base),
+        step.begin(factors),
+        step,
         captions.batch,
         WarmupStableDecay(FLAGS.text_rate, FLAGS.text_steps, FLAGS.text_steps // 2, warmup=20),
         steps=FLAGS.text_steps,
@@ -123,21 +90,19 @@ def train_text(config: ClipTextConfig, base: dict[str, Any], factors: low_rank.F
         settings=settings("name", "rank", "alpha", "captions", "text_rate", "text_steps", "text_layers", "ema", "seed"),
         report=partial(print, flush=True),
     )
-    return jax.device_get(state.average)
+    return step.evaluated(state)
 
 
-def train_unet(
-    base: dict[str, Any], factors: low_rank.Factors, pools: Mapping[str, Mapping[str, np.ndarray]]
-) -> low_rank.Factors:
-    """The U-Net's factors, trained on what `loss` takes."""
-    optimiser = make_optimiser("adamw")
-    objective = partial(loss, UNet(models.UNET), alphas_cumprod(), FLAGS.alpha / FLAGS.rank)
+def train_unet(params: Params, factors: Params, pools: Mapping[str, Mapping[str, Any]]) -> Params:
+    """What is trained of the U-Net, by component, beside parameters in which the text encoder has its factors."""
+    objective = Preserving(models.architecture(), weighting=WEIGHTING)
     names = ("name", "rank", "alpha", "new", "old", "learning_rate", "prior", "steps", "unet_layers", "ema", "start")
+    step = make_step(objective, lora(), factors, params, OPTIMISERS["adamw"], [Decay(FLAGS.ema)])
     fall, warmup = (FLAGS.steps, 5) if FLAGS.start else (FLAGS.steps // 2, 20)
     state = fit(
         Path(FLAGS.out) / "unet",
-        TrainState.create(factors, optimiser),
-        make_step(objective, optimiser, FLAGS.ema, base),
+        step.begin(factors),
+        step,
         lessons.Lessons(pools, (FLAGS.new, FLAGS.old), FLAGS.seed, FLAGS.prior).batch,
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall, warmup),
         steps=FLAGS.steps,
@@ -146,14 +111,17 @@ def train_unet(
         every=20,
         report=partial(print, flush=True),
     )
-    return jax.device_get(state.average)
+    return step.evaluated(state)
 
 
-def encoder_of(config: ClipTextConfig, params: dict[str, Any]) -> lessons.Encode:
-    """The text encoder with these parameters."""
-    encoder = ClipTextEncoder(config)
-    apply = jax.jit(lambda params, ids: encoder.apply({"params": params}, ids).last_hidden_state)
-    return lambda ids: apply(params, ids)
+def begun(base: Params) -> tuple[Params, Params]:
+    """What is trained of the text encoder, and the U-Net's factors before their first step; both by component."""
+    if not FLAGS.start:
+        return train_text(base), lora(unet=FLAGS.unet_layers).start(base, key(FLAGS.seed))
+    factors, scale = low_rank.untensors(load_file(FLAGS.start), base)
+    if scale != FLAGS.alpha / FLAGS.rank:
+        raise ValueError(f"--start={FLAGS.start} counts {scale:g}; --alpha / --rank is {FLAGS.alpha / FLAGS.rank:g}")
+    return {"text_encoder": factors["text_encoder"]}, {"unet": factors["unet"]}
 
 
 def settings(*names: str) -> dict[str, Any]:
@@ -162,31 +130,17 @@ def settings(*names: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    tokenizer, (config, text) = train_pictures.tokenizer(), train_pictures.text_encoder()
-    base = {"unet": train_pictures.shipped_unet(), "text_encoder": text}
-    factors: Mapping[str, Any]
-    if FLAGS.start:
-        factors, scale = low_rank.untensors(load_file(FLAGS.start), base)
-        if scale != FLAGS.alpha / FLAGS.rank:
-            raise ValueError(
-                f"--start={FLAGS.start} counts {scale:g}; --alpha / --rank is {FLAGS.alpha / FLAGS.rank:g}"
-            )
-        trained = {"text_encoder": factors["text_encoder"]}
-    else:
-        layers = {"unet": FLAGS.unet_layers, "text_encoder": FLAGS.text_layers}
-        factors = fresh_factors(base, layers, FLAGS.rank, FLAGS.seed)
-        trained = {"text_encoder": train_text(config, text, factors["text_encoder"])}
-    print("numbers to learn:", {name: sum(p.size for p in jax.tree.leaves(own)) for name, own in factors.items()})
-    worn = low_rank.worn(text, trained["text_encoder"], FLAGS.alpha / FLAGS.rank)
-    encoders = {"context": encoder_of(config, worn), "base_context": encoder_of(config, text)}
+    out, tokenizer = Path(FLAGS.out), models.tokenizer()
+    base: Params = {"unet": train_pictures.shipped_unet(), "text_encoder": train_pictures.text_encoder()[1]}
+    text, factors = begun(base)
+    sizes = {name: sum(p.size for p in jax.tree.leaves(own)) for name, own in (text | factors).items()}
+    print("numbers to learn:", sizes, flush=True)
     pools = {}
     for kind, (latents, captions) in (("new", lessons.new_pictures(FLAGS.name)), ("old", lessons.old_pictures())):
-        ids = tokenizer.tokens(captions)
-        pools[kind] = {"latents": latents} | {name: np.asarray(encode(ids)) for name, encode in encoders.items()}
-    trained["unet"] = train_unet(base["unet"], factors["unet"], pools)
-    tensors = {name: Draft.of(array) for name, array in low_rank.tensors(trained, FLAGS.alpha).items()}
-    path = Path(FLAGS.out) / f"{FLAGS.name}.safetensors"
-    write_file(path, partial(write_tensors, tensors, metadata(FLAGS.name)))
+        pools[kind] = {"latents": latents, "ids": {"text_encoder": tokenizer.tokens(captions)}}
+    worn = {**lora().join(text, base), "reference": base}
+    trained = text | train_unet(worn, factors, pools)
+    path = lora().write(trained, base, out, metadata(FLAGS.name)).replace(out / f"{FLAGS.name}.safetensors")
     print(f"{path}: {path.stat().st_size / 1e3:.0f} KB")
 
 

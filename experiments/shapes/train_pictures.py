@@ -5,7 +5,7 @@
 
 30 and 43 minutes on 2 CPU cores that trained both at once.
 
-The loss is stage 4's (`train_unet.velocity_loss`), and so are the noise, the optimiser and the empty captions. The
+The loss is stage 4's (`train_unet`), and so are the noise, the optimiser and the empty captions. The
 text encoder is the shipped one and stays as it is, so every caption is encoded once.
 
 Inpainting starts as the shipped U-Net, its first convolution widened by kernels of zeros: at step 0 it paints as that
@@ -23,17 +23,20 @@ import numpy as np
 from absl import flags
 
 from experiments import _cli
-from experiments.shapes import models
+from experiments.shapes import models, train_text
 from experiments.shapes.batches import EMPTY, arrays
-from experiments.shapes.train_unet import alphas_cumprod, velocity_loss
+from experiments.shapes.optimisers import OPTIMISERS
+from experiments.shapes.train_unet import WEIGHTING
 from sdjax.config import ClipTextConfig, UNetConfig
-from sdjax.model.builtin import ASSETS, SHAPES
-from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
-from sdjax.text.tokens import Tokenizer
+from sdjax.train.averages import Decay
+from sdjax.train.denoising import Denoising
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, WarmupStableDecay, fresh, make_optimiser, make_step
+from sdjax.train.methods.full import Full
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.state import fresh
+from sdjax.train.step import make_step
 
 FLAGS = flags.FLAGS
 
@@ -48,13 +51,8 @@ def shipped_unet() -> dict:
 
 def text_encoder() -> tuple[ClipTextConfig, dict]:
     """The shipped text encoder's config and parameters, float32."""
-    config = models.text_config(tokenizer().size)
+    config = models.text_config(models.tokenizer().size)
     return config, _read("text_encoder", config)
-
-
-def tokenizer() -> Tokenizer:
-    """The shipped tokenizer."""
-    return Tokenizer.load(ASSETS / SHAPES / "tokenizer")
 
 
 def _read(name: str, config: ClipTextConfig | UNetConfig) -> dict:
@@ -77,10 +75,8 @@ def initial(task: str, seed: int) -> dict:
 
 def contexts(ids: np.ndarray) -> np.ndarray:
     """The texts as the shipped encoder gives them: float16 [n, l, d] of ids [n, l]."""
-    config, params = text_encoder()
-    encoder = ClipTextEncoder(config)
-    encode = jax.jit(lambda params, ids: encoder.apply({"params": params}, ids).last_hidden_state)
-    return np.concatenate([np.asarray(encode(params, ids[n : n + 1000]), np.float16) for n in range(0, len(ids), 1000)])
+    encode = train_text.encoder_of(*text_encoder())
+    return np.concatenate([np.asarray(encode(ids[n : n + 1000]), np.float16) for n in range(0, len(ids), 1000)])
 
 
 def hole_weights(mask: np.ndarray) -> np.ndarray:
@@ -98,11 +94,11 @@ class Pictures:
     def __init__(self, folder: Path, task: str, *, batch: int, seed: int) -> None:
         file = arrays(folder / "pictures.npz", ("latents", "channels", "ids"))
         self.latents, self.channels, self.contexts = file["latents"], file["channels"], contexts(file["ids"])
-        self.empty = contexts(tokenizer().tokens([""]))[0]
+        self.empty = contexts(models.tokenizer().tokens([""]))[0]
         self.task, self.size, self.seed = task, batch, seed
 
     def batch(self, n: int) -> dict[str, np.ndarray]:
-        """Step n's batch, as `velocity_loss` takes it: any pictures, each with any of its holes."""
+        """Step n's batch, as `Denoising` takes it: any pictures, each with any of its holes."""
         rng = np.random.default_rng([self.seed, n])
         chosen = rng.integers(len(self.latents), size=self.size)
         context = self.contexts[chosen]
@@ -114,15 +110,16 @@ class Pictures:
 
 def main() -> None:
     pictures = Pictures(Path(FLAGS.data), FLAGS.task, batch=FLAGS.batch, seed=FLAGS.seed)
-    params = initial(FLAGS.task, FLAGS.seed)
+    params = {"unet": initial(FLAGS.task, FLAGS.seed)}
     print("parameters:", sum(p.size for p in jax.tree.leaves(params)), "pictures:", len(pictures.latents), flush=True)
-    optimiser = make_optimiser(FLAGS.optimiser)
-    unet = UNet(UNetConfig.from_dict(models.PICTURE_UNETS[FLAGS.task]))
+    architecture = models.architecture(UNetConfig.from_dict(models.PICTURE_UNETS[FLAGS.task]))
+    objective = Denoising(architecture, weighting=WEIGHTING)
+    step = make_step(objective, Full(), params, params, OPTIMISERS[FLAGS.optimiser], [Decay(FLAGS.ema)])
     names = ("task", "steps", "batch", "optimiser", "learning_rate", "ema", "seed")
     fit(
         FLAGS.out,
-        TrainState.create(params, optimiser),
-        make_step(partial(velocity_loss, unet, alphas_cumprod()), optimiser, FLAGS.ema),
+        step.begin(params),
+        step,
         pictures.batch,
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=FLAGS.steps // 2),
         steps=FLAGS.steps,
@@ -138,7 +135,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder of the run; started again, it goes on where it was.", required=True)
     flags.DEFINE_integer("steps", 600, "Optimiser steps.")
     flags.DEFINE_integer("batch", 32, "Pictures per step.")
-    flags.DEFINE_string("optimiser", "muon", "adamw or muon.")
+    flags.DEFINE_enum("optimiser", "muon", list(OPTIMISERS), "The optimiser.")
     flags.DEFINE_float("learning_rate", 0.005, "Peak rate of the kernels.")
     flags.DEFINE_float("ema", 0.99, "Decay of the averaged parameters.")
     flags.DEFINE_integer("seed", 0, "Seed of the data, the parameters and the noise.")

@@ -6,7 +6,10 @@ The mean squared error of the last hidden states to the codes of `meanings`, ove
 at the end how many captions have every slot right, of seen pairs and with an unseen one.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +18,19 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import meanings, models, world
-from sdjax.model.builtin import ASSETS, SHAPES
+from experiments.shapes.batches import Encode
+from experiments.shapes.optimisers import OPTIMISERS
+from sdjax.config import ClipTextConfig
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.text.tokens import Tokenizer
+from sdjax.train.architecture import TextTower
+from sdjax.train.averages import Decay
 from sdjax.train.loop import averaged, fit, newest_step
-from sdjax.train.state import TrainState, WarmupStableDecay, fresh, make_optimiser, make_step
+from sdjax.train.methods.full import TEXT_ENCODER, Full
+from sdjax.train.objective import Batch, Metrics, mean
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.state import fresh
+from sdjax.train.step import make_step
 
 FLAGS = flags.FLAGS
 
@@ -33,15 +44,30 @@ def init_params(vocab_size: int, seed: int) -> dict:
     return fresh(ClipTextEncoder(models.text_config(vocab_size)), seed, ids)
 
 
-def loss(encoder: ClipTextEncoder, params: dict, batch: dict, key: jax.Array) -> jax.Array:
-    """Mean squared error; batch: "ids" int32 `b l`, "codes" `b l d`."""
-    del key
-    states = encoder.apply({"params": params}, batch["ids"]).last_hidden_state
-    return jnp.mean(jnp.square(states - batch["codes"]))
+@dataclass(frozen=True)
+class Saying:
+    """The objective: mean squared error of the last hidden states; batch: "ids" int32 `b l`, "codes" `b l d`."""
+
+    tower: TextTower
+
+    def draw(self, batch: Batch, key: jax.Array) -> Batch:
+        """Nothing is random."""
+        del key
+        return batch
+
+    def loss(self, params: Mapping[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
+        """See `sdjax.train.objective`."""
+        states, _ = self.tower(params[self.tower.component], batch["ids"])
+        value, count = mean(jnp.mean(jnp.square(states - batch["codes"]), axis=(1, 2)), batch)
+        return value, {"loss": value, "count": count}
+
+    def __call__(self, params: Mapping[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """See `sdjax.train.objective`."""
+        return self.loss(params, self.draw(batch, key))
 
 
 def captions(n: int, count: int, tokenizer: Tokenizer, seed: int, pairs: world.Pairs = "seen") -> dict[str, np.ndarray]:
-    """Step n's batch, as `loss` takes it."""
+    """Step n's batch, as `Saying` takes it."""
     rng = np.random.default_rng([seed, n])
     scenes = [world.sample_scene(rng, pairs=pairs) if rng.random() >= EMPTY else None for _ in range(count)]
     texts = ["" if scene is None else scene.caption() for scene in scenes]
@@ -57,22 +83,30 @@ def right(encoder: ClipTextEncoder, params: dict, tokenizer: Tokenizer, pairs: w
     return float(same.all((1, 2)).mean())
 
 
+def encoder_of(config: ClipTextConfig, params: dict) -> Encode:
+    """The text encoder with these parameters."""
+    encoder = ClipTextEncoder(config)
+    apply = jax.jit(lambda params, ids: encoder.apply({"params": params}, ids).last_hidden_state)
+    return lambda ids: apply(params, ids)
+
+
 def trained_params(folder: str) -> dict:
     """The averaged parameters of a run of this stage, on the host. Raises FileNotFoundError, ValueError."""
     newest_step(folder)  # before anything is compiled
-    params = init_params(Tokenizer.load(ASSETS / SHAPES / "tokenizer").size, 0)
-    return averaged(folder, params, "adamw")
+    params = init_params(models.tokenizer().size, 0)
+    return averaged(folder, {"text_encoder": params})["text_encoder"]
 
 
 def main() -> None:
-    tokenizer = Tokenizer.load(ASSETS / SHAPES / "tokenizer")
-    encoder, params = ClipTextEncoder(models.text_config(tokenizer.size)), init_params(tokenizer.size, FLAGS.seed)
-    optimiser = make_optimiser("adamw")
+    tokenizer = models.tokenizer()
+    tower = TextTower("text_encoder", models.text_config(tokenizer.size))
+    params = {"text_encoder": init_params(tokenizer.size, FLAGS.seed)}
+    step = make_step(Saying(tower), Full(TEXT_ENCODER), params, params, OPTIMISERS["adamw"], [Decay(0.99)])
     names = ("steps", "batch", "learning_rate", "seed")
     state = fit(
         FLAGS.out,
-        TrainState.create(params, optimiser),
-        make_step(partial(loss, encoder), optimiser, 0.99),
+        step.begin(params),
+        step,
         lambda n: captions(n, FLAGS.batch, tokenizer, FLAGS.seed),
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=2 * FLAGS.steps // 5),
         steps=FLAGS.steps,
@@ -80,8 +114,9 @@ def main() -> None:
         settings={name: FLAGS[name].value for name in names},
         report=partial(print, flush=True),
     )
+    encoder, trained = ClipTextEncoder(tower.config), step.evaluated(state)["text_encoder"]
     for pairs in ("seen", "unseen"):
-        print(f"captions read right, {pairs} pairs: {right(encoder, state.average, tokenizer, pairs):.2%}")
+        print(f"captions read right, {pairs} pairs: {right(encoder, trained, tokenizer, pairs):.2%}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ The first runs at a constant rate for as long as one likes (--limit: so many sec
 more steps; the second goes on from its newest state, and lets the rate fall to zero over 5000 steps more (Hagele et al.
 2024): what gets shipped. Both are one compiled program.
 
-v-prediction (Salimans & Ho 2022). The weight of the squared velocity is min(1 + SNR, gamma) / (1 + SNR): 1 where noise
+v-prediction (Salimans & Ho 2022), its square weighed by "velocity_clipped" of `sdjax.train.weightings`: 1 where noise
 prevails, which is where it is decided what stands where, and as min-SNR (Hang et al. 2023) has it where little noise
 is left. Timesteps are stratified over the batch. What a batch holds: `batches`.
 """
@@ -22,20 +22,24 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import models, train_text
-from experiments.shapes.batches import OBJECT, Encode, Pictures
-from sdjax.diffusion.noise import Settings, noise_schedule
-from sdjax.model.builtin import ASSETS, SHAPES
-from sdjax.nn.clip import ClipTextEncoder
+from experiments.shapes.batches import OBJECT, Pictures
+from experiments.shapes.optimisers import OPTIMISERS
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
-from sdjax.text.tokens import Tokenizer
+from sdjax.train.averages import Decay
+from sdjax.train.denoising import Denoising
 from sdjax.train.loop import fit, newest_step, restore
-from sdjax.train.state import TrainState, WarmupStableDecay, fresh, make_optimiser, make_step
+from sdjax.train.methods.full import Full
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.state import TrainState, fresh
+from sdjax.train.step import Step, make_step
+from sdjax.train.weightings import Weighting
 from sdjax.weights import default_layout, save_component
 
 FLAGS = flags.FLAGS
 
 GAMMA = 5.0  # above this SNR + 1 the weight falls
+WEIGHTING = Weighting("velocity_clipped", GAMMA)
 
 
 def init_params(seed: int) -> dict:
@@ -46,54 +50,10 @@ def init_params(seed: int) -> dict:
     return fresh(UNet(models.UNET), seed, x, jnp.zeros((1,)), conditions)
 
 
-def velocity_loss(
-    unet: UNet, alpha_bar: jax.Array, params: dict, batch: dict, key: jax.Array, *, gamma: float = GAMMA
-) -> jax.Array:
-    """Weighted mean squared error of the velocity.
-
-    batch: "latents" `b h w c`, "context" `b l d`, and where there are any, "channels" `b h w k`, which stand beside
-    the noisy latents, and "weights" `b h w 1`, of mean 1 in each picture, which say where the error counts.
-    """
-    x, t, wanted = noised(alpha_bar, batch["latents"], key)
-    told = {name: batch[name].astype(jnp.float32) for name in ("context", "channels") if name in batch}
-    v = unet.apply({"params": params}, x, t.astype(jnp.float32), Conditions(**told))
-    square = jnp.square(v - wanted) * batch.get("weights", 1.0)
-    return jnp.mean(jnp.mean(square, axis=(1, 2, 3)) * time_weight(alpha_bar[t], gamma))
-
-
-def noised(alpha_bar: jax.Array, latents: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Latents `b h w c` with noise: x, the timesteps int32 `b`, one in each of b even parts, and the velocity."""
-    x_0 = latents.astype(jnp.float32)
-    b = x_0.shape[0]
-    t_key, noise_key = jax.random.split(key)
-    t = ((jnp.arange(b) + jax.random.uniform(t_key, (b,))) / b * len(alpha_bar)).astype(jnp.int32)
-    alpha, sigma = jnp.sqrt(alpha_bar[t])[:, None, None, None], jnp.sqrt(1 - alpha_bar[t])[:, None, None, None]
-    noise = jax.random.normal(noise_key, x_0.shape)
-    return alpha * x_0 + sigma * noise, t, alpha * noise - sigma * x_0
-
-
-def time_weight(alpha_bar: jax.Array, gamma: float) -> jax.Array:
-    """The weight of the squared velocity; with SNR + 1 = 1 / (1 - alpha_bar) it is min(1, gamma (1 - alpha_bar))."""
-    return jnp.minimum(1.0, gamma * (1 - alpha_bar))
-
-
-def alphas_cumprod() -> jax.Array:
-    """The world's noise schedule: alpha_bar float32 [1000]."""
-    betas = {name: models.SCHEDULER_JSON[name] for name in ("beta_start", "beta_end", "beta_schedule")}
-    return jnp.asarray(noise_schedule(Settings(**betas)).alphas_cumprod, jnp.float32)
-
-
-def text_encoder(tokenizer: Tokenizer, folder: str) -> Encode:
-    """The encoder of a run of stage 3."""
-    encoder, params = ClipTextEncoder(models.text_config(tokenizer.size)), train_text.trained_params(folder)
-    apply = jax.jit(lambda params, ids: encoder.apply({"params": params}, ids).last_hidden_state)
-    return lambda ids: apply(params, ids)
-
-
-def keep_average(folder: Path, done: int, state: TrainState) -> None:
+def keep_average(folder: Path, step: Step, done: int, state: TrainState) -> None:
     """Writes the averaged parameters after 512, 1024, 2048 .. steps: `averages/<done>`, which `publish` can read."""
     if done >= 512 and done.bit_count() == 1:
-        params = jax.tree.map(lambda p: np.asarray(p, np.float16), jax.device_get(state.average))
+        params = jax.tree.map(lambda p: np.asarray(p, np.float16), step.evaluated(state)["unet"])
         save_component(folder / "averages" / str(done), params, default_layout(params, models.UNET_JSON))
 
 
@@ -102,8 +62,9 @@ def main() -> None:
         raise ValueError("--start and --decay go together: where the falling rate begins, and over how many steps")
     begun = newest_step(FLAGS.start) if FLAGS.start else 0
     steps = begun + FLAGS.decay if FLAGS.start else FLAGS.steps
-    tokenizer = Tokenizer.load(ASSETS / SHAPES / "tokenizer")
-    encode, empty = text_encoder(tokenizer, FLAGS.text), tokenizer.tokens([""])[0]
+    tokenizer = models.tokenizer()
+    text = train_text.trained_params(FLAGS.text)
+    encode, empty = train_text.encoder_of(models.text_config(tokenizer.size), text), tokenizer.tokens([""])[0]
     pictures = Pictures(
         Path(FLAGS.latents),
         encode,
@@ -112,22 +73,23 @@ def main() -> None:
         seed=FLAGS.seed,
         object_weight=FLAGS.object_weight,
     )
-    params, optimiser = init_params(FLAGS.seed), make_optimiser(FLAGS.optimiser)
+    params = {"unet": init_params(FLAGS.seed)}
     print("parameters:", sum(p.size for p in jax.tree.leaves(params)), flush=True)
-    objective = partial(velocity_loss, UNet(models.UNET), alphas_cumprod(), gamma=FLAGS.gamma)
-    state = TrainState.create(params, optimiser)
+    objective = Denoising(models.architecture(), weighting=Weighting(WEIGHTING.kind, FLAGS.gamma))
+    step = make_step(objective, Full(), params, params, OPTIMISERS[FLAGS.optimiser], [Decay(FLAGS.ema)])
+    state = step.begin(params)
     names = ("batch", "optimiser", "learning_rate", "ema", "seed", "gamma", "object_weight", "start", "decay")
     fit(
         FLAGS.out,
         restore(FLAGS.start, state) if FLAGS.start else state,
-        make_step(objective, optimiser, FLAGS.ema),
+        step,
         pictures.batch,
         WarmupStableDecay(FLAGS.learning_rate, steps, FLAGS.decay),
         steps=steps,
         seed=FLAGS.seed,
         settings={name: FLAGS[name].value for name in names} | {"begun": begun, "unet": models.UNET_JSON},
         limit_seconds=FLAGS.limit,
-        watch=partial(keep_average, Path(FLAGS.out)),
+        watch=partial(keep_average, Path(FLAGS.out), step),
         report=partial(print, flush=True),
     )
 
@@ -141,7 +103,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("start", None, "Folder of a run at a constant rate; from its newest state the rate falls.")
     flags.DEFINE_integer("decay", 0, "Over how many steps it falls to zero.", lower_bound=0)
     flags.DEFINE_integer("batch", 64, "Pictures per step.", lower_bound=1)
-    flags.DEFINE_enum("optimiser", "muon", ["adamw", "muon"], "The optimiser.")
+    flags.DEFINE_enum("optimiser", "muon", list(OPTIMISERS), "The optimiser.")
     flags.DEFINE_float("gamma", GAMMA, "Above this SNR + 1 the weight of the error falls.")
     flags.DEFINE_float("object_weight", OBJECT, "Weight of an object's latents, the ground's being 1.")
     flags.DEFINE_float("learning_rate", 0.01, "Peak rate of the kernels.")

@@ -7,7 +7,7 @@ the picture's gradients (edges are the whole content of a flat-coloured picture)
 sees latents with Gaussian noise of a tenth of their spread, since what it gets from the U-Net will not be exact.
 """
 
-from functools import partial
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,17 @@ from absl import flags
 
 from experiments import _cli
 from experiments.shapes import models, world
+from experiments.shapes.optimisers import OPTIMISERS
 from sdjax.images.pixels import from_uint8
-from sdjax.nn.vae import Autoencoder
+from sdjax.nn.vae import Autoencoder, Posterior
+from sdjax.train.autoencoding import BLUR, Autoencoding, sample
+from sdjax.train.averages import Decay
 from sdjax.train.loop import fit
-from sdjax.train.state import TrainState, WarmupStableDecay, fresh, make_optimiser, make_step
+from sdjax.train.methods.vae import VaeTraining
+from sdjax.train.objective import Batch, standard_normal
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.state import fresh
+from sdjax.train.step import make_step
 
 FLAGS = flags.FLAGS
 
@@ -37,42 +44,37 @@ def crops(n: int, count: int, size: int, seed: int) -> np.ndarray:
     return out
 
 
-def loss(
-    model: Autoencoder, kl_weight: float, noise: float, params: dict, pixels: jax.Array, key: jax.Array
-) -> jax.Array:
-    """The training loss of one batch `b h w 3`."""
-    sample_key, noise_key = jax.random.split(key)
-    posterior = model.apply({"params": params}, pixels, method="encode")
-    latents = posterior.sample(jax.random.normal(sample_key, posterior.mean.shape))
-    spread = jax.lax.stop_gradient(jnp.std(posterior.mean, axis=(0, 1, 2)))
-    latents = latents + noise * spread * jax.random.normal(noise_key, latents.shape)
-    error = model.apply({"params": params}, latents, method="decode") - pixels
-    across, down = error[:, :, 1:] - error[:, :, :-1], error[:, 1:] - error[:, :-1]
-    edges = jnp.mean(jnp.abs(across)) + jnp.mean(jnp.abs(down))
-    variance = jnp.exp(posterior.log_variance)
-    kl = 0.5 * jnp.mean(jnp.square(posterior.mean) + variance - 1 - posterior.log_variance)
-    return jnp.mean(jnp.abs(error)) + jnp.mean(jnp.square(error)) + 0.5 * edges + kl_weight * kl
+@dataclass(frozen=True)
+class Reconstruction(Autoencoding):
+    """The loss above: the library's, but for the spread, which is here that of the whole batch.
+
+    A crop that is all but flat in a channel has next to none of its own there.
+    """
+
+    def _blurred(self, posterior: Posterior, batch: Batch) -> jax.Array:
+        spread = jax.lax.stop_gradient(jnp.std(posterior.mean, axis=(0, 1, 2)))
+        latents = sample(posterior, batch)
+        return latents + self.noise * spread * standard_normal(batch["keys"], BLUR, latents.shape[1:])
 
 
 def main() -> None:
-    model = Autoencoder(models.VAE)
-    params = fresh(model, FLAGS.seed, jnp.zeros((1, 64, 64, 3)))
-    optimiser = make_optimiser(FLAGS.optimiser)
-    step = make_step(partial(loss, model, 1e-5, 0.1), optimiser, ema_decay=0.998)
+    params = {"vae": fresh(Autoencoder(models.VAE), FLAGS.seed, jnp.zeros((1, 64, 64, 3)))}
+    objective, method = Reconstruction(models.VAE, kl=1e-5, noise=0.1), VaeTraining(models.VAE)
+    step = make_step(objective, method, params, params, OPTIMISERS[FLAGS.optimiser], [Decay(0.998)])
     whole_from = int((1 - FLAGS.whole) * FLAGS.steps)
 
-    def batch(n: int) -> np.ndarray:
+    def batch(n: int) -> dict[str, np.ndarray]:
         if n < whole_from:
-            return crops(n, FLAGS.batch, FLAGS.crop, FLAGS.seed)
+            return {"pixels": crops(n, FLAGS.batch, FLAGS.crop, FLAGS.seed)}
         pictures, _ = world.dataset(FLAGS.seed, n * FLAGS.batch, FLAGS.batch // 4)
-        return from_uint8(pictures)
+        return {"pixels": from_uint8(pictures)}
 
     settings = {
         name: FLAGS[name].value for name in ("steps", "batch", "crop", "whole", "optimiser", "learning_rate", "seed")
     }
     fit(
         FLAGS.out,
-        TrainState.create(params, optimiser),
+        step.begin(params),
         step,
         batch,
         WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, fall=2 * FLAGS.steps // 5),
@@ -88,7 +90,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch", 16, "Crops per step.")
     flags.DEFINE_integer("crop", 64, "Height and width of a crop, pixels.")
     flags.DEFINE_float("whole", 0.15, "Part of the steps, at the end, on whole pictures (a quarter as many per step).")
-    flags.DEFINE_string("optimiser", "muon", "adamw or muon.")
+    flags.DEFINE_enum("optimiser", "muon", list(OPTIMISERS), "The optimiser.")
     flags.DEFINE_float("learning_rate", 0.01, "Peak rate of the kernels.")
     flags.DEFINE_integer("seed", 0, "Seed of the data, the parameters and the noise.")
     _cli.run(main)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sdjax.adapters import foreign
 from sdjax.config.image_prompt import FULL, ImagePromptConfig, Shapes
@@ -136,6 +137,24 @@ def _original(path: tree.Path, shape: tree.Shape, kind: str) -> Place | None:
         return Place(name, shapes)
     fused = tuple((2 * rows, *rest) for rows, *rest in shapes)
     return Place(name, fused, part=("kv".index(module[-1]), 2))
+
+
+def tensors(params: Mapping[str, Any], config: ImagePromptConfig) -> dict[str, np.ndarray]:
+    """An adapter's parameters by its authors' names and in torch's order of axes, as its file holds them.
+
+    params: {"image_proj": .., "ip_adapter": {"1": ..}}, as `expected` says.
+    """
+    found: dict[str, dict[int, np.ndarray]] = {}
+    for path, leaf in tree.flatten(params).items():
+        array = np.asarray(leaf)
+        place = places(config.kind)(path, array.shape)[0]
+        found.setdefault(place.name, {})[place.part[0] if place.part else 0] = names.to_file(path, array)
+    return {name: np.concatenate([parts[i] for i in sorted(parts)]) for name, parts in found.items()}
+
+
+def by_id(attention: Mapping[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
+    """The layers at the paths of a U-Net's cross-attentions, by a file's ids: what `by_path` takes apart."""
+    return {str(2 * i + 1): attention[path] for i, path in enumerate(paths)}
 
 
 def by_path(attention: Mapping[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The ControlNet: half a U-Net beside the U-Net, that looks at a picture (Zhang et al. 2023, arXiv:2302.05543)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,14 @@ class ControlNetConfig:
             global_pool_conditions=read.flag("global_pool_conditions", False),
             **(_union(read, unet.block_out_channels[0]) if union else {}),
         )
+
+
+def config_beside(unet: Json, widths: Sequence[int]) -> dict[str, Any]:
+    """config.json of a new ControlNet for the U-Net of this config.json; widths: of its convolutions over the map."""
+    left_out = ("up_block_types", "out_channels", "sample_size", "center_input_sample", "time_cond_proj_dim")
+    kept = {name: value for name, value in unet.items() if name not in left_out and not name.startswith("_")}
+    own = {"in_channels": 4, "conditioning_embedding_out_channels": list(widths)}
+    return {"_class_name": "ControlNetModel", **kept, **own}
 
 
 # Keys of a ControlNet's config that this package has one value for.

@@ -187,16 +187,18 @@ class NoiseSchedule:
 
 
 def noise_schedule(settings: Settings) -> NoiseSchedule:
-    """Equation 2 for a checkpoint's betas, rescaled to zero terminal SNR where its config says so.
-
-    The rescaling moves and stretches alpha_t so that the last is 0 and the first unchanged (Lin et al. 2023,
-    arXiv:2305.08891, algorithm 1).
-    """
+    """Equation 2 for a checkpoint's betas, rescaled to zero terminal SNR where its config says so."""
     alphas_cumprod = np.cumprod(1.0 - _betas(settings))
-    if settings.rescale_betas_zero_snr:
-        alpha = np.sqrt(alphas_cumprod)
-        alphas_cumprod = ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
-    return NoiseSchedule(alphas_cumprod)
+    return NoiseSchedule(zero_terminal_snr(alphas_cumprod) if settings.rescale_betas_zero_snr else alphas_cumprod)
+
+
+def zero_terminal_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
+    """The levels float64 [T] with alpha_t moved and stretched so that the last is 0 and the first unchanged.
+
+    Lin et al. 2023, arXiv:2305.08891, algorithm 1.
+    """
+    alpha = np.sqrt(alphas_cumprod)
+    return ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
 
 
 def float32_ve(settings: Settings) -> np.ndarray:

@@ -1,12 +1,15 @@
-"""Training: the state, one step of it, checkpoints, and the loop that puts them together.
+"""Training: what is made smaller, what of a model learns, one step of it, checkpoints, and the loop around them.
 
-`sdjax.train.loop` and `sdjax.train.state` are imported when they are first asked for: optax and orbax come with them.
+Read `objective` and `methods.method` first, the two plugs. Then `optimisers`, `rates` and `averages`; `step`, which
+puts them into one program, over the devices of a `mesh`; `checkpoint`; and `loop`, which runs it.
+
+Modules are imported when they are first asked for: optax and orbax come with some of them.
 """
 
 import importlib
 from typing import Any
 
-LATER = ("loop", "low_rank", "state")
+LATER = ("averages", "checkpoint", "loop", "low_rank", "mesh", "metrics", "optimisers", "rates", "state", "step")
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,7 @@
 """What the U-Net is told and shown in training: latents and conditions of a batch (see `objective`), differentiable."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -36,13 +37,30 @@ def latents_of(architecture: Architecture, params: Mapping[str, Any], batch: Bat
 
 def conditions_of(architecture: Architecture, params: Mapping[str, Any], batch: Batch) -> Conditions:
     """What the U-Net is told beside x and t; texts given as ids are encoded, with a gradient into their encoders."""
-    context, pooled = _texts(architecture, params, batch)
+    context, pooled = texts_of(architecture, params, batch)
     added = Added(pooled, batch["time_ids"].astype(jnp.float32)) if architecture.takes_pooled else None
     channels = batch["channels"].astype(jnp.float32) if "channels" in batch else None
     return Conditions(context, added, channels=channels)
 
 
-def _texts(architecture: Architecture, params: Mapping[str, Any], batch: Batch) -> tuple[jax.Array, Any]:
+def unprompted(architecture: Architecture, params: Mapping[str, Any], batch: Batch) -> Conditions:
+    """The same without a text: zeros for models that take them, else of batch["unprompted"] (see `consistency`).
+
+    Raises ValueError where there is neither.
+    """
+    if "unprompted" in batch:
+        return conditions_of(architecture, params, {**batch, **batch["unprompted"]})
+    if not architecture.zeros_for_empty:
+        raise ValueError(
+            "guidance compares with the empty text, and for this model that is no zeros: give the batch its ids or "
+            "states, as unprompted={'context': ..}"
+        )
+    told = conditions_of(architecture, params, batch)
+    added = None if told.added is None else Added(jnp.zeros_like(told.added.pooled), told.added.time_ids)
+    return replace(told, context=jnp.zeros_like(told.context), added=added)
+
+
+def texts_of(architecture: Architecture, params: Mapping[str, Any], batch: Batch) -> tuple[jax.Array, Any]:
     """Contexts `b l d`, and pooled states `b d` where the U-Net takes them."""
     if "ids" not in batch:
         pooled = batch["pooled"].astype(jnp.float32) if architecture.takes_pooled else None

@@ -38,16 +38,17 @@ def fresh_factors(params: Mapping[str, Any], chosen: Callable[[str], object], ra
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, not {rank}")
-    kernels = {path: params_at["kernel"].shape for path, params_at in _layers(params).items()}
+    kernels = {path: params_at["kernel"].shape for path, params_at in layers(params).items()}
     picked = {path: shape for path, shape in kernels.items() if chosen(path)}
     if not picked:
         raise ValueError(f"no layer is chosen; there are {len(kernels)}, such as {next(iter(kernels), 'none')}")
     return {
-        path: _start(shape, rank, jax.random.fold_in(key(seed), i)) for i, (path, shape) in enumerate(picked.items())
+        path: start(shape, rank, jax.random.fold_in(key(seed), i)) for i, (path, shape) in enumerate(picked.items())
     }
 
 
-def _start(shape: tuple[int, ...], rank: int, key: jax.Array) -> dict[str, jax.Array]:
+def start(shape: tuple[int, ...], rank: int, key: jax.Array) -> dict[str, jax.Array]:
+    """Equation 1's start for one kernel of this shape, `i o` or HWIO."""
     bound = float(np.prod(shape[:-1])) ** -0.5
     down = jax.random.uniform(key, (*shape[:-1], rank), jnp.float32, -bound, bound)
     return {"down": down, "up": jnp.zeros((rank, shape[-1]), jnp.float32)}
@@ -59,11 +60,18 @@ def worn(params: Mapping[str, Any], factors: Factors, scale: float) -> dict[str,
     Raises ValueError where the component has no layer at one of the paths.
     """
 
-    def beside(layer: Mapping[str, Any], one: Mapping[str, jax.Array]) -> dict[str, Any]:
-        scales = jnp.full(one["up"].shape[0], scale, jnp.float32)
-        return {**layer, "low_rank": LowRank(one["down"], one["up"], scales)}
+    return changed(params, factors, lambda layer, one: beside(layer, one, scale))
 
-    return _changed(params, factors, beside)
+
+def beside(layer: Mapping[str, Any], one: Mapping[str, jax.Array], scale: float) -> dict[str, Any]:
+    """One layer's parameters with the factors beside its kernel.
+
+    The scale is that of a batch, `1 r`: then the factors are multiplied with x, and never with each other. Their
+    gradient takes n (i + o) r multiplications for n places; through the product A B it would take n i o, as many as the
+    gradient of the kernel itself, and hold a copy of every kernel until the way back.
+    """
+    scales = jnp.full((1, one["up"].shape[0]), scale, jnp.float32)
+    return {**layer, "low_rank": LowRank(one["down"], one["up"], scales)}
 
 
 def merged(params: Mapping[str, Any], factors: Factors, scale: float) -> dict[str, Any]:
@@ -73,7 +81,7 @@ def merged(params: Mapping[str, Any], factors: Factors, scale: float) -> dict[st
         kernel, product = np.asarray(layer["kernel"]), np.asarray(one["down"]) @ np.asarray(one["up"])
         return {**layer, "kernel": (kernel.astype(np.float32) + np.float32(scale) * product).astype(kernel.dtype)}
 
-    return _changed(params, factors, added)
+    return changed(params, factors, added)
 
 
 def tensors(factors: Mapping[str, Factors], alpha: float, dtype: Any = np.float16) -> dict[str, np.ndarray]:
@@ -89,12 +97,19 @@ def tensors(factors: Mapping[str, Factors], alpha: float, dtype: Any = np.float1
             raise ValueError(f"kohya's names know no {component}; they know {' and '.join(PREFIXES)}")
         for path, one in own.items():
             name = f"{PREFIXES[component]}_{path.replace('.', '_')}"
-            down, up = np.asarray(one["down"]), np.asarray(one["up"])
-            # Contiguous: safetensors' own writer for NumPy takes a transposed array's bytes as they lie in memory.
-            made[f"{name}.lora_down.weight"] = down.transpose(-1, -2, *range(down.ndim - 2)).astype(dtype, order="C")
-            made[f"{name}.lora_up.weight"] = up.T.reshape(*up.T.shape, *[1] * (down.ndim - 2)).astype(dtype, order="C")
-            made[f"{name}.alpha"] = np.asarray(alpha, dtype)
+            made |= {f"{name}.{suffix}": array for suffix, array in layer_tensors(one, alpha, dtype).items()}
     return made
+
+
+def layer_tensors(one: Mapping[str, Any], alpha: float, dtype: Any = np.float32) -> dict[str, np.ndarray]:
+    """The tensors of one layer by what kohya's names end in."""
+    down, up = np.asarray(one["down"]), np.asarray(one["up"])
+    # Contiguous: safetensors' own writer for NumPy takes a transposed array's bytes as they lie in memory.
+    return {
+        "lora_down.weight": down.transpose(-1, -2, *range(down.ndim - 2)).astype(dtype, order="C"),
+        "lora_up.weight": up.T.reshape(*up.T.shape, *[1] * (down.ndim - 2)).astype(dtype, order="C"),
+        "alpha": np.asarray(alpha, dtype),
+    }
 
 
 def untensors(named: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> tuple[dict[str, Factors], float]:
@@ -107,7 +122,7 @@ def untensors(named: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> tup
     left = {name.rpartition(".lora_down.")[0] for name in named if ".lora_down." in name}
     scales = {float(named[f"{name}.alpha"]) / len(named[f"{name}.lora_down.weight"]) for name in left}
     for component, prefix in PREFIXES.items():
-        own = {f"{prefix}_{path.replace('.', '_')}": path for path in _layers(params.get(component, {}))}
+        own = {f"{prefix}_{path.replace('.', '_')}": path for path in layers(params.get(component, {}))}
         found[component] = {path: _one(named, name) for name, path in own.items() if name in left}
         left -= own.keys()
     if left or len(scales) != 1:
@@ -123,17 +138,17 @@ def _one(named: Mapping[str, np.ndarray], name: str) -> dict[str, jax.Array]:
     }
 
 
-def _layers(params: Mapping[str, Any], above: str = "") -> dict[str, Mapping[str, Any]]:
+def layers(params: Mapping[str, Any], above: str = "") -> dict[str, Mapping[str, Any]]:
     """The layers of a component that have a kernel, by their paths joined by dots."""
     found: dict[str, Mapping[str, Any]] = {}
     for name, value in params.items():
         if isinstance(value, Mapping):
             path = f"{above}.{name}".removeprefix(".")
-            found |= {path: value} if "kernel" in value else _layers(value, path)
+            found |= {path: value} if "kernel" in value else layers(value, path)
     return found
 
 
-def _changed(
+def changed(
     params: Mapping[str, Any],
     factors: Factors,
     change: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]],
@@ -151,7 +166,7 @@ def _changed(
                 made[name] = walk(value, path) if isinstance(value, Mapping) else value
         return made
 
-    changed = walk(params, "")
+    made = walk(params, "")
     if left:
         raise ValueError(f"the component has no layer {next(iter(left))}, which {len(left)} of the factors are for")
-    return changed
+    return made

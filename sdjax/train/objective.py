@@ -25,6 +25,7 @@ A batch is a dict of arrays, every one `b ..`, among them
     channels    `b h w k`, beside the latents (inpainting, depth)
     weights     `b h w 1`, where the error counts, of mean 1 in each picture
     weight      `b`, how much each picture counts, 1 where there is none
+    preserved   `b`, 1 for a picture that the model shall go on answering as before (see `preserving`)
     valid       `b`, 0 for a picture that only fills the batch up, else 1
 
 and of what `draw` adds, which a batch may have already (a comparison with another trainer does):

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -95,6 +95,10 @@ class Layout:
     config: str
     kept: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
     index: tuple[str, str] | None = None
+
+    def told(self, file: str, metadata: Mapping[str, str]) -> Layout:
+        """The same, with more said in a file's metadata."""
+        return replace(self, metadata={**self.metadata, file: {**self.metadata.get(file, {}), **metadata}})
 
 
 def tensor_name(path: Path) -> str:

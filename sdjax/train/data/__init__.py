@@ -7,6 +7,6 @@
 
 Read `record`, `sources` (`folder`, `shards`, `parquet`), `scan`; then `buckets`, `crops`, `captions`, `order`, which
 are mathematics; then `pictures`, `texts` and `batches`, which put them together. `dreambooth` mixes two data sets,
-`moments` and `states` keep what frozen networks make of pictures and captions, `ahead` makes batches before they are
-needed, `sheets` shows them.
+`moments` and `states` keep in a `store` what frozen networks (`encoders`) make of pictures and captions, `ahead` makes
+batches before they are needed, `sheets` shows them, `progress` tells how far it is.
 """

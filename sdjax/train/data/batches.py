@@ -130,7 +130,9 @@ class Batches:
             f"  {width} x {height}: {len(group)}"
             for (height, width), group in zip(self.sizes, self.order.buckets, strict=True)
         ]
-        return lines + ([f"  {small} are smaller than that and are enlarged"] if small else [])
+        twice = len(items) - len({one.digests["image"] for one in items})
+        lines += [f"  {small} are smaller than that and are enlarged"] if small else []
+        return lines + ([f"  {twice} are the same, byte by byte, as another"] if twice else [])
 
     def _row(self, place: int, crop: Crop) -> dict[str, np.ndarray]:
         made = self.pictures.arrays(place, crop, pixels=self.moments is None)

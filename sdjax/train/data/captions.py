@@ -43,7 +43,7 @@ class Captions:
     def text(self, captions: Sequence[str], seed: tuple[int, ...]) -> str | None:
         """The text of one turn, None where it is left out. seed: of the run, the picture and the turn."""
         rng = np.random.default_rng(seed)
-        left_out, chosen = rng.random() < self.dropout, captions[rng.integers(len(captions))]
+        left_out, chosen = rng.random() < self.dropout, captions[int(rng.integers(len(captions)))]
         if left_out:
             return None
         return self.prefix + (self._shuffled(chosen, rng) if self.shuffle else chosen)

@@ -105,7 +105,8 @@ def _row(line: str, where: str) -> tuple[str, tuple[str, ...]]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON ({error})") from None
     file, text = (row.get(key) if isinstance(row, dict) else None for key in ("file_name", "text"))
-    texts = text if isinstance(text, list) else [text]
-    if not isinstance(file, str) or not texts or not all(isinstance(one, str) for one in texts):
+    given = text if isinstance(text, list) else [text]
+    texts = tuple(one.strip() for one in given if isinstance(one, str))
+    if not isinstance(file, str) or not 0 < len(texts) == len(given):
         raise ValueError(f'{where} must be {{"file_name": "cat.png", "text": "a cat"}}, not {shown(line, 80)}')
-    return file, tuple(one.strip() for one in texts)
+    return file, texts

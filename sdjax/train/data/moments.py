@@ -5,7 +5,7 @@ The VAE does not commute with flips and shifts, so each variant of a crop is enc
 are drawn anew in each turn has too many.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from sdjax.images.pixels import from_uint8
 from sdjax.train.data.buckets import Size
 from sdjax.train.data.crops import Crop
 from sdjax.train.data.pictures import Pictures
+from sdjax.train.data.progress import Progress, Report
 from sdjax.train.data.store import Store, key
 
 Wanted = tuple[int, Crop, str]  # the crop of the picture in a place, or of what lies beside it: `Pictures.image`
@@ -51,12 +52,12 @@ class Moments:
     def fill(
         self,
         pictures: Pictures,
-        wanted: Iterator[tuple[int, Crop]],
+        wanted: Iterable[tuple[int, Crop]],
         encode: Encode,
         size: int = 4,
-        report: Callable[[str], None] | None = None,
+        report: Report | None = None,
     ) -> int:
-        """Makes the moments of crops (`Batches.crops_by_size`) where they are not there; returns how many were made.
+        """Makes the moments of crops (`Batches.crops_of`) where they are not there; returns how many were made.
 
         size: how many are encoded at a time; the last of each size are filled up, for one program a size.
 
@@ -70,13 +71,13 @@ class Moments:
                 if not self.store.good(name):
                     missing.setdefault(crop.target, {})[name] = (place, crop, kind)
         done, total = 0, sum(map(len, missing.values()))
+        progress = Progress(total, report)
         for entries in missing.values():
             named = list(entries.items())
             for start in range(0, len(named), size):
                 self._encode(pictures, named[start : start + size], encode, size)
                 done += len(named[start : start + size])
-                if report:
-                    report(f"{done} of {total} crops encoded")
+                progress(done, "crops encoded")
         return total
 
     def _encode(self, pictures: Pictures, some: list[tuple[str, Wanted]], encode: Encode, size: int) -> None:

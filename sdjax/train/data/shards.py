@@ -11,14 +11,15 @@ Format: https://github.com/webdataset/webdataset#the-webdataset-format; a name e
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from sdjax.core.errors import shown
-from sdjax.train.data.record import ENDINGS, LARGEST, LARGEST_CAPTION, Found, Record, Reject, lines
+from sdjax.train.data.record import ENDINGS, LARGEST, LARGEST_CAPTION, UNREAD, Found, Record, Reject, lines
 
-MOST = 1 << 24  # members of one shard
+MOST = 1 << 20  # members of one shard; tarfile keeps them all, half a kilobyte each
 CAPTIONS = (".txt", ".caption")
 
 
@@ -53,11 +54,12 @@ def _shard(path: Path) -> Found:
     records = []
     for key, own in sorted(samples.items()):
         pictures = [ending for ending in ENDINGS if ending in own]
-        if not pictures:
-            continue
-        name = f"{path.name}/{key}{pictures[0]}"
+        name = f"{path.name}/{key}{pictures[0] if pictures else ''}"
         try:
-            records.append(Record(name, partial(own[pictures[0]].read), _captions(own)))
+            if pictures:
+                records.append(Record(name, partial(own[pictures[0]].read), _captions(own)))
+            elif other := next((ending for ending in own if ending.endswith(ENDINGS + UNREAD)), None):
+                rejects.append(Reject(name + other, "the picture must be PNG, JPEG .. and its name have one dot"))
         except (OSError, ValueError) as error:
             rejects.append(Reject(name, str(error)))
     return Found(tuple(records), tuple(rejects))
@@ -67,29 +69,38 @@ def _members(path: Path) -> tuple[dict[str, dict[str, Member]], list[Reject]]:
     """The members of a shard by name and ending."""
     samples: dict[str, dict[str, Member]] = {}
     rejects: list[Reject] = []
-    bytes_of_all = path.stat().st_size
+    for one in _headers(path):
+        key, ending = _named(one.name)
+        if one.isdir() or os.path.basename(key).startswith("."):
+            continue
+        if not one.isreg() or one.issparse():
+            rejects.append(Reject(f"{path.name}/{shown(one.name)}", "a link, a device or sparse: no file"))
+        elif ending in samples.setdefault(key, {}):
+            rejects.append(Reject(f"{path.name}/{shown(one.name)}", "a second one of this name"))
+        else:
+            samples[key][ending] = Member(path, one.offset_data, one.size)
+    return samples, rejects
+
+
+def _headers(path: Path) -> Iterator[tarfile.TarInfo]:
+    """The header of every member. Raises ValueError where one is damaged, OSError."""
+    end = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as tar:  # not compressed: in such a one nothing can be found by its offset
             for number, one in enumerate(tar):
-                tar.members = []  # tarfile keeps every header that it has read
                 if number >= MOST:
                     raise tarfile.ReadError(f"more than {MOST:,} members")
-                if not 0 <= one.size <= bytes_of_all - one.offset_data:  # a negative one leads tarfile round and round
+                if not 0 <= one.size <= end - one.offset_data:  # a negative one leads tarfile round and round
                     raise tarfile.ReadError(f"{shown(one.name)} has {one.size} bytes")
-                key, ending = _named(one.name)
-                if one.isdir() or os.path.basename(key).startswith("."):
-                    continue
-                if not one.isreg() or one.issparse():
-                    rejects.append(Reject(f"{path.name}/{shown(one.name)}", "a link, a device or sparse: no file"))
-                elif ending in samples.setdefault(key, {}):
-                    rejects.append(Reject(f"{path.name}/{shown(one.name)}", "a second one of this name"))
-                else:
-                    samples[key][ending] = Member(path, one.offset_data, one.size)
+                yield one
+            with open(path, "rb") as file:
+                file.seek(tar.offset)  # where tarfile stopped, which takes a damaged header for the end
+                if any(file.read(tarfile.BLOCKSIZE)):
+                    raise tarfile.ReadError(f"a damaged header at byte {tar.offset:,}")
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read as a tar file ({error}); one that is compressed has to be unpacked to .tar first"
         ) from None
-    return samples, rejects
 
 
 def _named(name: str) -> tuple[str, str]:

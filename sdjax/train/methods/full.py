@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from sdjax.core.tree import Params
-from sdjax.train.methods import rules
+from sdjax.train.methods.rules import Rule, joined, learning, part
 
 UNET = (("^unet/", True), ("", False))
 TEXT_ENCODER = (("^text_encoder", True), ("", False))
@@ -21,13 +21,13 @@ CROSS_ATTENTION = ((r"^unet/.*/attn2/", True), ("", False))
 class Full:
     """Parameters learn where `rules` say so; see `rules`."""
 
-    rules: tuple[rules.Rule, ...] = UNET
+    rules: tuple[Rule, ...] = UNET
 
     def start(self, params: Mapping[str, Any], key: jax.Array) -> Params:
         """See `Method`."""
         del key
-        return rules.part(params, rules.learning(params, self.rules))
+        return part(params, learning(params, self.rules))
 
     def join(self, trainable: Params, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Method`."""
-        return rules.joined(params, trainable)
+        return joined(params, trainable)

@@ -11,7 +11,7 @@ array that it does not change.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -29,6 +29,11 @@ class Method(Protocol):
 
     def join(self, trainable: Params, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The parameters by component, with what learns in its place."""
+
+
+@runtime_checkable
+class Written(Protocol):
+    """A method whose outcome is a file or folder beside a model, and not the model itself."""
 
     def write(self, trainable: Params, params: Mapping[str, Any], folder: Path, metadata: Mapping[str, str]) -> Path:
         """Writes what has been learnt as other programs read it; returns the file or folder. Whole or not at all."""
