@@ -74,11 +74,11 @@ def begun() -> tuple[VaeConfig, Params]:
         return config, fresh(Autoencoder(config), FLAGS.seed, jnp.zeros((1, config.factor, config.factor, 3)))
     path = ASSETS / FLAGS.start.replace("-", "_") if FLAGS.start in SHIPPED else Path(FLAGS.start)
     opened = open_vae(path)
-    told = opened.config or told
-    if told is None:
+    own = opened.config or told
+    if own is None:
         raise ValueError(f"--start={FLAGS.start} is a file, which does not say its sizes: give its --config too")
-    config = VaeConfig.from_dict(told)
-    return config, opened.read(told, expected_params({"vae": config})["vae"], jnp.float32)[0]
+    config = VaeConfig.from_dict(own)
+    return config, opened.read(own, expected_params({"vae": config})["vae"], jnp.float32)[0]
 
 
 def perceptual() -> tuple[Perceptual | None, dict[str, Any]]:
@@ -106,6 +106,8 @@ def objective(config: VaeConfig, term: Perceptual | None) -> Autoencoding | Adve
 
 def main() -> None:
     config, vae = begun()
+    if FLAGS.size % config.factor:
+        raise ValueError(f"--size={FLAGS.size} is no multiple of {config.factor}, pixels of a latent in this VAE")
     term, more = perceptual()
     what = objective(config, term)
     dataset = scan.scan(sources.find(FLAGS.data, caption=""), report=print)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from sdjax.core.errors import unknown
 from sdjax.nn.layers import Conv, GroupNorm
-from sdjax.nn.parameter import own_parameters
+from sdjax.nn.parameter import own_parameters, shapes
 
 NORMS = ("batch", "group")
 EPS = 1e-5
@@ -65,16 +65,16 @@ class BatchNorm(nn.Module):
 def fresh_discriminator(network: PatchDiscriminator, key: jax.Array) -> dict[str, Any]:
     """Parameters before training, float32: kernels N(0, .02), scales N(1, .02), biases 0."""
     side = 2 ** (network.layers + 2)
-    params = jax.jit(network.init)(key, jnp.zeros((1, side, side, 3)))["params"]
+    wanted = shapes(network, jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
 
-    def drawn(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    def drawn(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
         name, layer = path[-1].key, path[0].key
         if name == "bias":
-            return jnp.zeros_like(leaf)
+            return jnp.zeros(leaf.shape)
         own = jax.random.fold_in(key, int(layer.rpartition(".")[2]))
         return (1.0 if name == "scale" else 0.0) + 0.02 * jax.random.normal(own, leaf.shape)
 
-    return jax.tree_util.tree_map_with_path(drawn, params)
+    return jax.tree_util.tree_map_with_path(drawn, wanted)
 
 
 def _conv(width: int, stride: int, bias: bool, name: str) -> Conv:

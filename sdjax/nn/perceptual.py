@@ -48,7 +48,7 @@ class Trunk(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> list[jax.Array]:
         x = (x.astype(jnp.float32) - jnp.asarray(SHIFT)) / jnp.asarray(SCALE)
-        stages, number = [], 0
+        stages, number = list[jax.Array](), 0
         for width, depth in zip(self.widths, DEPTHS, strict=True):
             if stages:
                 x = nn.max_pool(x, (2, 2), (2, 2))

@@ -29,7 +29,7 @@ def read_network(
     """
     headers = [read_single_header(Path(path)) for path in paths]
     known = {name for path in flatten(expected) for name in spellings(tensor_name(path))}
-    own, seen = [], set()
+    own, seen = [], set[str]()
     for header in headers:
         tensors = {name: entry for name, entry in header.tensors.items() if name in known - seen}
         seen |= tensors.keys()

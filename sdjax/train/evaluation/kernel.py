@@ -26,14 +26,15 @@ class KernelDistance(NamedTuple):
 def kernel_distance(
     first: np.ndarray, second: np.ndarray, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> KernelDistance:
-    """Equation 2 for features `n d` and `m d`; size: of a subset, or n or m if one is smaller. Raises ValueError."""
+    """Equation 2 for features `n d` and `m d`; size: of a subset, at most half of n or m. Raises ValueError."""
     for features in (first, second):
         check(features)
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"features of {first.shape[1]} and of {second.shape[1]} numbers are of different networks")
     if subsets < 1 or size < 2:
         raise ValueError(f"at least one subset of two is needed, not {subsets} of {size}")
-    size, rng = min(size, len(first), len(second)), np.random.default_rng(seed)
+    size = min(size, max(2, min(len(first), len(second)) // 2))  # or all subsets would be one
+    rng = np.random.default_rng(seed)
     found = [mmd(_some(rng, first, size), _some(rng, second, size)) for _ in range(subsets)]
     return KernelDistance(float(np.mean(found)), float(np.std(found)), size)
 

@@ -79,12 +79,12 @@ def read_clip(folder: str | Path) -> Clip:
     """A CLIP in a folder of transformers' CLIPModel (as PickScore's), float32. Raises CheckpointError, ConfigError."""
     folder = Path(folder)
     config = read_json(folder / "config.json")
-    inner = {name: config.get(f"{name}_config") for name in ("text", "vision")}
-    if not all(isinstance(one, dict) for one in inner.values()):
+    of_text, of_vision = config.get("text_config"), config.get("vision_config")
+    if not isinstance(of_text, dict) or not isinstance(of_vision, dict):
         raise ConfigError(f"{folder}/config.json has no text_config and vision_config: it is no CLIPModel's")
     width = {"projection_dim": config.get("projection_dim", 512)}
-    text = ClipTextConfig.from_dict({**inner["text"], **width, **PROJECTED})
-    vision = ClipVisionConfig.from_dict({**inner["vision"], **width})
+    text = ClipTextConfig.from_dict({**of_text, **width, **PROJECTED})
+    vision = ClipVisionConfig.from_dict({**of_vision, **width})
     expected = expected_params({"text_encoder": text, "image_encoder": vision})
     scale = {"logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
     tree, _ = read_component(folder, {**expected["text_encoder"], **expected["image_encoder"], **scale}, jnp.float32)
