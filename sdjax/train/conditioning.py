@@ -57,7 +57,7 @@ def unprompted(architecture: Architecture, params: Mapping[str, Any], batch: Bat
         )
     told = conditions_of(architecture, params, batch)
     added = None if told.added is None else Added(jnp.zeros_like(told.added.pooled), told.added.time_ids)
-    return replace(told, context=jnp.zeros_like(told.context), added=added)
+    return replace(told, context=jax.tree.map(jnp.zeros_like, told.context), added=added)
 
 
 def texts_of(architecture: Architecture, params: Mapping[str, Any], batch: Batch) -> tuple[jax.Array, Any]:

