@@ -65,10 +65,14 @@ class Kind:
         count = self.devices[turn % len(self.devices)]
         options = [f"--out={folder / str(self)}", f"--steps={steps}", f"--fsdp={count}"]
         options += [f"--method={self.method}", f"--accumulate={self.accumulate}"]
-        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+        environment = {  # every program is compiled once, and optimised: the steps are to be short
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+            "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         return subprocess.Popen(
             [sys.executable, "-m", "experiments.tiny_run", *options],
-            env=environment,
+            env=os.environ | environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
@@ -134,6 +138,7 @@ def main(values: Any) -> None:
         alone, killed = Path(root) / "alone", Path(root) / "killed"
         for kind in whole:
             finish(kind, alone, values.steps, 0)
+            print(f"{kind}: left alone", flush=True)
         signals: list[int] = []
         for kind in kinds:
             each = -(-values.kills // len(kinds))

@@ -1,0 +1,135 @@
+"""What a training step of a full-size model would hold and send on many devices, by XLA's own count; nothing is run.
+
+    python -m experiments.fsdp_table                              # SDXL over 64 devices; half an hour, 10 GB
+    python -m experiments.fsdp_table --model=sd15 --size=512 --devices=8 --meshes=8,4,1
+
+The whole step (U-Net computed in bfloat16, blocks computed again on the way back, gradient, clipping, AdamW, one
+average; latents, texts and sizes given) is lowered and compiled for simulated devices, for one picture on each. A row a
+mesh: --meshes says over how many devices the state is cut. Of one device, in GB: what it holds between steps, what the
+step takes beside that, and what it sends in collectives, by kind, as the sum of their results' sizes. (On a CPU XLA
+leaves an all-reduce whose result is cut as it is; on a TPU or GPU it becomes a reduce-scatter.)
+"""
+
+import math
+import os
+import re
+from collections import Counter
+from typing import Any
+
+from absl import flags
+
+from experiments import _cli
+
+SIZES = {"f64": 8, "s64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
+COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+RESULT = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+
+
+def define_flags() -> None:
+    """Called for the program only."""
+    flags.DEFINE_string("model", "sdxl", "A preset of sdjax.config.presets, by its name.")
+    flags.DEFINE_integer("devices", 64, "How many are simulated.", lower_bound=1)
+    flags.DEFINE_list("meshes", ["64", "8"], "Over how many of them the state is cut.")
+    flags.DEFINE_integer("size", 1024, "Height and width of a picture, pixels.")
+    flags.DEFINE_bool("remat", True, "Whether blocks are computed again on the way back.")
+
+
+def architecture(name: str, remat: bool) -> Any:
+    """A preset's, by its name. Raises ValueError for one that is none."""
+    import jax.numpy as jnp
+
+    from sdjax.config import UNetConfig, VaeConfig
+    from sdjax.config.presets import PRESETS
+    from sdjax.core.errors import unknown
+    from sdjax.diffusion.noise import Settings, noise_schedule
+    from sdjax.train.architecture import Architecture
+
+    if name not in PRESETS:
+        raise ValueError(unknown(f"--model: {name!r} is no preset", name, PRESETS))
+    unet, vae = (PRESETS[name].configs[one] for one in ("unet", "vae"))
+    levels = tuple(map(float, noise_schedule(Settings()).alphas_cumprod))
+    return Architecture(
+        UNetConfig.from_dict(unet), VaeConfig.from_dict(vae), (), levels, dtype=jnp.bfloat16, remat=remat
+    )
+
+
+def batch(model: Any, size: int, count: int) -> dict[str, Any]:
+    """The shapes of a batch of `count`."""
+    import jax
+    import jax.numpy as jnp
+
+    def leaf(*shape: int) -> Any:
+        return jax.ShapeDtypeStruct((count, *shape), jnp.float32)
+
+    side, unet = size // 8, model.unet
+    given = {"latents": leaf(side, side, unet.in_channels), "context": leaf(77, unet.cross_attention_dim)}
+    if model.takes_pooled:
+        ids = 6 * unet.addition_time_embed_dim
+        given |= {"time_ids": leaf(6), "pooled": leaf(unet.projection_class_embeddings_input_dim - ids)}
+    return given
+
+
+def compiled(model: Any, size: int, fsdp: int) -> tuple[Any, int]:
+    """The step's program over all devices with the state cut over `fsdp`; bytes of the state on one device."""
+    import jax
+    import jax.numpy as jnp
+
+    from sdjax.nn.shapes import expected_params
+    from sdjax.train.averages import Decay
+    from sdjax.train.denoising import Denoising
+    from sdjax.train.mesh import batch_sharding, device_mesh, shardings
+    from sdjax.train.methods.full import Full
+    from sdjax.train.optimisers import Optimiser
+    from sdjax.train.state import TrainState
+    from sdjax.train.step import make_step
+
+    mesh, params = device_mesh(fsdp), expected_params({"unet": model.unet})
+    optimiser, averages = Optimiser(), [Decay(0.999)]
+    step = make_step(Denoising(model), Full(), params, params, optimiser, averages, mesh=mesh)
+    state = jax.eval_shape(lambda p: TrainState.create(p, optimiser, averages), params)
+    lie = shardings(state, mesh)
+    given = batch(model, size, mesh.size)
+    shares = jax.tree.map(lambda _: batch_sharding(mesh), given)
+    placed = jax.tree.map(
+        lambda one, where: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=where), (state, given), (lie, shares)
+    )
+    held = sum(
+        leaf.dtype.itemsize * math.prod(where.shard_shape(leaf.shape))
+        for leaf, where in zip(jax.tree.leaves(state), jax.tree.leaves(lie), strict=True)
+    )
+    lowered = step.run.lower(*placed, jax.eval_shape(lambda: jax.random.key(0)), jnp.float32(1e-4), step.frozen)
+    return lowered.compile(), held
+
+
+def sent(text: str) -> dict[str, float]:
+    """GB of the results of each kind of collective in a program's text."""
+    total: Counter[str] = Counter()
+    for result, kind in RESULT.findall(text):
+        for dtype, shape in ARRAY.findall(result):
+            number = 1
+            for axis in filter(None, shape.split(",")):
+                number *= int(axis)
+            total[kind] += number * SIZES.get(dtype, 4)
+    return {kind: size / 1e9 for kind, size in total.items()}
+
+
+def main(values: Any) -> None:
+    """Prints the table."""
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={values.devices}"  # before JAX starts
+    model = architecture(values.model, values.remat)
+    print(f"{values.model}, {values.size} x {values.size}, one picture on each of {values.devices} devices; GB of one")
+    print(
+        f"{'data x fsdp':>12} {'held':>8} {'beside':>8} " + " ".join(f"{kind:>18}" for kind in COLLECTIVES), flush=True
+    )
+    for fsdp in map(int, values.meshes):
+        program, held = compiled(model, values.size, fsdp)
+        memory, moved = program.memory_analysis(), sent(program.as_text())
+        row = f"{values.devices // fsdp} x {fsdp}"
+        cells = " ".join(f"{moved.get(kind, 0.0):18.2f}" for kind in COLLECTIVES)
+        print(f"{row:>12} {held / 1e9:8.2f} {memory.temp_size_in_bytes / 1e9:8.2f} {cells}", flush=True)
+
+
+if __name__ == "__main__":
+    define_flags()
+    _cli.run(lambda: main(flags.FLAGS))
