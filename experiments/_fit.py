@@ -9,31 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from absl import flags
 
 from sdjax.core.keys import key
 from sdjax.core.tree import Params
+from sdjax.train.averages import Decay
 from sdjax.train.data.ahead import Ahead
 from sdjax.train.data.scan import Dataset
 from sdjax.train.loop import fit
 from sdjax.train.methods.method import Method
 from sdjax.train.objective import Objective
-from sdjax.train.state import TrainState, WarmupStableDecay, make_optimiser, make_step
+from sdjax.train.optimisers import Optimiser
+from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.step import make_step
 
 FLAGS = flags.FLAGS
-OPTIMISERS = ("adam", "adamw", "muon")
 
 
-def define_flags(steps: int, batch: int, rate: float, optimiser: str) -> None:
-    """Those of a run, with a program's defaults."""
+def define_flags(steps: int, batch: int, rate: float, optimisers: Mapping[str, Optimiser]) -> None:
+    """Those of a run, with a program's defaults; the first of the optimisers is the usual one."""
     flags.DEFINE_string("data", None, "Pictures: a folder, or shards or parquet files in one.", required=True)
     flags.DEFINE_string("out", None, "Folder of the run; started again, it goes on where it was.", required=True)
     flags.DEFINE_integer("steps", steps, "Optimiser steps.", lower_bound=1)
     flags.DEFINE_integer("batch", batch, "Pictures per step.", lower_bound=1)
+    flags.DEFINE_integer("accumulate", 1, "Pieces in which a batch is taken, for less memory.", lower_bound=1)
     flags.DEFINE_float("learning_rate", rate, "Peak rate.", lower_bound=0.0)
-    flags.DEFINE_enum("optimiser", optimiser, OPTIMISERS, "adam: (.5, .9), as beside a discriminator.")
-    flags.DEFINE_float("ema", 0.998, "Decay of the averaged parameters, which are what is written.", 0.0, 1.0)
+    flags.DEFINE_enum("optimiser", next(iter(optimisers)), list(optimisers), "The optimiser.")
+    flags.DEFINE_float("ema", 0.998, "Decay of the averaged parameters, which are what is written.", 0.0, 0.999999)
     flags.DEFINE_integer("held_out", 16, "Pictures that are not trained on, to measure by.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of the data's order, the parameters and the noise.", lower_bound=0)
 
@@ -65,32 +67,30 @@ def trained(
     objective: Objective,
     params: Mapping[str, Any],
     batch: Callable[[int], Any],
+    optimiser: Optimiser,
     settings: Mapping[str, Any],
 ) -> Params:
-    """What has been learnt, averaged, as `method.join` takes it. Raises as `fit` does."""
-    optimiser = optax.adam(1.0, b1=0.5, b2=0.9) if FLAGS.optimiser == "adam" else make_optimiser(FLAGS.optimiser)
+    """What has been learnt, averaged, on the host, as `method.join` takes it. Raises as `fit` does."""
     learning = method.start(params, key(FLAGS.seed))
-
-    def loss(learning: Params, batch: Any, key: jax.Array, params: Mapping[str, Any]) -> jax.Array:
-        return objective(method.join(learning, params), batch, key)[0]
-
-    size = sum(leaf.size for leaf in jax.tree.leaves(learning))
-    print(f"{size:,} parameters learn", flush=True)
+    averages = [Decay(FLAGS.ema)]
+    step = make_step(objective, method, learning, params, optimiser, averages, accumulate=FLAGS.accumulate)
+    print(f"{sum(leaf.size for leaf in jax.tree.leaves(learning)):,} parameters learn", flush=True)
     with Ahead(batch) as ahead:
         state = fit(
             FLAGS.out,
-            TrainState.create(learning, optimiser),
-            make_step(loss, optimiser, FLAGS.ema, params),
+            step.begin(learning),
+            step,
             ahead,
             WarmupStableDecay(FLAGS.learning_rate, FLAGS.steps, FLAGS.steps // 3, min(100, FLAGS.steps // 10 + 1)),
             steps=FLAGS.steps,
             seed=FLAGS.seed,
-            settings={**common(), **settings},
+            settings=dict(settings),
             report=partial(print, flush=True),
         )
-    return state.average
+    return step.evaluated(state)
 
 
-def common() -> dict[str, Any]:
-    """The settings of a run that all programs have."""
-    return {name: FLAGS[name].value for name in ("steps", "batch", "learning_rate", "optimiser", "ema", "seed")}
+def settings(program: str, dataset: Dataset) -> dict[str, Any]:
+    """What a run was asked to be: the program's flags, but for where it goes, and what the data is."""
+    named = {one.name: one.value for one in FLAGS.get_key_flags_for_module(program)}
+    return {name: value for name, value in named.items() if name != "out"} | {"data": dataset.fingerprint}

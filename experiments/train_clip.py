@@ -29,13 +29,19 @@ from sdjax.train.data.batches import Batches, Form
 from sdjax.train.data.captions import Captions, Tokens
 from sdjax.train.data.crops import Crops
 from sdjax.train.methods.clip import PARTS, PROJECTED, Clip, ClipTraining, read_clip
+from sdjax.train.optimisers import Optimiser
 from sdjax.train.state import fresh
 
 FLAGS = flags.FLAGS
 
+OPTIMISERS = {
+    "adamw": Optimiser("adamw", b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.2, clip=None),  # open_clip's, for a ViT
+    "muon": Optimiser("muon"),
+}
+
 
 def define_flags() -> None:
-    _fit.define_flags(steps=1000, batch=64, rate=1e-3, optimiser="adamw")
+    _fit.define_flags(1000, 64, 1e-3, OPTIMISERS)
     flags.DEFINE_string("start", None, "A CLIP to go on from: a folder of transformers' CLIPModel.")
     flags.DEFINE_string("tokenizer", None, "Its tokenizer's folder; by default that of the shapes model.")
     flags.DEFINE_enum("part", "both", list(PARTS), "What learns.")
@@ -93,12 +99,11 @@ def main() -> None:
     # No flips: captions may tell left from right.
     batches = Batches(learnt_from, tokens, cut, FLAGS.batch, FLAGS.seed, form, Crops(random=True), every)
     watched = Batches(held_out, tokens, cut, FLAGS.held_out, 0, form, captions=every).batch(0)
-    names = [one for one in FLAGS.get_key_flags_for_module(__name__) if one.name not in ("out", "held_out")]
-    settings = {one.name: one.value for one in names} | {"data": dataset.fingerprint}
-    learnt = _fit.trained(method, what, clip.params, batches.batch, settings)
+    settings = _fit.settings(__name__, dataset)
+    learnt = _fit.trained(method, what, clip.params, batches.batch, OPTIMISERS[FLAGS.optimiser], settings)
     after = method.join(learnt, clip.params)
     print(f"of {FLAGS.held_out} pictures held out, {found(what, after, watched):.1%} are nearest to their own caption")
-    print(method.write(jax.device_get(learnt), jax.device_get(clip.params), Path(FLAGS.out), {}))
+    print(method.write(learnt, jax.device_get(clip.params), Path(FLAGS.out), {}))
 
 
 def found(what: Contrast, params: Any, batch: dict[str, Any]) -> float:

@@ -36,15 +36,22 @@ from sdjax.train.data.crops import Crops
 from sdjax.train.evaluation.reconstruction import psnr, reconstructed, scaling_factor
 from sdjax.train.methods.clip import read_clip
 from sdjax.train.methods.vae import PARTS, VaeTraining
+from sdjax.train.optimisers import Optimiser
 from sdjax.train.perceptual import ClipTerm, LpipsTerm, Perceptual
 from sdjax.train.state import fresh
 from sdjax.weights import open_vae, read_json
 
 FLAGS = flags.FLAGS
 
+OPTIMISERS = {
+    "adam": Optimiser("adamw", b1=0.5, b2=0.9, weight_decay=0.0, clip=None),  # as published
+    "adamw": Optimiser("adamw"),
+    "muon": Optimiser("muon"),
+}
+
 
 def define_flags() -> None:
-    _fit.define_flags(steps=2000, batch=8, rate=1e-4, optimiser="adam")
+    _fit.define_flags(2000, 8, 1e-4, OPTIMISERS)
     flags.DEFINE_string("start", None, "A VAE to go on from: its folder, a model's, a .safetensors file, or shapes.")
     flags.DEFINE_string("config", None, "config.json of a VAE; of a new one where there is no --start.")
     flags.DEFINE_enum("part", "all", list(PARTS), "What learns. decoder: latents stay what they are.")
@@ -125,16 +132,15 @@ def main() -> None:
 
     report("before", config, vae, pixels)
     method = VaeTraining(config, FLAGS.part, getattr(what, "discriminator", None))
-    names = [name for name in FLAGS.get_key_flags_for_module(__name__) if name.name not in ("out", "held_out")]
-    settings = {one.name: one.value for one in names} | {"data": dataset.fingerprint}
-    learnt = _fit.trained(method, what, {"vae": vae, **more}, batch, settings)
+    settings = _fit.settings(__name__, dataset)
+    learnt = _fit.trained(method, what, {"vae": vae, **more}, batch, OPTIMISERS[FLAGS.optimiser], settings)
     after = method.join(learnt, {"vae": vae})["vae"]
     report("after", config, after, pixels)
     metadata = {}
     if FLAGS.part == "all":
         count = min(64, -(-len(learnt_from.items) // FLAGS.batch))
         metadata["scaling_factor"] = str(scaling_factor(config, after, map(batches.batch, range(count))))
-    print(f"{method.write(jax.device_get(learnt), {'vae': jax.device_get(vae)}, Path(FLAGS.out), metadata)}")
+    print(method.write(learnt, {"vae": jax.device_get(vae)}, Path(FLAGS.out), metadata))
 
 
 def report(when: str, config: VaeConfig, vae: Params, pixels: np.ndarray) -> None:

@@ -11,7 +11,9 @@ from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.clip_vision import ClipVisionEncoder
 from sdjax.train.contrast import LARGEST, Contrast, bounded, clip_loss, siglip_loss, unit
 from sdjax.train.methods.clip import PROJECTED, ClipTraining, read_clip
+from sdjax.train.optimisers import Optimiser
 from sdjax.train.state import fresh
+from sdjax.train.step import make_step
 
 KEY = jax.random.key(0)
 SIZES = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=8)
@@ -42,6 +44,15 @@ def test_a_batch_cannot_be_cut(params, form):
     assert np.isfinite(value) and metrics["count"] == 6
     with pytest.raises(ValueError, match="a piece of 3 of 6 pairs: accumulate nothing"):
         jax.eval_shape(objective.loss, joined, jax.tree.map(lambda leaf: leaf[:3], drawn))
+
+
+def test_accumulation_is_refused(params):
+    """By the step, before anything is compiled."""
+    method = ClipTraining(TEXT, VISION)
+    learning = method.start(params, KEY)
+    step = make_step(Contrast(TEXT, VISION), method, learning, params, Optimiser("adamw"), accumulate=2)
+    with pytest.raises(ValueError, match="a piece of 3 of 6 pairs: accumulate nothing"):
+        step(step.begin(learning), batch_of(6), KEY, 1e-3)
 
 
 @pytest.mark.parametrize("form", ["clip", "siglip"])
