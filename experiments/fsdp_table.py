@@ -77,7 +77,7 @@ def compiled(model: Any, size: int, fsdp: int) -> tuple[Any, int]:
 
     from sdjax.nn.shapes import expected_params
     from sdjax.train.averages import Decay
-    from sdjax.train.denoising import Denoising
+    from sdjax.train.losses.denoising import Denoising
     from sdjax.train.mesh import batch_sharding, device_mesh, shardings
     from sdjax.train.methods.full import Full
     from sdjax.train.optimisers import Optimiser

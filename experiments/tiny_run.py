@@ -24,8 +24,8 @@ from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
 from sdjax.train.architecture import Architecture
 from sdjax.train.averages import Decay
-from sdjax.train.denoising import Denoising
 from sdjax.train.loop import fit
+from sdjax.train.losses.denoising import Denoising
 from sdjax.train.mesh import device_mesh, own_rows
 from sdjax.train.methods.full import Full
 from sdjax.train.metrics import Csv

@@ -23,11 +23,11 @@ from sdjax.model.builtin import ASSETS, SHAPES
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.clip_vision import ClipVisionEncoder
 from sdjax.text.tokens import Tokenizer
-from sdjax.train.contrast import FORMS, Contrast
 from sdjax.train.data import buckets, scan, sources
 from sdjax.train.data.batches import Batches, Form
 from sdjax.train.data.captions import Captions, Tokens
 from sdjax.train.data.crops import Crops
+from sdjax.train.losses.contrast import FORMS, Contrast
 from sdjax.train.methods.clip import PARTS, PROJECTED, Clip, ClipTraining, read_clip
 from sdjax.train.optimisers import Optimiser
 from sdjax.train.state import fresh

@@ -75,7 +75,7 @@ def our_step(way: str) -> Callable[[], Any]:
     from sdjax.diffusion.noise import Settings, noise_schedule
     from sdjax.nn.shapes import expected_params
     from sdjax.train.architecture import Architecture
-    from sdjax.train.denoising import Denoising
+    from sdjax.train.losses.denoising import Denoising
     from sdjax.train.methods.full import Full
     from sdjax.train.methods.lora import LoRA
     from sdjax.train.optimisers import Optimiser

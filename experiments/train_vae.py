@@ -6,7 +6,7 @@
 
 The first goes on from a VAE (a folder in the diffusers layout, a model's, or "shapes", that of the model which comes
 with sdjax), its latents as they were; the second begins with nothing but a config.json. --loss=simple is L1 + L2 +
-edges (`sdjax.train.autoencoding`), published what latent diffusion's were trained by (`sdjax.train.adversarial`). What
+edges (`sdjax.train.losses.autoencoding`), published what latent diffusion's were trained by (`sdjax.train.losses.adversarial`). What
 comes of it is OUT/vae, for `sdjax.load(vae="OUT")` and diffusers' `AutoencoderKL.from_pretrained`. Where the encoder
 learns too, the scale of its latents is measured and written there.
 """
@@ -27,17 +27,17 @@ from sdjax.model.builtin import ASSETS, SHIPPED
 from sdjax.nn.discriminator import NORMS, PatchDiscriminator
 from sdjax.nn.shapes import expected_params
 from sdjax.nn.vae import Autoencoder
-from sdjax.train.adversarial import AdversarialAutoencoding
-from sdjax.train.autoencoding import Autoencoding
 from sdjax.train.data import buckets, scan, sources
 from sdjax.train.data.batches import Batches, Form
 from sdjax.train.data.captions import Captions
 from sdjax.train.data.crops import Crops
 from sdjax.train.evaluation.reconstruction import psnr, reconstructed, scaling_factor
+from sdjax.train.losses.adversarial import AdversarialAutoencoding
+from sdjax.train.losses.autoencoding import Autoencoding
+from sdjax.train.losses.perceptual import ClipTerm, LpipsTerm, Perceptual
 from sdjax.train.methods.clip import read_clip
 from sdjax.train.methods.vae import PARTS, VaeTraining
 from sdjax.train.optimisers import Optimiser
-from sdjax.train.perceptual import ClipTerm, LpipsTerm, Perceptual
 from sdjax.train.state import fresh
 from sdjax.weights import open_vae, read_json
 

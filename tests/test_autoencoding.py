@@ -12,11 +12,11 @@ from sdjax.config import VaeConfig
 from sdjax.core.tree import flatten
 from sdjax.nn.discriminator import PatchDiscriminator, fresh_discriminator
 from sdjax.nn.vae import Autoencoder
-from sdjax.train.adversarial import AdversarialAutoencoding
-from sdjax.train.autoencoding import Autoencoding
 from sdjax.train.evaluation.reconstruction import psnr, reconstructed, scaling_factor
+from sdjax.train.losses.adversarial import AdversarialAutoencoding
+from sdjax.train.losses.autoencoding import Autoencoding
+from sdjax.train.losses.perceptual import LpipsTerm
 from sdjax.train.methods.vae import VaeTraining, vae_json
-from sdjax.train.perceptual import LpipsTerm
 
 CONFIG = VaeConfig.from_dict(dict(block_out_channels=(8, 16), norm_num_groups=4, latent_channels=4, layers_per_block=1))
 KEY = jax.random.key(0)

@@ -9,7 +9,7 @@ from sdjax.config import ClipTextConfig, ClipVisionConfig
 from sdjax.core.json_fields import ConfigError
 from sdjax.nn.clip import ClipTextEncoder
 from sdjax.nn.clip_vision import ClipVisionEncoder
-from sdjax.train.contrast import LARGEST, Contrast, bounded, clip_loss, siglip_loss, unit
+from sdjax.train.losses.contrast import LARGEST, Contrast, bounded, clip_loss, siglip_loss, unit
 from sdjax.train.methods.clip import PROJECTED, ClipTraining, read_clip
 from sdjax.train.optimisers import Optimiser
 from sdjax.train.state import fresh

@@ -26,7 +26,7 @@ from sdjax.core.tree import modules_named
 from sdjax.model.builtin import ASSETS
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.image_prompt import attention_paths
-from sdjax.train.denoising import Denoising
+from sdjax.train.losses.denoising import Denoising
 from sdjax.train.methods.image_prompt import ImagePromptDenoising
 
 CONTROL = ASSETS / "control"

@@ -20,11 +20,11 @@ from sdjax.config import UNetConfig
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.shapes import expected_params
 from sdjax.nn.unet import UNet
-from sdjax.train import low_rank
 from sdjax.train.averages import Decay
+from sdjax.train.losses.preserving import Preserving
+from sdjax.train.methods import low_rank
 from sdjax.train.methods.lora import LoRA
 from sdjax.train.optimisers import Optimiser
-from sdjax.train.preserving import Preserving
 from sdjax.train.step import make_step
 
 SMALL = UNetConfig.from_dict(

@@ -13,7 +13,7 @@ from sdjax.config import UNetConfig
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.shapes import expected_params
 from sdjax.nn.unet import UNet
-from sdjax.train.denoising import Denoising
+from sdjax.train.losses.denoising import Denoising
 from tests.checkpoints import UNET, random_params
 
 

@@ -16,8 +16,8 @@ from sdjax.nn.shapes import expected_params
 from sdjax.nn.unet import UNet
 from sdjax.nn.vae import Autoencoder
 from sdjax.text.tokens import Tokenizer
-from sdjax.train.autoencoding import BLUR, POSTERIOR
-from sdjax.train.denoising import Denoising
+from sdjax.train.losses.autoencoding import BLUR, POSTERIOR
+from sdjax.train.losses.denoising import Denoising
 from sdjax.train.objective import standard_normal
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from sdjax.diffusion.plan import plan
-from sdjax.train import consistency
-from sdjax.train.consistency import SCALE, Consistency, boundary
-from sdjax.train.denoising import Denoising, unet_answer
-from sdjax.train.noising import NOISE
+from sdjax.train.losses import consistency
+from sdjax.train.losses.consistency import SCALE, Consistency, boundary
+from sdjax.train.losses.denoising import Denoising, unet_answer
+from sdjax.train.losses.noising import NOISE
+from sdjax.train.losses.preference import Preference, both
+from sdjax.train.losses.timesteps import Timesteps
+from sdjax.train.losses.weightings import Weighting
 from sdjax.train.objective import standard_normal
-from sdjax.train.preference import Preference, both
-from sdjax.train.timesteps import Timesteps
-from sdjax.train.weightings import Weighting
 from tests import training
 from tests.reference import alphas_cumprod
 from tests.test_train_losses import near

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sdjax.train import predictions
 from sdjax.train.architecture import PREDICTIONS
-from sdjax.train.denoising import Denoising
-from sdjax.train.errors import Error, pseudo_huber
-from sdjax.train.levels import FLOW_TIMESTEPS, level_at, with_zero_terminal_snr
-from sdjax.train.noising import NOISE, Noising
+from sdjax.train.losses import predictions
+from sdjax.train.losses.denoising import Denoising
+from sdjax.train.losses.errors import Error, pseudo_huber
+from sdjax.train.losses.levels import FLOW_TIMESTEPS, level_at, with_zero_terminal_snr
+from sdjax.train.losses.noising import NOISE, Noising
+from sdjax.train.losses.timesteps import Biased, LogitNormal, Mode, Timesteps, Uniform, earlier, later
+from sdjax.train.losses.weightings import KINDS, Weighting
 from sdjax.train.objective import picture_keys, standard_normal
-from sdjax.train.timesteps import Biased, LogitNormal, Mode, Timesteps, Uniform, earlier, later
 from sdjax.train.validation import band_losses, band_metrics, band_timesteps
-from sdjax.train.weightings import KINDS, Weighting
 from tests import training
 
 ALL = jnp.arange(1000)

@@ -16,10 +16,10 @@ from sdjax.model.builtin import ASSETS
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
 from sdjax.train.architecture import Architecture
-from sdjax.train.denoising import Denoising
-from sdjax.train.methods.controlnet import ControlDenoising, TrainControlNet
+from sdjax.train.losses.denoising import Denoising
+from sdjax.train.methods.controlnet import ControlDenoising, ControlNetTraining
 from sdjax.train.methods.full import CROSS_ATTENTION, TEXT_ENCODER, Full
-from sdjax.train.methods.image_prompt import ImagePromptDenoising, TrainImagePrompt
+from sdjax.train.methods.image_prompt import ImagePromptDenoising, ImagePromptTraining
 from sdjax.train.methods.rules import learning
 
 UNET_JSON = (ASSETS / "shapes/unet/config.json").read_text()
@@ -108,7 +108,7 @@ def test_what_learns_in_full_training(params, architecture, rules, words):
 
 
 def test_a_fresh_controlnet_changes_nothing_and_learns(sd, params, architecture, tmp_path):
-    method = TrainControlNet(UNET_JSON, (4, 8, 8, 12))
+    method = ControlNetTraining(UNET_JSON, (4, 8, 8, 12))
     objective = ControlDenoising(architecture, control=method.config)
     begun = method.start(params, KEY)
     given = batch(map=np.random.default_rng(1).random((2, 64, 64, 3), np.float32))
@@ -137,7 +137,7 @@ KINDS = [
 
 @pytest.mark.parametrize("config", KINDS, ids=lambda config: config.kind)
 def test_an_image_prompt_learns_and_is_read_again(params, architecture, tmp_path, config):
-    method, objective = TrainImagePrompt(config), ImagePromptDenoising(architecture, image_prompt=config)
+    method, objective = ImagePromptTraining(config), ImagePromptDenoising(architecture, image_prompt=config)
     begun = method.start(params, KEY)
     shape = (2, 7, 32) if config.takes_states else (2, 128)
     given = batch(embedding=np.random.default_rng(2).standard_normal(shape).astype(np.float32))

@@ -9,10 +9,10 @@ import pytest
 
 from sdjax.diffusion import scan
 from sdjax.diffusion.plan import plan
-from sdjax.train import reward
-from sdjax.train.denoising import unet_answer
+from sdjax.train.losses import reward
+from sdjax.train.losses.denoising import unet_answer
+from sdjax.train.losses.reward import DRAWS, NOISE, Reward
 from sdjax.train.objective import standard_normal
-from sdjax.train.reward import DRAWS, NOISE, Reward
 from tests import training
 from tests.reference import SD
 from tests.test_guiders import euler_cfg_pp

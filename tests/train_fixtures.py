@@ -9,7 +9,7 @@ import sdjax
 from sdjax.nn.injections import NOTHING
 from sdjax.train.architecture import Architecture
 from sdjax.train.conditioning import conditions_of
-from sdjax.train.denoising import Denoising
+from sdjax.train.losses.denoising import Denoising
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ class Pictures:
         self.encode, self.empty_ids, self.size, self.seed = encode, empty_ids, batch, seed
 
     def batch(self, n: int) -> dict[str, Any]:
-        """Step n's batch, as `sdjax.train.denoising` takes it."""
+        """Step n's batch, as `sdjax.train.losses.denoising` takes it."""
         rng = np.random.default_rng([self.seed, n])
         first, later, until = DOUBLE
         double = rng.binomial(self.size, first + (later - first) * min(1.0, n / until))

@@ -3,7 +3,7 @@
 What is learnt is two trees:
 
     whole      the convolutions of the map, the zero convolutions, and of the copy every bias and norm
-    factors    of every kernel of the copy: A and B of `sdjax.train.low_rank`, rank r, with scale 1
+    factors    of every kernel of the copy: A and B of `sdjax.train.methods.low_rank`, rank r, with scale 1
 
 The file is what Stability AI published as Control-LoRA (https://huggingface.co/stabilityai/control-lora): the original
 layout's names (`sdjax.weights.ldm`), `.down` `r i h w` and `.up` `o r 1 1` in place of a kernel (`r i` and `o r` of a
@@ -27,7 +27,7 @@ from sdjax.core import tree
 from sdjax.core.files import write
 from sdjax.core.keys import key
 from sdjax.nn.controlnet import HINT, init_from_unet
-from sdjax.train import low_rank
+from sdjax.train.methods import low_rank
 from sdjax.train.methods.controlnet import COMPONENT
 from sdjax.train.methods.lora import LoRA
 from sdjax.weights import ldm, names

@@ -153,7 +153,7 @@ class Lessons:
         self.counts, self.seed, self.prior = counts, seed, prior
 
     def batch(self, n: int) -> dict[str, Any]:
-        """Step n's batch, as `sdjax.train.preserving` takes it: all kinds one after the other.
+        """Step n's batch, as `sdjax.train.losses.preserving` takes it: all kinds one after the other.
 
         An object's latents have more of the "weights". By "weight" the mean over the batch is the sum of the kinds'
         own means, the old one's times the prior.

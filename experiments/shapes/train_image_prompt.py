@@ -33,7 +33,7 @@ from sdjax.core.keys import key
 from sdjax.nn.image_prompt import projection
 from sdjax.train.averages import Decay
 from sdjax.train.loop import averaged, fit
-from sdjax.train.methods.image_prompt import ImagePromptDenoising, TrainImagePrompt
+from sdjax.train.methods.image_prompt import ImagePromptDenoising, ImagePromptTraining
 from sdjax.train.rates import WarmupStableDecay
 from sdjax.train.step import make_plain_step, make_step
 from sdjax.weights import default_layout, save_component
@@ -47,7 +47,7 @@ EMPTY = 0.1
 SEED = 24
 """Of the pictures that the encoder learns from."""
 CHECK_SEED = 1_000_002
-METHOD = TrainImagePrompt(image_tokens.CONFIG)
+METHOD = ImagePromptTraining(image_tokens.CONFIG)
 
 
 def see_loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:

@@ -22,8 +22,8 @@ from experiments.shapes.optimisers import OPTIMISERS
 from experiments.shapes.train_unet import WEIGHTING
 from sdjax.core.keys import key
 from sdjax.train.averages import Decay
-from sdjax.train.denoising import Denoising
 from sdjax.train.loop import fit
+from sdjax.train.losses.denoising import Denoising
 from sdjax.train.methods.textual_inversion import TextualInversion
 from sdjax.train.rates import WarmupStableDecay
 from sdjax.train.step import make_step

@@ -12,7 +12,7 @@ on where it was. As the model itself was trained, the factors of the text encode
     mean |v - v_true|^2  +  prior * mean |v - v_base|^2                                                         (1)
 
 with the weights of `train_unet`; v_base is what the model without the adapter answers to the same noise
-(`sdjax.train.preserving`), so that the second mean is 0 where nothing is forgotten. The second command goes on from
+(`sdjax.train.losses.preserving`), so that the second mean is 0 where nothing is forgotten. The second command goes on from
 what the first wrote, with more weight on what was known before.
 """
 
@@ -33,11 +33,11 @@ from experiments.shapes.train_text import Saying, encoder_of
 from experiments.shapes.train_unet import WEIGHTING
 from sdjax.core.keys import key
 from sdjax.core.tree import Params
-from sdjax.train import low_rank
 from sdjax.train.averages import Decay
 from sdjax.train.loop import fit
+from sdjax.train.losses.preserving import Preserving
+from sdjax.train.methods import low_rank
 from sdjax.train.methods.lora import LoRA
-from sdjax.train.preserving import Preserving
 from sdjax.train.rates import WarmupStableDecay
 from sdjax.train.step import make_step
 

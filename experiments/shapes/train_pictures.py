@@ -31,8 +31,8 @@ from sdjax.config import ClipTextConfig, UNetConfig
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
 from sdjax.train.averages import Decay
-from sdjax.train.denoising import Denoising
 from sdjax.train.loop import fit
+from sdjax.train.losses.denoising import Denoising
 from sdjax.train.methods.full import Full
 from sdjax.train.rates import WarmupStableDecay
 from sdjax.train.state import fresh

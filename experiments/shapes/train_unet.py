@@ -7,7 +7,7 @@ The first runs at a constant rate for as long as one likes (--limit: so many sec
 more steps; the second goes on from its newest state, and lets the rate fall to zero over 5000 steps more (Hagele et al.
 2024): what gets shipped. Both are one compiled program.
 
-v-prediction (Salimans & Ho 2022), its square weighed by "velocity_clipped" of `sdjax.train.weightings`: 1 where noise
+v-prediction (Salimans & Ho 2022), its square weighed by "velocity_clipped" of `sdjax.train.losses.weightings`: 1 where noise
 prevails, which is where it is decided what stands where, and as min-SNR (Hang et al. 2023) has it where little noise
 is left. Timesteps are stratified over the batch. What a batch holds: `batches`.
 """
@@ -27,13 +27,13 @@ from experiments.shapes.optimisers import OPTIMISERS
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
 from sdjax.train.averages import Decay
-from sdjax.train.denoising import Denoising
 from sdjax.train.loop import fit, newest_step, restore
+from sdjax.train.losses.denoising import Denoising
+from sdjax.train.losses.weightings import Weighting
 from sdjax.train.methods.full import Full
 from sdjax.train.rates import WarmupStableDecay
 from sdjax.train.state import TrainState, fresh
 from sdjax.train.step import Step, make_step
-from sdjax.train.weightings import Weighting
 from sdjax.weights import default_layout, save_component
 
 FLAGS = flags.FLAGS

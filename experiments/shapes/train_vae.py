@@ -19,9 +19,9 @@ from experiments.shapes import models, world
 from experiments.shapes.optimisers import OPTIMISERS
 from sdjax.images.pixels import from_uint8
 from sdjax.nn.vae import Autoencoder, Posterior
-from sdjax.train.autoencoding import BLUR, Autoencoding, sample
 from sdjax.train.averages import Decay
 from sdjax.train.loop import fit
+from sdjax.train.losses.autoencoding import BLUR, Autoencoding, sample
 from sdjax.train.methods.vae import VaeTraining
 from sdjax.train.objective import Batch, standard_normal
 from sdjax.train.rates import WarmupStableDecay

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 import sdjax
 from sdjax.train.architecture import Architecture
-from sdjax.train.levels import with_zero_terminal_snr
+from sdjax.train.losses.levels import with_zero_terminal_snr
 
 SCHEDULER = "scheduler/scheduler_config.json"
 

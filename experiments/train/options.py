@@ -17,8 +17,9 @@ from absl import flags
 
 from experiments import _files
 from sdjax.core.errors import unknown
-from sdjax.train import errors, optimisers, rates, weightings
+from sdjax.train import optimisers, rates
 from sdjax.train.architecture import PREDICTIONS
+from sdjax.train.losses import errors, weightings
 
 FLAGS = flags.FLAGS
 BUCKETS = ("square", "novelai", "kohya", "sdxl")

@@ -17,7 +17,7 @@ from experiments.train.model import Model
 from experiments.train.recipes import Learner
 from sdjax.core.tree import Params
 from sdjax.images import sheet as sheets
-from sdjax.train.denoising import Denoising
+from sdjax.train.losses.denoising import Denoising
 from sdjax.train.methods.method import Written
 from sdjax.train.validation import band_losses, band_metrics
 

@@ -16,17 +16,23 @@ import sdjax
 from experiments.train import rewards
 from experiments.train.model import Model
 from experiments.train.seen import Seen, config_of, encoder_folder
-from sdjax.train.consistency import Consistency
 from sdjax.train.data.texts import Tokenise
-from sdjax.train.denoising import Denoising
-from sdjax.train.errors import Error
+from sdjax.train.losses.consistency import Consistency
+from sdjax.train.losses.denoising import Denoising
+from sdjax.train.losses.errors import Error
+from sdjax.train.losses.noising import Noising
+from sdjax.train.losses.preference import Preference
+from sdjax.train.losses.preserving import Preserving
+from sdjax.train.losses.reward import Reward
+from sdjax.train.losses.timesteps import Density, LogitNormal, Timesteps, Uniform, earlier, later
+from sdjax.train.losses.weightings import Weighting
 from sdjax.train.methods.controlnet import COMPONENT as CONTROLNET
-from sdjax.train.methods.controlnet import ControlDenoising, TrainControlNet
+from sdjax.train.methods.controlnet import ControlDenoising, ControlNetTraining
 from sdjax.train.methods.dora import DoRA
 from sdjax.train.methods.full import TEXT_ENCODER, UNET, Full
 from sdjax.train.methods.hypernetwork import Hypernetwork
 from sdjax.train.methods.image_prompt import COMPONENT as IMAGE_PROMPT
-from sdjax.train.methods.image_prompt import ImagePromptDenoising, TrainImagePrompt
+from sdjax.train.methods.image_prompt import ImagePromptDenoising, ImagePromptTraining
 from sdjax.train.methods.layers import Layers, chosen
 from sdjax.train.methods.loha import LoHa
 from sdjax.train.methods.lokr import LoKr
@@ -34,13 +40,7 @@ from sdjax.train.methods.lora import LoRA
 from sdjax.train.methods.method import Method
 from sdjax.train.methods.rules import learning
 from sdjax.train.methods.textual_inversion import TextualInversion
-from sdjax.train.noising import Noising
 from sdjax.train.objective import Objective
-from sdjax.train.preference import Preference
-from sdjax.train.preserving import Preserving
-from sdjax.train.reward import Reward
-from sdjax.train.timesteps import Density, LogitNormal, Timesteps, Uniform, earlier, later
-from sdjax.train.weightings import Weighting
 
 Params = Mapping[str, Any]
 DENSITIES: dict[str, Callable[[], Density]] = {
@@ -117,7 +117,7 @@ def hypernetwork(values: Any, model: Model) -> Learner:
 
 def controlnet(values: Any, model: Model) -> Learner:
     """A ControlNet that is shown --maps."""
-    method = TrainControlNet(model.unet_json, tuple(int(width) for width in values.control_widths))
+    method = ControlNetTraining(model.unet_json, tuple(int(width) for width in values.control_widths))
     if method.config.factor != model.architecture.vae.factor:
         raise ValueError(
             f"--control_widths: {len(method.widths)} of them shrink the map by {method.config.factor}, and the VAE of "
@@ -133,7 +133,7 @@ def ip_adapter(values: Any, model: Model) -> Learner:
     config = config_of(folder, model.architecture.unet.cross_attention_dim, values.image_tokens)
     objective = ImagePromptDenoising(model.architecture, image_prompt=config, **_denoising(values))
     sees = partial(Seen, folder=folder, dropout=values.image_dropout, seed=values.seed)
-    return Learner(TrainImagePrompt(config), objective, partial(_begun_prompt, values, model), sees=sees)
+    return Learner(ImagePromptTraining(config), objective, partial(_begun_prompt, values, model), sees=sees)
 
 
 def lcm(values: Any, model: Model) -> Learner:

@@ -2,7 +2,7 @@
 
     colour:R,G,B    -|mean colour of the middle half, each way - wanted|^2, colours in [-1, 1]              (1)
 
-Any other is a function in a program of your own: see `sdjax.train.reward`.
+Any other is a function in a program of your own: see `sdjax.train.losses.reward`.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,14 @@
-"""Training: what is made smaller, what of a model learns, one step of it, checkpoints, and the loop around them.
+"""Training: teach a model, by any method, on one device or many.
 
-Read `objective` and `methods.method` first, the two plugs. Then `optimisers`, `rates` and `averages`; `step`, which
-puts them into one program, over the devices of a `mesh`; `checkpoint`; and `loop`, which runs it.
+    objective     what is made smaller: loss, metrics = objective(params, batch, key)        `losses`
+    method        what of a model learns, and how it is kept                                 `methods`
+    batch(step)   what it learns from, a function of the step                                `data`
+    step, fit     one compiled program, and the loop that runs it, saves it and goes on      `step`, `loop`
+
+Read `objective` and `methods.method` first, the two plugs; `architecture`, what a model is here, and `conditioning`,
+what the U-Net is told. Then `optimisers`, `rates` and `averages`; `step`, which puts them into one program, over the
+devices of a `mesh`; `state`, `checkpoint`, `run_folder`, `metrics` and `interrupt`, of which `loop` is made. How good
+it has become, `validation` and `evaluation` say.
 
 Modules are imported when they are first asked for: optax and orbax come with some of them.
 """
@@ -9,7 +16,25 @@ Modules are imported when they are first asked for: optax and orbax come with so
 import importlib
 from typing import Any
 
-LATER = ("averages", "checkpoint", "loop", "low_rank", "mesh", "metrics", "optimisers", "rates", "state", "step")
+LATER = (
+    "architecture",
+    "averages",
+    "checkpoint",
+    "conditioning",
+    "data",
+    "evaluation",
+    "loop",
+    "losses",
+    "mesh",
+    "methods",
+    "metrics",
+    "objective",
+    "optimisers",
+    "rates",
+    "state",
+    "step",
+    "validation",
+)
 
 
 def __dir__() -> list[str]:

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdjax.train.denoising import Denoising
-from sdjax.train.levels import count
-from sdjax.train.noising import Noising
+from sdjax.train.losses.denoising import Denoising
+from sdjax.train.losses.levels import count
+from sdjax.train.losses.noising import Noising
 from sdjax.train.objective import Batch, Metrics, mean, picture_keys, size
 
 BANDS = 16

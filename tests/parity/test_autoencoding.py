@@ -19,9 +19,9 @@ from sdjax.nn.discriminator import PatchDiscriminator
 from sdjax.nn.parameter import shapes
 from sdjax.nn.perceptual import Lpips
 from sdjax.nn.vae import Autoencoder
-from sdjax.train.adversarial import AdversarialAutoencoding
-from sdjax.train.autoencoding import Autoencoding
-from sdjax.train.perceptual import LpipsTerm
+from sdjax.train.losses.adversarial import AdversarialAutoencoding
+from sdjax.train.losses.autoencoding import Autoencoding
+from sdjax.train.losses.perceptual import LpipsTerm
 from tests.parity import training_networks as theirs
 from tests.parity.test_networks import load, randomise, to_params
 

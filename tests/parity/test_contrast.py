@@ -12,7 +12,7 @@ import transformers
 
 from sdjax.config import ClipTextConfig, ClipVisionConfig
 from sdjax.core.tree import flatten
-from sdjax.train.contrast import Contrast, clip_loss, siglip_loss
+from sdjax.train.losses.contrast import Contrast, clip_loss, siglip_loss
 from sdjax.train.methods.clip import ClipTraining, read_clip
 from sdjax.weights.names import tensor_name, to_file
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 import sdjax
 from sdjax.core import tree
 from sdjax.train.architecture import Architecture
-from sdjax.train.denoising import Denoising
+from sdjax.train.losses.denoising import Denoising
 from sdjax.train.methods import lokr
 from sdjax.train.methods.beside import as_weight, weight_shape
 from sdjax.train.methods.dora import DoRA

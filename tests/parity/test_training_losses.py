@@ -21,10 +21,10 @@ from torch.nn import functional
 from sdjax.config import UNetConfig
 from sdjax.nn.conditioning import Added, Conditions
 from sdjax.nn.unet import UNet
-from sdjax.train.denoising import Denoising
-from sdjax.train.noising import NOISE, OFFSET, Noising
+from sdjax.train.losses.denoising import Denoising
+from sdjax.train.losses.noising import NOISE, OFFSET, Noising
+from sdjax.train.losses.weightings import Weighting
 from sdjax.train.objective import standard_normal
-from sdjax.train.weightings import Weighting
 from tests import training
 from tests.parity import families
 from tests.parity.families import channels_first

@@ -12,7 +12,7 @@ from sdjax.nn.discriminator import PatchDiscriminator
 from sdjax.nn.inception import FidInception
 from sdjax.nn.parameter import shapes
 from sdjax.nn.perceptual import Lpips
-from sdjax.train.perceptual import LpipsTerm
+from sdjax.train.losses.perceptual import LpipsTerm
 from tests.parity import training_networks as theirs
 
 WIDTHS = (16, 16, 24, 24, 32)

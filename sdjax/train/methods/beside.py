@@ -25,7 +25,7 @@ from sdjax.adapters.names import TE, TE1, TE2, UNET
 from sdjax.adapters.table import modules_of
 from sdjax.core.errors import unknown
 from sdjax.core.tree import Params
-from sdjax.train import low_rank
+from sdjax.train.methods import low_rank
 from sdjax.train.methods.layers import UNET_ATTENTION, Layers, chosen
 from sdjax.weights.write import make_folder
 

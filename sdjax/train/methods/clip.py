@@ -18,7 +18,7 @@ from sdjax.core.errors import unknown
 from sdjax.core.json_fields import ConfigError
 from sdjax.core.tree import Params
 from sdjax.nn.shapes import expected_params
-from sdjax.train.contrast import FORMS, LARGEST, START
+from sdjax.train.losses.contrast import FORMS, LARGEST, START
 from sdjax.weights.load import read_component, read_json
 from sdjax.weights.save import default_layout, save_component
 

@@ -26,7 +26,7 @@ from sdjax.core.tree import Params
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.controlnet import HINT, ControlNet, HintEmbedding, init_from_unet
 from sdjax.nn.injections import Injections
-from sdjax.train.denoising import Denoising
+from sdjax.train.losses.denoising import Denoising
 from sdjax.train.objective import Batch
 from sdjax.weights import default_layout, save_component
 
@@ -60,7 +60,7 @@ class ControlDenoising(Denoising):
 
 
 @dataclass(frozen=True)
-class TrainControlNet:
+class ControlNetTraining:
     """All of a ControlNet learns, and nothing else.
 
     Attributes:

@@ -26,7 +26,7 @@ from sdjax.core.tree import Params, modules_named
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.image_prompt import attention_paths, image_keys_values, projection
 from sdjax.nn.injections import ImageTokens, Injections
-from sdjax.train.denoising import Denoising
+from sdjax.train.losses.denoising import Denoising
 from sdjax.train.objective import Batch
 from sdjax.weights.write import Draft, write_file, write_tensors
 
@@ -60,7 +60,7 @@ class ImagePromptDenoising(Denoising):
 
 
 @dataclass(frozen=True)
-class TrainImagePrompt:
+class ImagePromptTraining:
     """The projection learns, and the layers for keys and values of pictures."""
 
     config: ImagePromptConfig

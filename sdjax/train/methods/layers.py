@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdjax.core.errors import unknown
-from sdjax.train import low_rank
+from sdjax.train.methods import low_rank
 
 PRESETS = {
     "attention": r"\.(to_[qkv]|to_out\.0|[qkv]_proj|out_proj)$",

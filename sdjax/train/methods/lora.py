@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdjax.train import low_rank
+from sdjax.train.methods import low_rank
 from sdjax.train.methods.beside import Beside, Factors
 
 

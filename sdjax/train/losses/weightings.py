@@ -33,8 +33,8 @@ import jax.numpy as jnp
 
 from sdjax.core.errors import unknown
 from sdjax.train.architecture import PREDICTIONS
-from sdjax.train.levels import Level
-from sdjax.train.predictions import as_clean_error
+from sdjax.train.losses.levels import Level
+from sdjax.train.losses.predictions import as_clean_error
 
 Weight = Callable[[Level, float], jax.Array]  # levels of b pictures and the kind's number -> `b`
 

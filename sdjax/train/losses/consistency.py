@@ -30,15 +30,15 @@ import numpy as np
 from jax.lax import stop_gradient
 
 from sdjax.nn.conditioning import Conditions, guidance_embedding
-from sdjax.train import predictions
 from sdjax.train.architecture import Architecture
 from sdjax.train.conditioning import conditions_of, latents_of, unprompted
-from sdjax.train.denoising import unet_answer
-from sdjax.train.errors import pseudo_huber
-from sdjax.train.levels import Level, level_at
-from sdjax.train.noising import NOISE
+from sdjax.train.losses import predictions
+from sdjax.train.losses.denoising import unet_answer
+from sdjax.train.losses.errors import pseudo_huber
+from sdjax.train.losses.levels import Level, level_at
+from sdjax.train.losses.noising import NOISE
+from sdjax.train.losses.timesteps import Timesteps
 from sdjax.train.objective import Batch, Metrics, mean, picture_keys, size, standard_normal
-from sdjax.train.timesteps import Timesteps
 
 SCALE = 7  # of a picture's draws: w
 TIME_SCALE, SIGMA_DATA = 10.0, 0.5  # of equation 2, as sampling with `lcm` has them

@@ -14,7 +14,7 @@ answer is as one of the clean latents, by which weights are compared.
 import jax
 import jax.numpy as jnp
 
-from sdjax.train.levels import Level
+from sdjax.train.losses.levels import Level
 
 
 def target(prediction: str, level: Level, x_0: jax.Array, e: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.core.errors import unknown
-from sdjax.train.levels import Level
+from sdjax.train.losses.levels import Level
 
 KINDS = ("squared", "huber", "smooth_l1")
 WIDTHS = ("snr", "exponential", "constant")

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from sdjax.core.errors import unknown
-from sdjax.train.denoising import Denoising
+from sdjax.train.losses.denoising import Denoising
 from sdjax.train.objective import Batch, Metrics, mean
 
 KINDS = ("sigmoid", "hinge")

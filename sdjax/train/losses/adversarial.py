@@ -37,9 +37,9 @@ from sdjax.config import VaeConfig
 from sdjax.nn.discriminator import PatchDiscriminator
 from sdjax.nn.layers import Conv
 from sdjax.nn.vae import Autoencoder
-from sdjax.train.autoencoding import distance, divergence, encoded, sample
+from sdjax.train.losses.autoencoding import distance, divergence, encoded, sample
+from sdjax.train.losses.perceptual import Perceptual
 from sdjax.train.objective import Batch, Metrics, mean, picture_keys, size
-from sdjax.train.perceptual import Perceptual
 
 LARGEST = 1e4
 SMALLEST = 1e-4

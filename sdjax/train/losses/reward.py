@@ -34,8 +34,8 @@ from sdjax.nn.conditioning import Conditions
 from sdjax.nn.vae import Autoencoder
 from sdjax.train.architecture import Architecture
 from sdjax.train.conditioning import conditions_of, unprompted
-from sdjax.train.denoising import unet_answer
-from sdjax.train.noising import NOISE
+from sdjax.train.losses.denoising import unet_answer
+from sdjax.train.losses.noising import NOISE
 from sdjax.train.objective import Batch, Metrics, mean, picture_keys, size, standard_normal
 
 DRAWS = 8  # of a picture's draws: the key of those that its sampler makes

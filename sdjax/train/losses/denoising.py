@@ -24,15 +24,15 @@ from jax.lax import stop_gradient
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.injections import NOTHING, Injections
 from sdjax.nn.unet import UNet
-from sdjax.train import predictions
 from sdjax.train.architecture import Architecture
 from sdjax.train.conditioning import conditions_of, latents_of
-from sdjax.train.errors import Error
-from sdjax.train.levels import check_signal, count, has_zero_terminal_snr, level_at
-from sdjax.train.noising import Noising
+from sdjax.train.losses import predictions
+from sdjax.train.losses.errors import Error
+from sdjax.train.losses.levels import check_signal, count, has_zero_terminal_snr, level_at
+from sdjax.train.losses.noising import Noising
+from sdjax.train.losses.timesteps import Timesteps
+from sdjax.train.losses.weightings import Weighting
 from sdjax.train.objective import Batch, Metrics, mean, picture_keys, size
-from sdjax.train.timesteps import Timesteps
-from sdjax.train.weightings import Weighting
 
 
 def unet_answer(

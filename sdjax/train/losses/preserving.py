@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from sdjax.train.conditioning import conditions_of
-from sdjax.train.denoising import Denoising
+from sdjax.train.losses.denoising import Denoising
 from sdjax.train.objective import Batch
 
 

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 
 from sdjax.config import VaeConfig
 from sdjax.nn.vae import Autoencoder, Posterior
+from sdjax.train.losses.perceptual import Perceptual
 from sdjax.train.objective import Batch, Metrics, mean, picture_keys, size, standard_normal
-from sdjax.train.perceptual import Perceptual
 
 POSTERIOR, BLUR = 0, 1  # of a picture's draws
 
