@@ -6,8 +6,8 @@
 
 The first goes on from a VAE (a folder in the diffusers layout, a model's, or "shapes", that of the model which comes
 with sdjax), its latents as they were; the second begins with nothing but a config.json. --loss=simple is L1 + L2 +
-edges (`sdjax.train.losses.autoencoding`), published what latent diffusion's were trained by (`sdjax.train.losses.adversarial`). What
-comes of it is OUT/vae, for `sdjax.load(vae="OUT")` and diffusers' `AutoencoderKL.from_pretrained`. Where the encoder
+edges (`losses.autoencoding`), published what latent diffusion's were trained by (`losses.adversarial`). What comes of
+it is OUT/vae, for `sdjax.load(vae="OUT")` and diffusers' `AutoencoderKL.from_pretrained`. Where the encoder
 learns too, the scale of its latents is measured and written there.
 """
 

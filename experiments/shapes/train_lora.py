@@ -12,8 +12,8 @@ on where it was. As the model itself was trained, the factors of the text encode
     mean |v - v_true|^2  +  prior * mean |v - v_base|^2                                                         (1)
 
 with the weights of `train_unet`; v_base is what the model without the adapter answers to the same noise
-(`sdjax.train.losses.preserving`), so that the second mean is 0 where nothing is forgotten. The second command goes on from
-what the first wrote, with more weight on what was known before.
+(`sdjax.train.losses.preserving`), so that the second mean is 0 where nothing is forgotten. The second command goes on
+from what the first wrote, with more weight on what was known before.
 """
 
 import json

@@ -7,9 +7,9 @@ The first runs at a constant rate for as long as one likes (--limit: so many sec
 more steps; the second goes on from its newest state, and lets the rate fall to zero over 5000 steps more (Hagele et al.
 2024): what gets shipped. Both are one compiled program.
 
-v-prediction (Salimans & Ho 2022), its square weighed by "velocity_clipped" of `sdjax.train.losses.weightings`: 1 where noise
-prevails, which is where it is decided what stands where, and as min-SNR (Hang et al. 2023) has it where little noise
-is left. Timesteps are stratified over the batch. What a batch holds: `batches`.
+v-prediction (Salimans & Ho 2022), its square weighed by "velocity_clipped" of `sdjax.train.losses.weightings`: 1 where
+noise prevails, which is where it is decided what stands where, and as min-SNR (Hang et al. 2023) has it where little
+noise is left. Timesteps are stratified over the batch. What a batch holds: `batches`.
 """
 
 from functools import partial

@@ -20,7 +20,7 @@ def tell(step: Step, state: TrainState, batch: Any, values: Any, report: Callabl
     """Compiles the step, takes two, and tells what they took; the state is spent."""
     shared, own = share(batch, step.mesh), key(values.seed)
     with settled():
-        compiled = step.run.lower(state, shared, own, jax.numpy.float32(0), step.frozen).compile()  # type: ignore[attr-defined]
+        compiled = step.run.lower(state, shared, own, jax.numpy.float32(0), step.frozen).compile()
         found = compiled.memory_analysis()
         learns, frozen = (_bytes(one) for one in (state.params, step.frozen))
         report(f"what learns: {_mb(learns)}; with optimiser and averages {_mb(_bytes(state))}; the rest {_mb(frozen)}")
