@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 from PIL import Image
-from sdjax.train.mesh import share
-from sdjax.train.step import Step
 
 from sdjax.core.keys import key, settled
+from sdjax.train.mesh import share
 from sdjax.train.state import TrainState
+from sdjax.train.step import Step
 
 SHEET = "data.png"
 
