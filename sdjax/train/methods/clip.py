@@ -103,6 +103,6 @@ def clip_json(text: ClipTextConfig, vision: ClipVisionConfig) -> dict[str, Any]:
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         **width,
-        "text_config": {"model_type": "clip_text_model", **of_text, **width},
+        "text_config": {"model_type": "clip_text_model", "bos_token_id": None, **of_text, **width},
         "vision_config": {"model_type": "clip_vision_model", **of_vision, **width},
     }
