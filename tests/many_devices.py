@@ -113,6 +113,7 @@ def meshes(folder: Path) -> dict[str, Any]:
         found["apart"][f"{name} to {other}"] = apart(
             run(folder / "moved" / name, steps[other], 10, report=quiet), states["one"]
         )
+    found["total"] = float(np.sum(steps["one"].evaluated(states["one"])["unet"]["layer"]["kernel"], dtype=np.float64))
     found["moved"] = apart(states["one"].params, Wide().start(params(), None))
     state = restore(folder / "cut", states["one"])
     found["marks"] = [fingerprints(flat(one)) == fingerprints(flat(states["cut"])) for one in (state, states["one"])]
@@ -139,7 +140,14 @@ def process(folder: Path, port: str, index: str, steps: str, seconds: str) -> di
     except Interrupted as error:
         print(json.dumps({"interrupted": str(error), "newest": newest_step(folder)}), flush=True)
         sys.exit(error.status)
-    return {"step": int(state.step), "rows": [part.start, part.stop], "said": len(said), "devices": jax.device_count()}
+    total = float(np.sum(step.evaluated(state)["unet"]["layer"]["kernel"], dtype=np.float64))
+    return {
+        "step": int(state.step),
+        "total": total,
+        "rows": [part.start, part.stop],
+        "said": len(said),
+        "devices": jax.device_count(),
+    }
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ from jax.experimental import multihost_utils
 from sdjax.core.keys import key, settled
 from sdjax.core.tree import Params
 from sdjax.train import run_folder
+from sdjax.train.averages import PowerFunction, write_snapshot
 from sdjax.train.checkpoint import Checkpoints, Damaged, Retention, first_line, opened, resumed, saved_steps
 from sdjax.train.interrupt import Interrupted, watched
-from sdjax.train.mesh import place, share
+from sdjax.train.mesh import fetched, place, share
 from sdjax.train.metrics import Recorder, Row
 from sdjax.train.optimisers import Optimiser
 from sdjax.train.run_folder import settings_of as settings_of
@@ -207,6 +208,31 @@ class Every:
 
     def __call__(self, done: int, state: TrainState) -> Row | None:
         return None if done % self.n else self.call(done, evaluated(state, self.optimiser))
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """A `watch` that keeps averages as they are after every n-th step, for `averages.reconstruct`."""
+
+    n: int
+    folder: str | Path
+    averages: tuple[PowerFunction, ...]
+
+    def __call__(self, done: int, state: TrainState) -> None:
+        if done % self.n == 0:
+            for average in self.averages:
+                params = fetched(state.averages[average.name])
+                if jax.process_index() == 0:
+                    write_snapshot(self.folder, average, params, done)
+
+
+def all_of(*watches: Watch) -> Watch:
+    """A `watch` that is several; the metrics of all of them."""
+
+    def watch(done: int, state: TrainState) -> Row:
+        return {name: value for one in watches for name, value in (one(done, state) or {}).items()}
+
+    return watch
 
 
 def restore(folder: str | Path, state: TrainState) -> TrainState:

@@ -98,13 +98,14 @@ class TensorBoard:
             import tensorboardX  # noqa: F401
         except ImportError:
             raise ValueError("TensorBoard's files need tensorboardX: pip install 'sdjax[tensorboard]'") from None
-        self.folder, self._writer = Path(folder), None
+        self.folder = Path(folder)
+        self._writer: Any = None
 
     def begin(self, done: int) -> None:
         """See Recorder; TensorBoard itself leaves out what it has of steps from `purge_step` on."""
         from tensorboardX import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(self.folder), purge_step=done + 1)
+        self._writer = SummaryWriter(str(self.folder), purge_step=done + 1)
 
     def record(self, step: int, row: Row) -> None:
         """See Recorder."""

@@ -83,7 +83,7 @@ def make_rate(kind: str, peak: float, steps: int, warmup: int = 0) -> Callable[[
         return Constant(peak, warmup)
     if kind == "warmup_stable_decay":
         return WarmupStableDecay(peak, steps, max(1, steps // 5), warmup)
-    return {"linear": Linear, "cosine": Cosine}[kind](peak, steps, warmup)
+    return Linear(peak, steps, warmup) if kind == "linear" else Cosine(peak, steps, warmup)
 
 
 def _up(n: int, warmup: int) -> float:

@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 
 from sdjax.core.tree import Params
 from sdjax.train.averages import Average, moved
-from sdjax.train.mesh import batch_sharding, check_divides, device_mesh, place
+from sdjax.train.mesh import batch_sharding, check_divides, device_mesh, fetched, place
 from sdjax.train.methods.method import Method
 from sdjax.train.objective import Batch, Metrics, Objective
 from sdjax.train.optimisers import Optimiser
@@ -64,7 +64,7 @@ class Step:
 
     def evaluated(self, state: TrainState) -> Params:
         """The parameters to look at and to ship, on the host: see `state.evaluated`."""
-        return jax.device_get(evaluated(state, self.optimiser))
+        return fetched(evaluated(state, self.optimiser))
 
 
 def make_step(
