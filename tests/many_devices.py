@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax.train.averages import Decay
-from sdjax.train.checkpoint import fingerprints, flat, opened
+from sdjax.train.checkpoint import flat, opened
+from sdjax.train.fingerprints import fingerprints
 from sdjax.train.interrupt import Interrupted
 from sdjax.train.loop import fit, newest_step, restore
 from sdjax.train.mesh import device_mesh, own_rows

@@ -23,11 +23,12 @@ import pytest
 from sdjax.train.averages import Decay, PowerFunction, reconstruct
 from sdjax.train.checkpoint import Retention
 from sdjax.train.interrupt import Interrupted
-from sdjax.train.loop import Diverged, Every, Snapshots, all_of, averaged, fit, newest_step, restore, settings_of
+from sdjax.train.loop import Diverged, averaged, fit, newest_step, restore, settings_of
 from sdjax.train.optimisers import Optimiser
 from sdjax.train.rates import Constant, WarmupStableDecay
 from sdjax.train.state import TrainState
 from sdjax.train.step import make_plain_step
+from sdjax.train.watches import Every, Snapshots, all_of
 
 ROOT = Path(__file__).parent.parent
 

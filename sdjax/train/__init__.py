@@ -9,7 +9,19 @@ Modules are imported when they are first asked for: optax and orbax come with so
 import importlib
 from typing import Any
 
-LATER = ("averages", "checkpoint", "loop", "low_rank", "mesh", "metrics", "optimisers", "rates", "state", "step")
+LATER = (
+    "averages",
+    "checkpoint",
+    "loop",
+    "low_rank",
+    "mesh",
+    "metrics",
+    "optimisers",
+    "rates",
+    "state",
+    "step",
+    "watches",
+)
 
 
 def __dir__() -> list[str]:
