@@ -20,7 +20,7 @@ def fingerprints(leaves: Mapping[str, Any]) -> dict[str, str]:
     alike: dict[Any, list[str]] = {}
     for name, leaf in leaves.items():
         alike.setdefault((leaf.shape, str(leaf.dtype), getattr(leaf, "sharding", None)), []).append(name)
-    found = {}
+    found: dict[str, str] = {}
     for names in alike.values():  # one program after the other: XLA's collectives on a CPU lock each other out
         sums = jax.device_get(_sums([leaves[name] for name in names]))
         found |= {name: "".join(f"{int(one):08x}" for one in row) for name, row in zip(names, sums, strict=True)}

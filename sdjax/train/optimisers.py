@@ -131,7 +131,9 @@ class Optimiser:
             new = new._replace(estim_lr=jnp.where(nothing, state.estim_lr, new.estim_lr))
             updates = jax.tree.map(lambda one: jnp.where(nothing, 0.0, one), updates)
             debiased = jnp.sqrt(1 - self.b2**new.count) / (1 - self.b1**new.count)
-            decay = optax.add_decayed_weights(-self.weight_decay * state.estim_lr * rate * debiased, self._mask)
+            decay = optax.add_decayed_weights(
+                -(self.weight_decay or 0.0) * state.estim_lr * rate * debiased, self._mask
+            )
             return decay.update(updates, decay.init(params), params)[0], new
 
         return optax.GradientTransformation(own.init, update)
