@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax.train.averages import Decay
-from sdjax.train.checkpoint import fingerprints, flat, opened
+from sdjax.train.checkpoint import flat, opened
+from sdjax.train.fingerprints import fingerprints
 from sdjax.train.interrupt import Interrupted
 from sdjax.train.loop import fit, newest_step, restore
 from sdjax.train.mesh import device_mesh, own_rows
@@ -113,6 +114,7 @@ def meshes(folder: Path) -> dict[str, Any]:
         found["apart"][f"{name} to {other}"] = apart(
             run(folder / "moved" / name, steps[other], 10, report=quiet), states["one"]
         )
+    found["total"] = float(np.sum(steps["one"].evaluated(states["one"])["unet"]["layer"]["kernel"], dtype=np.float64))
     found["moved"] = apart(states["one"].params, Wide().start(params(), None))
     state = restore(folder / "cut", states["one"])
     found["marks"] = [fingerprints(flat(one)) == fingerprints(flat(states["cut"])) for one in (state, states["one"])]
@@ -139,7 +141,14 @@ def process(folder: Path, port: str, index: str, steps: str, seconds: str) -> di
     except Interrupted as error:
         print(json.dumps({"interrupted": str(error), "newest": newest_step(folder)}), flush=True)
         sys.exit(error.status)
-    return {"step": int(state.step), "rows": [part.start, part.stop], "said": len(said), "devices": jax.device_count()}
+    total = float(np.sum(step.evaluated(state)["unet"]["layer"]["kernel"], dtype=np.float64))
+    return {
+        "step": int(state.step),
+        "total": total,
+        "rows": [part.start, part.stop],
+        "said": len(said),
+        "devices": jax.device_count(),
+    }
 
 
 if __name__ == "__main__":

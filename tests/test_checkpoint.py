@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdjax.train.checkpoint import Checkpoints, Damaged, Retention, fingerprints, flat, opened, resumed, saved_steps
+from sdjax.train.checkpoint import Checkpoints, Damaged, Retention, flat, opened, resumed, saved_steps
+from sdjax.train.fingerprints import fingerprints
 from sdjax.train.optimisers import Optimiser
 from sdjax.train.state import TrainState
 

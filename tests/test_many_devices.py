@@ -72,6 +72,7 @@ def test_two_processes_are_one_run(found, tmp_path):
     first, second = map(told, both)
     assert first["step"] == second["step"] == 10 and first["devices"] == 4
     assert [first["rows"], second["rows"]] == [[0, 8], [8, 16]]
+    assert first["total"] == second["total"] == pytest.approx(found["total"], rel=1e-6)
     assert first["said"] == 10 and second["said"] == 0
     np.testing.assert_allclose(losses(tmp_path), found["losses"]["one"], rtol=1e-5)
 

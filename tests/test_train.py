@@ -20,14 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdjax.train.averages import Decay
+from sdjax.train.averages import Decay, PowerFunction, reconstruct
 from sdjax.train.checkpoint import Retention
 from sdjax.train.interrupt import Interrupted
-from sdjax.train.loop import Diverged, Every, averaged, fit, newest_step, restore, settings_of
+from sdjax.train.loop import Diverged, averaged, fit, newest_step, restore, settings_of
 from sdjax.train.optimisers import Optimiser
-from sdjax.train.rates import WarmupStableDecay
+from sdjax.train.rates import Constant, WarmupStableDecay
 from sdjax.train.state import TrainState
 from sdjax.train.step import make_plain_step
+from sdjax.train.watches import Every, Snapshots, all_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -225,6 +226,21 @@ def test_checkpoints_stay_by_their_step_and_their_metric(tmp_path):
     assert [done for done, _ in seen] == [3, 6, 9, 12, 15] and int(state.step) == 16
     restored = restore(tmp_path, state)
     assert float(restored.averages["decay_0.9"]["layer"]["bias"][0]) != seen[-1][1] != 0
+
+
+def test_snapshots_make_averages_of_other_widths(tmp_path):
+    """Several watches at once; the snapshot of the last step is the state's average."""
+    widths, seen = (PowerFunction(0.05), PowerFunction(0.1)), []
+    step = make_plain_step(loss, Optimiser(), widths)
+    watch = all_of(Snapshots(4, tmp_path, widths), Every(4, step.optimiser, lambda done, params: seen.append(done)))
+    state = fit(
+        tmp_path, step.begin(PARAMS), step, batch, Constant(0.05), steps=12, seed=0, settings={}, watch=watch,
+        report=lambda line: None,
+    )  # fmt: skip
+    made = reconstruct(tmp_path, 0.05)["layer"]["kernel"]
+    np.testing.assert_allclose(made, state.averages["width_0.05"]["layer"]["kernel"], rtol=1e-5, atol=1e-6)
+    between = reconstruct(tmp_path, 0.08)["layer"]["kernel"]
+    assert np.abs(between - made).max() > 1e-3 and seen == [4, 8, 12]
 
 
 @pytest.mark.ci

@@ -12,6 +12,7 @@ import sdjax
 from sdjax.config import UNetConfig
 from sdjax.config.image_prompt import BASE, PLUS, ImagePromptConfig, ResamplerConfig
 from sdjax.core import tree
+from sdjax.core.jit import options
 from sdjax.model.builtin import ASSETS
 from sdjax.nn.conditioning import Conditions
 from sdjax.nn.unet import UNet
@@ -161,13 +162,13 @@ def test_an_image_prompt_learns_and_is_read_again(params, architecture, tmp_path
 
 def test_remat_gives_the_same_and_holds_less(params):
     config = UNetConfig.from_dict(json.loads(UNET_JSON))
-    x, t = jnp.ones((4, 16, 16, 4)), jnp.array([3.0, 500.0, 20.0, 999.0])
+    x, t = jnp.ones((4, 32, 32, 4)), jnp.array([3.0, 500.0, 20.0, 999.0])
     conditions = Conditions(jnp.asarray(np.random.default_rng(0).standard_normal((4, 24, 128)), jnp.float32))
 
     def compiled(remat: bool):
         unet = UNet(config, remat=remat)
         loss = lambda own: jnp.mean(jnp.square(unet.apply({"params": own}, x, t, conditions)))  # noqa: E731
-        return jax.jit(jax.value_and_grad(loss)).lower(params["unet"]).compile()
+        return jax.jit(jax.value_and_grad(loss), compiler_options=options()).lower(params["unet"]).compile()
 
     plain, again = compiled(False), compiled(True)
     (loss, gradient), (other, others) = plain(params["unet"]), again(params["unet"])
@@ -176,7 +177,7 @@ def test_remat_gives_the_same_and_holds_less(params):
         scale = np.abs(leaf).max()
         assert np.abs(leaf - tree.flatten(others)[path]).max() <= 1e-3 * scale + 1e-9, path
     held, less = (one.memory_analysis().temp_size_in_bytes for one in (plain, again))
-    assert less < 0.6 * held, f"{less / 1e6:.0f} MB of {held / 1e6:.0f} MB"
+    assert less < 0.75 * held, f"{less / 1e6:.0f} MB of {held / 1e6:.0f} MB"
 
 
 def test_an_architecture_is_hashable_and_refuses_an_unknown_prediction(architecture):

@@ -17,6 +17,7 @@ import importlib
 from typing import Any
 
 LATER = (
+<<<<<<< HEAD
     "architecture",
     "averages",
     "checkpoint",
@@ -29,11 +30,23 @@ LATER = (
     "methods",
     "metrics",
     "objective",
+=======
+    "averages",
+    "checkpoint",
+    "loop",
+    "low_rank",
+    "mesh",
+    "metrics",
+>>>>>>> loop
     "optimisers",
     "rates",
     "state",
     "step",
+<<<<<<< HEAD
     "validation",
+=======
+    "watches",
+>>>>>>> loop
 )
 
 

@@ -5,13 +5,8 @@
                        dtype and a fingerprint; and the SHA-256 of all this
 
 A leaf is known by its path, so that one optimiser's state is never taken for another's of the same shapes. Orbax has no
-checksum of what its files hold. Read back, a leaf must have the fingerprint that it was saved with:
-
-    f(x) = sum_i m(i) x_i  mod 2^32,    x_i the bits of number i, m(i) odd, and once more with other m        (1)
-
-One changed x_i changes f, whatever it was, since an odd m has an inverse; several leave both sums as they were once in
-2^62 times. Sums do not ask in how many pieces a leaf lies: (1) is computed where the numbers are, over any mesh, and is
-the same over another, which is what a state may be read back on.
+checksum of what its files hold. Read back, a leaf must have the fingerprint that it was saved with, see `fingerprints`;
+that does not ask over how many devices it lies, and so a state may be read back over others.
 """
 
 import hashlib
@@ -24,17 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from sdjax.core.errors import closest
 from sdjax.core.version import VERSION
+from sdjax.train.fingerprints import fingerprints
 
 STEP = "step_"
 SHA256 = "sha256"
-SALTS = (0x9E3779B9, 0x85EBCA6B)  # one for each of equation 1's two sums
 
 
 class Damaged(ValueError):
@@ -183,6 +177,7 @@ def flat(state: Any) -> dict[str, Any]:
     return found
 
 
+<<<<<<< HEAD
 def fingerprints(leaves: Mapping[str, Any]) -> dict[str, str]:
     """Equation 1 for every leaf, as 16 hexadecimal digits."""
     alike: dict[Any, list[str]] = {}
@@ -215,6 +210,8 @@ def _sum(leaf: jax.Array, salt: int) -> jax.Array:
     return jnp.sum(place * bits.astype(jnp.uint32), dtype=jnp.uint32)
 
 
+=======
+>>>>>>> loop
 def versions() -> dict[str, str]:
     """What a state was made by."""
     return {"sdjax": VERSION, "jax": jax.__version__, "numpy": np.__version__, "orbax": ocp.__version__}

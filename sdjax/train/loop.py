@@ -8,34 +8,26 @@ that is damaged is put aside, and the one before it taken.
 The devices, and what of the state lies where, are the step's (see `mesh`); a run may go on with others.
 """
 
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
 from sdjax.core.keys import key, settled
 from sdjax.core.tree import Params
 from sdjax.train import run_folder
-from sdjax.train.checkpoint import Checkpoints, Damaged, Retention, first_line, opened, resumed, saved_steps
+from sdjax.train.checkpoint import Damaged, Retention, first_line, opened, resumed, saved_steps
 from sdjax.train.interrupt import Interrupted, watched
 from sdjax.train.mesh import place, share
-from sdjax.train.metrics import Recorder, Row
-from sdjax.train.optimisers import Optimiser
+from sdjax.train.metrics import Recorder
+from sdjax.train.progress import Clock, Progress
+from sdjax.train.progress import Diverged as Diverged
 from sdjax.train.run_folder import settings_of as settings_of
-from sdjax.train.state import TrainState, evaluated
+from sdjax.train.state import TrainState
 from sdjax.train.step import Step
-
-Watch = Callable[[int, TrainState], Row | None]
-
-
-class Diverged(ValueError):
-    """The loss or its gradient became NaN or infinite; the message names the step and the last good checkpoint."""
+from sdjax.train.watches import Watch
 
 
 def fit(
@@ -65,7 +57,7 @@ def fit(
     ends after `limit_seconds`. In several processes the clock is the first one's, looked at every `every` steps.
 
     After every step `watch` is called with the number of those done and the state, which the next step will overwrite
-    (see `Every`); metrics that it returns are that step's too. `recorders` are told all of them.
+    (see `watches`); metrics that it returns are that step's too. `recorders` are told all of them.
 
     Raises:
         ValueError: the folder belongs to a run with other settings, or the batch does not divide over the devices.
@@ -82,9 +74,9 @@ def fit(
     with opened(folder, retention) as checkpoints, watched() as told:
         state = resumed(checkpoints, place(state, step.mesh), report)
         run_folder.check_room(folder, state)
-        run = _Run(folder, checkpoints, list(recorders), {"seed": seed, "settings": settings}, steps, every, report)
+        run = Progress(folder, checkpoints, list(recorders), {"seed": seed, "settings": settings}, steps, every, report)
         run.begin(int(state.step))
-        own, clock = key(seed), _Clock(save_seconds, limit_seconds)
+        own, clock = key(seed), Clock(save_seconds, limit_seconds)
         try:
             for n in range(run.first, steps):
                 with settled():
@@ -107,106 +99,6 @@ def fit(
             checkpoints.wait()
             raise Interrupted(f"{folder}: stopped by {told.name}, with its state saved; start it again to go on")
     return state
-
-
-@dataclass
-class _Run:
-    """What a run has not told of yet: the metrics of its newest steps, still on the devices."""
-
-    folder: Path
-    checkpoints: Checkpoints
-    recorders: list[Recorder]
-    about: Mapping[str, Any]
-    steps: int
-    every: int
-    report: Callable[[str], None]
-    first: int = 0
-    begun: float = field(default_factory=time.monotonic)
-    unread: list[tuple[Any, dict[str, float]]] = field(default_factory=list)
-    newest: dict[str, float] = field(default_factory=dict)
-
-    def begin(self, done: int) -> None:
-        """With so many steps done before."""
-        self.first, self.begun = done, time.monotonic()
-        self.recorders = self.recorders if jax.process_index() == 0 else []
-        for recorder in self.recorders:
-            recorder.begin(done)
-
-    def note(self, metrics: Any, rate: float, more: Row | None) -> None:
-        """One step's metrics, and what is known of it on the host."""
-        self.unread.append((metrics, {"rate": rate, **(more or {})}))
-
-    def read(self, done: int, shown: bool) -> None:
-        """Fetches what is unread. Raises Diverged at the first step whose loss or gradient is not finite."""
-        read, self.unread = jax.device_get(self.unread), []
-        for n, (metrics, more) in enumerate(read, done + 1 - len(read)):
-            first_of_all = {name: metrics[name] for name in ("loss", "gradient_norm")}
-            self.newest = {name: float(value) for name, value in {**first_of_all, **metrics, **more}.items()}
-            self._check_finite(n)
-            for recorder in self.recorders:
-                recorder.record(n, self.newest)
-        if shown:
-            pace = (time.monotonic() - self.begun) / max(1, done - self.first)
-            self.report(_line(done, self.steps, self.newest["loss"], self.newest["gradient_norm"], pace))
-
-    def save(self, done: int, state: TrainState) -> None:
-        """Begins to write a checkpoint, after the recorders' files."""
-        for recorder in self.recorders:
-            recorder.flush()
-        run_folder.check_room(self.folder, state)
-        self.checkpoints.save(done, state, self.about, {k: v for k, v in self.newest.items() if math.isfinite(v)})
-
-    def end(self) -> None:
-        """After the last step, whatever ended it."""
-        for recorder in self.recorders:
-            recorder.end()
-
-    def _check_finite(self, n: int) -> None:
-        loss, norm = self.newest["loss"], self.newest["gradient_norm"]
-        if not math.isfinite(loss + norm):
-            self.checkpoints.wait()
-            good = self.checkpoints.newest()
-            kept = "nothing saved yet" if good is None else f"last good state: step {good}, on disk"
-            what = f"loss {loss}, gradient {norm} at step {n}; {kept}"
-            raise Diverged(f"{self.folder}: {what}. {_cause(loss, self.newest['rate'])}")
-
-
-class _Clock:
-    """When to save, and when time is up; in several processes the first one's says it for all."""
-
-    def __init__(self, save_seconds: float, limit_seconds: float | None) -> None:
-        self.save, self.limit = save_seconds, math.inf if limit_seconds is None else limit_seconds
-        self.begun = self.last = time.monotonic()
-
-    def agreed(self, shown: bool) -> tuple[bool, bool]:
-        """(Whether time is up, whether to save); several processes ask each other where `shown`."""
-        now = time.monotonic()
-        late, due = now - self.begun > self.limit, now - self.last > self.save
-        if jax.process_count() == 1:
-            return late, due
-        if not shown:
-            return False, False
-        late, due = multihost_utils.broadcast_one_to_all(np.array([late, due]))
-        return bool(late), bool(due)
-
-    def saved(self) -> None:
-        """Now."""
-        self.last = time.monotonic()
-
-
-@dataclass(frozen=True)
-class Every:
-    """A `watch` that calls `call(steps done, the evaluated parameters)` after every n-th step.
-
-    What it returns are metrics of that step: "validation_loss" is what `Retention.best` goes by.
-    """
-
-    n: int
-    optimiser: Optimiser
-    call: Callable[[int, Params], Row | None]
-
-    def __call__(self, done: int, state: TrainState) -> Row | None:
-        return None if done % self.n else self.call(done, evaluated(state, self.optimiser))
 
 
 def restore(folder: str | Path, state: TrainState) -> TrainState:
@@ -252,20 +144,3 @@ def newest_step(folder: str | Path) -> int:
     if not steps:
         raise FileNotFoundError(f"{folder}: no checkpoint there; train first")
     return max(steps)
-
-
-def _line(done: int, steps: int, loss: float, norm: float, pace: float) -> str:
-    left = (steps - done) * pace / 60
-    return f"step {done}/{steps} loss {loss:.4f} gradient {norm:.2f} {pace:.3f} s/step {left:.1f} min left"
-
-
-def _cause(loss: float, rate: float) -> str:
-    """What is likely to be behind a step that is not finite."""
-    if math.isfinite(loss):
-        return (
-            f"The loss is finite and its gradient is not: a root or a division at 0, or half precision; rate {rate:g}"
-        )
-    return (
-        f"Likely: a rate too high ({rate:g}; try a third), a picture or latent of this batch that is not finite, "
-        "or half precision in a network that overflows in it"
-    )

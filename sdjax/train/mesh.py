@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 DATA, FSDP = "data", "fsdp"
@@ -67,6 +68,11 @@ def place(tree: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
     return jax.tree.map(one, tree)
+
+
+def fetched(tree: Any) -> Any:
+    """A tree of arrays on the host, whole, in every process; all of them ask for it."""
+    return jax.device_get(tree) if jax.process_count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
 
 
 def own_rows(mesh: Mesh, b: int) -> slice:

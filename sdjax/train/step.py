@@ -24,16 +24,21 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from sdjax.core.jit import options
 from sdjax.core.tree import Params
 from sdjax.train.averages import Average, moved
-from sdjax.train.mesh import batch_sharding, check_divides, device_mesh, place
+from sdjax.train.mesh import batch_sharding, check_divides, device_mesh, fetched, place
 from sdjax.train.methods.method import Method
 from sdjax.train.objective import Batch, Metrics, Objective
 from sdjax.train.optimisers import Optimiser
 from sdjax.train.state import TrainState, evaluated
 
 Told = dict[str, jax.Array]  # a step's metrics: scalars, among them "loss" and "gradient_norm"
+<<<<<<< HEAD
 Run = Any  # jitted: (state, batch, key, rate, what does not learn) -> (the next state, metrics)
+=======
+Run = Any  # a jitted function of (state, batch, key, rate, frozen) -> (state, metrics)
+>>>>>>> loop
 Draw = Callable[[Any, jax.Array], Any]
 Loss = Callable[[Params, Any, Any], tuple[jax.Array, Metrics]]  # of what learns, what does not, and a drawn batch
 
@@ -64,7 +69,7 @@ class Step:
 
     def evaluated(self, state: TrainState) -> Params:
         """The parameters to look at and to ship, on the host: see `state.evaluated`."""
-        return jax.device_get(evaluated(state, self.optimiser))
+        return fetched(evaluated(state, self.optimiser))
 
 
 def make_step(
@@ -143,7 +148,7 @@ def _made(
     mesh = device_mesh() if mesh is None else mesh
     gradient = partial(_gradient, loss, accumulate, mesh)
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, compiler_options=options())  # else XLA:CPU undoes what remat saves
     def run(state: TrainState, batch: Any, key: jax.Array, rate: jax.Array, frozen: Any) -> tuple[TrainState, Told]:
         drawn = draw(batch, jax.random.fold_in(key, state.step))
         gradients, told = gradient(state.params, frozen, drawn)
