@@ -17,7 +17,6 @@ import importlib
 from typing import Any
 
 LATER = (
-<<<<<<< HEAD
     "architecture",
     "averages",
     "checkpoint",
@@ -30,23 +29,12 @@ LATER = (
     "methods",
     "metrics",
     "objective",
-=======
-    "averages",
-    "checkpoint",
-    "loop",
-    "low_rank",
-    "mesh",
-    "metrics",
->>>>>>> loop
     "optimisers",
     "rates",
     "state",
     "step",
-<<<<<<< HEAD
     "validation",
-=======
     "watches",
->>>>>>> loop
 )
 
 

@@ -177,41 +177,6 @@ def flat(state: Any) -> dict[str, Any]:
     return found
 
 
-<<<<<<< HEAD
-def fingerprints(leaves: Mapping[str, Any]) -> dict[str, str]:
-    """Equation 1 for every leaf, as 16 hexadecimal digits."""
-    alike: dict[Any, list[str]] = {}
-    for name, leaf in leaves.items():
-        alike.setdefault((leaf.shape, str(leaf.dtype), getattr(leaf, "sharding", None)), []).append(name)
-    found: dict[str, str] = {}
-    for names in alike.values():  # one program after the other: XLA's collectives on a CPU lock each other out
-        sums = jax.device_get(_sums([leaves[name] for name in names]))
-        found |= {name: "".join(f"{int(one):08x}" for one in row) for name, row in zip(names, sums, strict=True)}
-    return found
-
-
-@jax.jit
-def _sums(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.stack([jnp.stack([_sum(leaf, salt) for salt in SALTS]) for leaf in leaves])
-
-
-def _sum(leaf: jax.Array, salt: int) -> jax.Array:
-    """One sum of equation 1; the place i is made of the axes' own places, for a cut leaf is not to be gathered."""
-    if leaf.dtype.itemsize == 1:
-        bits = leaf.astype(jnp.uint8)
-    else:
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint16 if leaf.dtype.itemsize == 2 else jnp.uint32)
-    place, stride = jnp.full(bits.shape, salt, jnp.uint32), 1
-    for axis in reversed(range(bits.ndim)):
-        step = jnp.uint32(stride % 2**32)
-        place, stride = place + step * jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis), stride * bits.shape[axis]
-    place = (place ^ (place >> 16)) * jnp.uint32(0x7FEB352D)
-    place = (place ^ (place >> 15)) * jnp.uint32(0x846CA68B) | jnp.uint32(1)
-    return jnp.sum(place * bits.astype(jnp.uint32), dtype=jnp.uint32)
-
-
-=======
->>>>>>> loop
 def versions() -> dict[str, str]:
     """What a state was made by."""
     return {"sdjax": VERSION, "jax": jax.__version__, "numpy": np.__version__, "orbax": ocp.__version__}

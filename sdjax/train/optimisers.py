@@ -132,11 +132,7 @@ class Optimiser:
             updates = jax.tree.map(lambda one: jnp.where(nothing, 0.0, one), updates)
             debiased = jnp.sqrt(1 - self.b2**new.count) / (1 - self.b1**new.count)
             decay = optax.add_decayed_weights(
-<<<<<<< HEAD
-                -float(self.weight_decay or 0) * state.estim_lr * rate * debiased, self._mask
-=======
                 -(self.weight_decay or 0.0) * state.estim_lr * rate * debiased, self._mask
->>>>>>> loop
             )
             return decay.update(updates, decay.init(params), params)[0], new
 

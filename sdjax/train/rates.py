@@ -83,12 +83,7 @@ def make_rate(kind: str, peak: float, steps: int, warmup: int = 0) -> Callable[[
         return Constant(peak, warmup)
     if kind == "warmup_stable_decay":
         return WarmupStableDecay(peak, steps, max(1, steps // 5), warmup)
-<<<<<<< HEAD
-    falling: type[Linear] | type[Cosine] = Linear if kind == "linear" else Cosine
-    return falling(peak, steps, warmup)
-=======
     return Linear(peak, steps, warmup) if kind == "linear" else Cosine(peak, steps, warmup)
->>>>>>> loop
 
 
 def _up(n: int, warmup: int) -> float:

@@ -34,11 +34,7 @@ from sdjax.train.optimisers import Optimiser
 from sdjax.train.state import TrainState, evaluated
 
 Told = dict[str, jax.Array]  # a step's metrics: scalars, among them "loss" and "gradient_norm"
-<<<<<<< HEAD
-Run = Any  # jitted: (state, batch, key, rate, what does not learn) -> (the next state, metrics)
-=======
 Run = Any  # a jitted function of (state, batch, key, rate, frozen) -> (state, metrics)
->>>>>>> loop
 Draw = Callable[[Any, jax.Array], Any]
 Loss = Callable[[Params, Any, Any], tuple[jax.Array, Metrics]]  # of what learns, what does not, and a drawn batch
 
