@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from sdjax.core.jit import options
 from sdjax.core.tree import Params
 from sdjax.train.averages import Average, moved
-from sdjax.train.mesh import batch_sharding, check_divides, device_mesh, fetched, place
+from sdjax.train.mesh import batch_sharding, check_divides, device_mesh, fetched, place, shardings
 from sdjax.train.methods.method import Method
 from sdjax.train.objective import Batch, Metrics, Objective
 from sdjax.train.optimisers import Optimiser
@@ -152,7 +152,9 @@ def _made(
         n = state.step.astype(jnp.float32)
         moving = {one.name: moved(state.averages[one.name], params, one.weight(n)) for one in averages}
         told = {**told, "gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(state.step + 1, params, moving, memory), told
+        after = TrainState(state.step + 1, params, moving, memory)
+        # Where it lay: else XLA may choose, the next step is another program, and a resumed run has other last bits.
+        return jax.lax.with_sharding_constraint(after, shardings(after, mesh)), told
 
     return Step(run, place(frozen, mesh), optimiser, tuple(averages), accumulate, mesh)
 
