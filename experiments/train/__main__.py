@@ -25,7 +25,7 @@ from experiments.train.outcome import Outcome
 from experiments.train.recipes import RECIPES, Learner, Recipe
 from sdjax.core.keys import key
 from sdjax.core.tree import Params
-from sdjax.train.averages import Average, Decay, PowerFunction, write_snapshot
+from sdjax.train.averages import Average, Decay, PowerFunction
 from sdjax.train.checkpoint import Retention
 from sdjax.train.data.ahead import Ahead
 from sdjax.train.loop import fit
@@ -33,8 +33,9 @@ from sdjax.train.mesh import device_mesh
 from sdjax.train.metrics import Csv, Recorder, TensorBoard
 from sdjax.train.optimisers import Optimiser
 from sdjax.train.rates import make_rate
-from sdjax.train.state import TrainState, evaluated
+from sdjax.train.state import TrainState
 from sdjax.train.step import Step, make_step
+from sdjax.train.watches import Every, Snapshots, Watch, all_of
 
 FLAGS = flags.FLAGS
 say = partial(print, flush=True)
@@ -75,13 +76,13 @@ def main() -> None:
             limit_seconds=FLAGS.limit,
             retention=Retention(newest=FLAGS.keep_newest, best=1 if FLAGS.validate_every else 0, metric="validation"),
             recorders=recorders(),
-            watch=partial(watch, outcome, optimiser, averages),
+            watch=watching(outcome, optimiser, averages),
             report=say,
         )
     if int(state.step) < FLAGS.steps:
         say(f"stopped after {int(state.step)} of {FLAGS.steps} steps; the same command goes on")
         return
-    learnt = jax.device_get(evaluated(state, optimiser))
+    learnt = step.evaluated(state)
     say(f"written: {outcome.write(learnt, Path(FLAGS.out))}")
     outcome.paint(learnt, FLAGS.steps)
 
@@ -143,16 +144,13 @@ def recorders() -> list[Recorder]:
     return [Csv(out / "metrics.csv"), *([TensorBoard(out / "tensorboard")] if FLAGS.tensorboard else [])]
 
 
-def watch(
-    outcome: Outcome, optimiser: Optimiser, averages: tuple[Average, ...], done: int, state: TrainState
-) -> dict[str, float] | None:
-    """After every step: now and then a look at what has been learnt, and snapshots of the averages."""
-    if not FLAGS.validate_every or done % FLAGS.validate_every:
-        return None
-    for average in averages:
-        if isinstance(average, PowerFunction):
-            write_snapshot(FLAGS.out, average, jax.device_get(state.averages[average.name]), done)
-    return outcome.watch(done, evaluated(state, optimiser))
+def watching(outcome: Outcome, optimiser: Optimiser, averages: tuple[Average, ...]) -> Watch:
+    """Now and then a look at what has been learnt, and snapshots of averages of which others can be made."""
+    if not FLAGS.validate_every:
+        return all_of()
+    wide = tuple(one for one in averages if isinstance(one, PowerFunction))
+    look = Every(FLAGS.validate_every, optimiser, outcome.watch)
+    return all_of(look, Snapshots(FLAGS.validate_every, FLAGS.out, wide))
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ class Outcome:
             "ss_training_comment": "sdjax, experiments/train",
         }
         told["sdjax.data"] = json.dumps(self.material.fingerprint)
+        if values.zero_terminal_snr:
+            told["ss_zero_terminal_snr"] = "True"
         return told | ({"sdjax.words": json.dumps([values.trigger])} if values.trigger else {})
 
     def watch(self, done: int, trainable: Params) -> dict[str, float]:
@@ -115,7 +117,8 @@ class Outcome:
             prompt = sdjax.load_image_prompt(file, image_encoder=self.values.image_encoder)
             shown = self.material.pictures_of(count)  # type: ignore[attr-defined]
             return sd, {"image_prompt": [[(prompt, shown[i % len(shown)], 1.0)] for i in range(count)]}
-        return sd.with_adapters([(sdjax.load_adapter(file), 1.0)]), {}
+        few = {"sampler": ["lcm"] * count, "guidance_scale": [1.0] * count} if name == "lcm" else {}
+        return sd.with_adapters([(sdjax.load_adapter(file), 1.0)]), few
 
     def _trained(self, trainable: Params) -> sdjax.StableDiffusion:
         stored = {**self.model.sd.params}
