@@ -112,7 +112,7 @@ def test_a_run_leaves_an_adapter_and_goes_on_where_it_was(folder, tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert "5 pictures, 2 rejects" in ran.stdout and "s a step" in ran.stdout and "MB" in ran.stdout
     assert (out / "data.png").exists() and not (out / "adapter.safetensors").exists()
-    rejects = (out / "rejects.txt").read_text()
+    rejects = (out / "data_rejects.txt").read_text()
     assert "bad.jpg" in rejects and "tiny.png" in rejects and "10 x 10 is too small" in rejects
 
     ran = train(*flags, "--steps=2")

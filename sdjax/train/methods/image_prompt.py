@@ -28,7 +28,7 @@ from sdjax.nn.image_prompt import attention_paths, image_keys_values, projection
 from sdjax.nn.injections import ImageTokens, Injections
 from sdjax.train.losses.denoising import Denoising
 from sdjax.train.objective import Batch
-from sdjax.weights.write import Draft, write_file, write_tensors
+from sdjax.weights.write import Draft, make_folder, write_file, write_tensors
 
 COMPONENT = "image_prompt"
 FILE = "ip_adapter.safetensors"
@@ -83,6 +83,7 @@ class ImagePromptTraining:
         numbered = names.by_id(own[names.ATTENTION], attention_paths(params["unet"]))
         found = names.tensors({**own, names.ATTENTION: numbered}, self.config)
         drafts = {name: Draft.of(array) for name, array in found.items()}
+        make_folder(folder)
         write_file(folder / FILE, partial(write_tensors, drafts, metadata))
         return folder / FILE
 
