@@ -85,6 +85,11 @@ def test_a_config_is_read_and_never_run(folder, tmp_path):
     assert "must hold an object" in refused(train(f"--config={other}"))
 
 
+def test_a_word_that_is_in_no_caption(folder, tmp_path):
+    flags = ["--method=textual_inversion", "--word=bloop", "--word_start=red", f"--data={folder}"]
+    assert "--word=bloop stands in none of the captions" in refused(train(*flags, f"--out={tmp_path / 'run'}"))
+
+
 def test_a_folder_without_pictures_or_captions(folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -156,6 +161,8 @@ RUNS = {
 def test_every_method_runs_and_what_it_leaves_opens(method, folder, tmp_path):
     flags, left = RUNS[method]
     out, encoder = tmp_path / "run", ROOT / "sdjax/assets/control/image_encoder"
+    for path in folder.glob("*.txt"):
+        path.write_text("a bloop square" if method == "textual_inversion" else "a red square")
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\na blue square\n")
     data = [f"--prompts={prompts}"] if method == "reward" else [f"--data={folder}"]
