@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.ci
 def test_killed_runs_end_as_those_that_were_left_alone():
-    options = ["--kills=6", "--methods=full", "--accumulate=2", "--steps=12"]
+    options = ["--kills=3", "--methods=full", "--accumulate=2", "--steps=12"]
     command = [sys.executable, "-m", "experiments.kill_train", *options]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert ran.returncode == 0, ran.stderr
