@@ -58,9 +58,7 @@ def guarded(main: Callable[[], None], name: str) -> None:
             raise
         fail(name, str(error), 2)
     except Exception as error:
-        status = getattr(
-            error, "status", None
-        )  # of `sdjax.train.interrupt.Interrupted`, which is not imported for this
+        status = getattr(error, "status", None)  # of `train.interrupt.Interrupted`, not imported for this alone
         if not isinstance(status, int) or not _raised_by_us(error):
             raise
         fail(name, str(error), status)

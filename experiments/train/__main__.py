@@ -84,7 +84,8 @@ def main() -> None:
         return
     learnt = step.evaluated(state)
     say(f"written: {outcome.write(learnt, Path(FLAGS.out))}")
-    outcome.paint(learnt, FLAGS.steps)
+    if not FLAGS.validate_every or FLAGS.steps % FLAGS.validate_every:  # else the last look has painted these
+        outcome.paint(learnt, FLAGS.steps)
 
 
 def check_needs(recipe: Recipe) -> None:

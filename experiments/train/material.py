@@ -15,7 +15,7 @@ from PIL import Image
 
 from experiments import _files
 from experiments.train.model import Model
-from sdjax.train.data import buckets, encoders, sources
+from sdjax.train.data import buckets, sources
 from sdjax.train.data.batches import Batches, Form
 from sdjax.train.data.buckets import Buckets, Size
 from sdjax.train.data.captions import Captions, Tokens
@@ -213,9 +213,9 @@ def _caches(values: Any, model: Model, texts_learn: bool) -> dict[str, Any]:
     """Where latents and states are kept; none of what differs from step to step or learns."""
     folder, made = Path(values.out) / CACHE, dict[str, Any]()
     if values.cache and not values.random_crop:
-        made["moments"] = Moments(folder, encoders.vae(model.architecture, model.params)[1])
+        made["moments"] = Moments(folder, model.vae_encoder[1])
     if values.cache and not (texts_learn or values.shuffle_tags):
-        made["states"] = States(folder, encoders.texts(model.architecture, model.params)[1])
+        made["states"] = States(folder, model.text_encoder[1])
     return made
 
 
@@ -242,14 +242,12 @@ def _fill(batches: Batches, model: Model, report: Report, sizes: tuple[Size, ...
     """Encodes what is not there yet."""
     if batches.moments is not None:
         crops = batches.crops_of(sizes)
-        made = batches.moments.fill(
-            batches.pictures, crops, encoders.vae(model.architecture, model.params)[0], report=report
-        )
+        made = batches.moments.fill(batches.pictures, crops, model.vae_encoder[0], report=report)
         if made:
             report(f"{made} crops encoded, kept in {batches.moments.folder}")
     if batches.states is not None:
         batches.states.fill(
             batches.texts.all(batches.dataset.items),
             batches.tokens,
-            encoders.texts(model.architecture, model.params)[0],
+            model.text_encoder[0],
         )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 import sdjax
 from sdjax.train.architecture import Architecture
+from sdjax.train.data import encoders
 from sdjax.train.losses.levels import with_zero_terminal_snr
 
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -36,6 +37,16 @@ class Model:
     def params(self) -> dict[str, Any]:
         """By component, as wide as the checkpoint has them and no narrower than what the networks compute in."""
         return {name: jax.tree.map(self._array, dict(tree)) for name, tree in self.sd.params.items()}
+
+    @cached_property
+    def vae_encoder(self) -> tuple[encoders.EncodePixels, str]:
+        """What makes moments of pixels, and its digest, which takes a look at every parameter: once."""
+        return encoders.vae(self.architecture, self.params)
+
+    @cached_property
+    def text_encoder(self) -> tuple[encoders.EncodeTexts, str]:
+        """What makes states of ids, and its digest."""
+        return encoders.texts(self.architecture, self.params)
 
     @cached_property
     def unet_json(self) -> str:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +117,13 @@ class Outcome:
             prompt = sdjax.load_image_prompt(file, image_encoder=self.values.image_encoder)
             shown = self.material.pictures_of(count)  # type: ignore[attr-defined]
             return sd, {"image_prompt": [[(prompt, shown[i % len(shown)], 1.0)] for i in range(count)]}
-        few = {"sampler": ["lcm"] * count, "guidance_scale": [1.0] * count} if name == "lcm" else {}
-        return sd.with_adapters([(sdjax.load_adapter(file), 1.0)]), few
+        few: dict[str, list[Any]] = {"sampler": ["lcm"] * count, "guidance_scale": [1.0] * count}
+        return sd.with_adapters([(sdjax.load_adapter(file), 1.0)]), few if name == "lcm" else {}
 
     def _trained(self, trainable: Params) -> sdjax.StableDiffusion:
-        stored = {**self.model.sd.params}
-        return self.model.with_params(self.learner.method.join(trainable, stored))
+        return self.model.with_params(self.learner.method.join(trainable, self.model.sd.params))
 
-    @property
+    @cached_property
     def _fixed(self) -> dict[str, Any] | None:
         return self.material.fixed(COUNT)
 

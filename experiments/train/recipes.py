@@ -7,7 +7,7 @@ lora dora loha lokr  factors beside its layers                 controlnet, ip_ad
 textual_inversion    vectors of a new word                     hypernetwork: layers before keys and values
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -105,7 +105,7 @@ def textual_inversion(values: Any, model: Model) -> Learner:
     tokenizers = model.tokenizers
     starts = [one.replace("+", " ") for one in values.word_start]
     method = TextualInversion.of(values.word, starts, next(iter(tokenizers.values())))
-    rows = partial(_rows, method, tokenizers)
+    rows = partial(method.rows, tokenizers=tokenizers)
     return Learner(method, _loss(values, model), tokens=rows, texts_learn=True)
 
 
@@ -207,10 +207,6 @@ def _beside(kind: Callable[..., Any], values: Any, model: Model) -> Any:
         layers += tuple((tower.component, values.text_layers) for tower in model.architecture.texts)
     chosen(model.params, layers)  # a mistake in them is told before any picture is looked at
     return kind(rank=values.rank, alpha=values.alpha, layers=layers)
-
-
-def _rows(method: TextualInversion, tokenizers: Mapping[str, Any], texts: Sequence[str]) -> Mapping[str, Any]:
-    return method.rows(texts, tokenizers)
 
 
 def _begun_net(values: Any, model: Model, params: Params) -> dict[str, Any]:
