@@ -13,7 +13,7 @@ from PIL import Image
 import sdjax
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--resolution=64", "--batch=2", "--report_every=1", "--learning_rate=1e-3"]
+SMALL = ["--batch=2", "--report_every=1", "--learning_rate=1e-3"]
 
 
 def train(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -103,7 +103,7 @@ def test_a_folder_without_pictures_or_captions(folder, tmp_path):
 
 
 @pytest.mark.ci
-def test_a_run_leaves_an_adapter_and_goes_on_where_it_was(folder, tmp_path):
+def test_a_run_leaves_an_adapter_and_goes_on_where_it_was(tiny_checkpoint, folder, tmp_path):
     """A corrupt JPEG, one of 10 pixels are listed; CMYK is read. Then other settings are refused."""
     (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
     picture(0, 80).resize((10, 10)).save(folder / "tiny.png")
@@ -111,7 +111,8 @@ def test_a_run_leaves_an_adapter_and_goes_on_where_it_was(folder, tmp_path):
     for name in ("bad", "tiny", "cmyk"):
         (folder / f"{name}.txt").write_text("a red square")
     out = tmp_path / "run"
-    flags = [*SMALL, "--method=lora", f"--data={folder}", f"--out={out}", "--rank=2"]
+    model = f"--model={tiny_checkpoint}"
+    flags = [*SMALL, model, "--method=lora", f"--data={folder}", f"--out={out}", "--rank=2"]
 
     ran = train(*flags, "--steps=2", "--dry_run")
     assert ran.returncode == 0, ran.stderr
@@ -130,7 +131,7 @@ def test_a_run_leaves_an_adapter_and_goes_on_where_it_was(folder, tmp_path):
 
     adapter = sdjax.load_adapter(out / "adapter.safetensors")
     assert adapter.metadata["ss_steps"] == "4"
-    sd = sdjax.load()
+    sd = sdjax.load(tiny_checkpoint)
     worn = sd.generate("a red circle", steps=2, seed=0, decode=False, adapters=[(adapter, 1.0)]).latents
     assert np.abs(worn - sd.generate("a red circle", steps=2, seed=0, decode=False).latents).max() > 1e-6
     assert "other settings (rank)" in refused(train(*flags[:-1], "--rank=3", "--steps=4"))
@@ -143,9 +144,9 @@ RUNS = {
     "dora": (["--rank=2", "--text_layers=attention"], "adapter.safetensors"),
     "loha": (["--rank=2"], "adapter.safetensors"),
     "lokr": (["--rank=2", "--layers=transformers"], "adapter.safetensors"),
-    "textual_inversion": (["--word=bloop", "--word_start=red,yellow+green"], "adapter.safetensors"),
+    "textual_inversion": (["--word=bloop", "--word_start=red,blue+green"], "adapter.safetensors"),
     "hypernetwork": ([], "adapter.safetensors"),
-    "controlnet": (["--maps={data}", "--control_widths=4,8,8,8"], "controlnet"),
+    "controlnet": (["--maps={data}", "--control_widths=4,8"], "controlnet"),
     "ip_adapter": (["--image_encoder={encoder}"], "ip_adapter.safetensors"),
     "lcm": (["--rank=2", "--solver_steps=20"], "adapter.safetensors"),
     "dpo": (["--rank=2", "--rejected={data}"], "adapter.safetensors"),
@@ -158,7 +159,7 @@ RUNS = {
 
 @pytest.mark.ci
 @pytest.mark.parametrize("method", RUNS)
-def test_every_method_runs_and_what_it_leaves_opens(method, folder, tmp_path):
+def test_every_method_runs_and_what_it_leaves_opens(method, tiny_checkpoint, folder, tmp_path):
     flags, left = RUNS[method]
     out, encoder = tmp_path / "run", ROOT / "sdjax/assets/control/image_encoder"
     for path in folder.glob("*.txt"):
@@ -172,7 +173,8 @@ def test_every_method_runs_and_what_it_leaves_opens(method, folder, tmp_path):
         if method == "reward"
         else ["--validate_every=2", "--validation_prompts=a red circle", "--validation_steps=2"]
     )
-    ran = train(*SMALL, *data, *own, *shown, f"--method={method}", f"--out={out}", "--steps=2", "--ema=0.5")
+    asked = [f"--model={tiny_checkpoint}", f"--method={method}", f"--out={out}", "--steps=2", "--ema=0.5"]
+    ran = train(*SMALL, *data, *own, *shown, *asked)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "written: " in ran.stdout and (out / left).exists()
     opened = {
@@ -189,8 +191,8 @@ def test_every_method_runs_and_what_it_leaves_opens(method, folder, tmp_path):
 
 
 @pytest.mark.ci
-def test_a_run_that_diverges_says_where(folder, tmp_path):
-    flags = [*SMALL[:-1], "--learning_rate=1e30", "--clip=0", "--optimiser=lion", "--steps=6"]
+def test_a_run_that_diverges_says_where(tiny_checkpoint, folder, tmp_path):
+    flags = [*SMALL[:-1], f"--model={tiny_checkpoint}", "--learning_rate=1e30", "--clip=0", "--optimiser=lion", "--steps=6"]
     ran = train(*flags, "--method=full", f"--data={folder}", f"--out={tmp_path / 'run'}")
     line = refused(ran)
     assert "at step" in line and "a rate too high" in line

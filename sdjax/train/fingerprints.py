@@ -7,6 +7,7 @@ once in 2^64 times. A sum does not ask in how many pieces an array lies: (1) is 
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ def _sums(leaves: list[jax.Array]) -> jax.Array:
     return jnp.stack([jnp.stack([_sum(leaf, salt) for salt in SALTS]) for leaf in leaves])
 
 
+@partial(jax.jit, static_argnums=1)  # within _sums: leaves of one shape are traced once
 def _sum(leaf: jax.Array, salt: int) -> jax.Array:
     """One sum of equation 1; the place i is made of the axes' own places, for a cut leaf is not to be gathered."""
     if leaf.dtype.itemsize == 1:
