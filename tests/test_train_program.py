@@ -1,9 +1,9 @@
 """`python -m experiments.train`: what it refuses, in one line each, before anything is learnt; and runs of it."""
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,16 @@ import pytest
 from PIL import Image
 
 import sdjax
+from tests.served import Server
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--batch=2", "--report_every=1", "--learning_rate=1e-3"]
 
 
-def train(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.train", *flags]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def train() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    with Server("experiments.train.__main__") as server:
+        yield partial(server.run, "experiments.train")
 
 
 def picture(number: int, size: int = 80) -> Image.Image:
@@ -60,17 +62,21 @@ MISTAKES = {
     "no such folder": (["--method=lora", "--out=run", "--data=nowhere"], "nowhere: there is nothing there"),
     "a layer that is none": (["--method=lora", "--out=run", "--data=x", "--layers=atention"], "nearest: 'attention'"),
     "a weighting of another prediction": (["--method=lora", "--out=run", "--data=x", "--weighting=p2"], "p2"),
+    "a flag of another method": (
+        ["--method=lcm", "--out=run", "--data=x", "--text_layers=attention"],
+        "--method=lcm does not look at --text_layers; those that do: lora, dora, loha, lokr, reward",
+    ),
     "a reward that is none": (["--method=reward", "--out=run", "--prompts=x", "--reward=red"], "colour:R,G,B"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line(name, tmp_path):
+def test_a_mistake_is_one_line(train, name, tmp_path):
     flags, told = MISTAKES[name]
     assert told in refused(train(*flags))
 
 
-def test_a_config_is_read_and_never_run(folder, tmp_path):
+def test_a_config_is_read_and_never_run(train, folder, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("'''mine'''\nmethod = 'lora'\nrankk = 4\n")
     assert "there is no flag 'rankk'; nearest: 'rank'" in refused(train(f"--config={path}"))
@@ -85,12 +91,12 @@ def test_a_config_is_read_and_never_run(folder, tmp_path):
     assert "must hold an object" in refused(train(f"--config={other}"))
 
 
-def test_a_word_that_is_in_no_caption(folder, tmp_path):
+def test_a_word_that_is_in_no_caption(train, folder, tmp_path):
     flags = ["--method=textual_inversion", "--word=bloop", "--word_start=red", f"--data={folder}"]
     assert "--word=bloop stands in none of the captions" in refused(train(*flags, f"--out={tmp_path / 'run'}"))
 
 
-def test_a_folder_without_pictures_or_captions(folder, tmp_path):
+def test_a_folder_without_pictures_or_captions(train, folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     flags = ["--method=lora", f"--out={tmp_path / 'run'}"]
@@ -103,7 +109,7 @@ def test_a_folder_without_pictures_or_captions(folder, tmp_path):
 
 
 @pytest.mark.ci
-def test_a_run_leaves_an_adapter_and_goes_on_where_it_was(tiny_checkpoint, folder, tmp_path):
+def test_a_run_leaves_an_adapter_and_goes_on_where_it_was(train, tiny_checkpoint, folder, tmp_path):
     """A corrupt JPEG, one of 10 pixels are listed; CMYK is read. Then other settings are refused."""
     (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
     picture(0, 80).resize((10, 10)).save(folder / "tiny.png")
@@ -159,7 +165,7 @@ RUNS = {
 
 @pytest.mark.ci
 @pytest.mark.parametrize("method", RUNS)
-def test_every_method_runs_and_what_it_leaves_opens(method, tiny_checkpoint, folder, tmp_path):
+def test_every_method_runs_and_what_it_leaves_opens(train, method, tiny_checkpoint, folder, tmp_path):
     flags, left = RUNS[method]
     out, encoder = tmp_path / "run", ROOT / "sdjax/assets/control/image_encoder"
     for path in folder.glob("*.txt"):
@@ -191,14 +197,21 @@ def test_every_method_runs_and_what_it_leaves_opens(method, tiny_checkpoint, fol
 
 
 @pytest.mark.ci
-def test_a_run_that_diverges_says_where(tiny_checkpoint, folder, tmp_path):
-    flags = [*SMALL[:-1], f"--model={tiny_checkpoint}", "--learning_rate=1e30", "--clip=0", "--optimiser=lion", "--steps=6"]
+def test_a_run_that_diverges_says_where(train, tiny_checkpoint, folder, tmp_path):
+    flags = [
+        *SMALL[:-1],
+        f"--model={tiny_checkpoint}",
+        "--learning_rate=1e30",
+        "--clip=0",
+        "--optimiser=lion",
+        "--steps=6",
+    ]
     ran = train(*flags, "--method=full", f"--data={folder}", f"--out={tmp_path / 'run'}")
     line = refused(ran)
     assert "at step" in line and "a rate too high" in line
 
 
-def test_settings_of_a_config_are_flags(folder, tmp_path):
+def test_settings_of_a_config_are_flags(train, folder, tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"method": "lora", "data": str(folder), "rank": 0}))
     assert "rank = 0" in refused(train(f"--config={path}", f"--out={tmp_path / 'run'}"))

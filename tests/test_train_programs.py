@@ -1,9 +1,7 @@
 """`experiments.train_vae`, `train_clip` and `evaluate`: a user's mistakes in a line each, and a run of all three."""
 
-import os
 import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -12,13 +10,13 @@ from PIL import Image
 import sdjax
 from experiments.shapes import world
 from sdjax.train.evaluation.statistics import Statistics
+from tests.served import Server
 
-ROOT = Path(__file__).parent.parent
 
-
-def run(program: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"experiments.{program}", *flags]
-    return subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def run() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    with Server("experiments.train_vae", "experiments.train_clip", "experiments.evaluate") as server:
+        yield lambda program, *flags: server.run(f"experiments.{program}", *flags)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", list(MISTAKES))
-def test_mistakes(folder, name):
+def test_mistakes(run, folder, name):
     program, flags, said = MISTAKES[name]
     done = run(program, *(flag.replace("{}", str(folder)) for flag in flags))
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
@@ -61,7 +59,7 @@ def test_mistakes(folder, name):
 
 
 @pytest.mark.ci
-def test_all_three(folder, tmp_path):
+def test_all_three(run, folder, tmp_path):
     """A CLIP, the features of which judge pictures, and are a VAE's perceptual term; a run resumed is the same run."""
     small = ["--size=32", "--width=32", "--layers=1", "--embedding=8", "--batch=4", "--held_out=4"]
     trained = run("train_clip", f"--data={folder}", f"--out={tmp_path}/clip", "--steps=3", *small)

@@ -17,12 +17,13 @@ SIDES = ("eager", "channels_last", "compiled")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@torch.no_grad()
 def call(job: Job, side: str) -> Call:
     """A call that computes the job's row as `side` of SIDES does."""
-    torch.set_grad_enabled(False)
     makers = {"unet_step": step, "picture": picture, "vae_decode": decode, "text_encoder": text, "matmul": matmul}
     run = makers[job.row](job, side)
 
+    @torch.no_grad()
     def finished() -> Any:
         made = run()
         if DEVICE == "cuda":

@@ -3,6 +3,7 @@
     python -m experiments.shapes.report --count=1000 --sheets=out/sheets
     python -m experiments.shapes.report --count=300 --guidance_scales=1,2,3,5,8
     python -m experiments.shapes.report --count=300 --steps=4,8,20,50
+    python -m experiments.shapes.report --adapter=lcm.safetensors --sampler=lcm --steps=4 --guidance_scales=1
 
 Prints accuracy with 95 % Wilson intervals for random captions (of one object or two) and for each number of objects
 apart, with seen pairs only and with an unseen one; the kinds of error; how many of the pictures that the world itself
@@ -31,6 +32,7 @@ import sdjax
 from experiments import _cli
 from experiments.shapes import workers, world
 from experiments.shapes.score import Verdict, rate
+from experiments.train import rewards
 from sdjax.images.pixels import from_uint8, to_uint8
 
 FLAGS = flags.FLAGS
@@ -134,6 +136,9 @@ def measured(sd: sdjax.StableDiffusion, kind: str, setting: Setting, pool: Proce
     if FLAGS.sheets:
         Path(FLAGS.sheets).mkdir(parents=True, exist_ok=True)
         sheet(images[:40], 10).save(Path(FLAGS.sheets) / f"{kind.replace(',', '').replace(' ', '_')}.png")
+    if FLAGS.reward:
+        scores = rewards.read(FLAGS.reward)(jnp.asarray(from_uint8(images)), {}, {})
+        print(f"  the reward: {scores.mean():.4f}, standard error {scores.std() / len(scores) ** 0.5:.4f}", flush=True)
     return counted(prompts, workers.scores(pool, images, prompts))
 
 
@@ -144,6 +149,8 @@ def main() -> None:
     steps = [_cli.number(text, int, "steps") for text in FLAGS.steps]
     scales = [_cli.number(text, float, "guidance_scales") for text in FLAGS.guidance_scales]
     sd = sdjax.load(FLAGS.model)
+    if FLAGS.adapter:
+        sd = sd.with_adapters([(sdjax.load_adapter(FLAGS.adapter), 1.0)])
     settings = [
         Setting(FLAGS.sampler, count, scale, FLAGS.seed)
         for count, scale in itertools.product(steps, scales or [sd.guidance_scale])
@@ -167,6 +174,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("model", None, "Checkpoint; the shipped one by default.")
+    flags.DEFINE_string("adapter", None, "Merged into it at strength 1.")
+    flags.DEFINE_string("reward", None, "A score of pictures, as --reward of experiments.train; its mean is printed.")
     flags.DEFINE_integer("count", 300, "Captions of each kind.", lower_bound=1)
     flags.DEFINE_integer("batch", 50, "Pictures made at once.", lower_bound=1)
     flags.DEFINE_list("steps", ["20"], "Sampler steps, one number or several.")

@@ -1,7 +1,8 @@
 """What the adapters of the shapes model have taught it, and what it has forgotten: pictures, scored from their pixels.
 
     python -m experiments.shapes.score_adapters --count=200
-    python -m experiments.shapes.score_adapters --lora=runs/hexagon/hexagon.safetensors --inversion= --count=60
+    python -m experiments.shapes.score_adapters --lora=runs/hexagon/adapter.safetensors --inversion= --count=60
+    python -m experiments.shapes.score_adapters --lora= --model=runs/hexagon/model --inversion= --double=0
 
 For each file the part of right pictures with 95 % Wilson intervals: of captions with the new outline or colour that are
 none of the twenty it learnt from, of those among them whose colour (or outline) no picture showed the new thing with;
@@ -9,12 +10,13 @@ then of old captions, of the same seeds, without the adapter and with it. Wherev
 the new colour count: a hexagon is no circle. Of an inversion that part counts whose colours
 are right, and after it that where everything is. --out appends the figures as a JSON line.
 
-Both are worn, as a user would: `generate(adapters=, embeddings=)`. --strength is the LoRA's.
+Both are worn, as a user would: `generate(adapters=, embeddings=)`. --strength is the LoRA's. --model is scored as a
+LoRA is: a whole model that has been taught the outline. --outline and --colour say what was taught.
 """
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from experiments.shapes.world import NEW_COLOURS, NEW_SHAPES, Scene
 
 FLAGS = flags.FLAGS
 
-FOLDER = Path(sdjax.__file__).parent / "assets" / "adapters"
+Painter = Callable[[Sequence[str]], np.ndarray]  # prompts -> pictures uint8 `b H W 3`
 
 
 def drawn(sd: sdjax.StableDiffusion, prompts: Sequence[str], **worn: Any) -> np.ndarray:
@@ -55,16 +57,14 @@ def told(what: str, errors: Sequence[frozenset[str]], kind: str | None = None) -
     return {"what": what, "right": right, "of": len(errors), "errors": found}
 
 
-def new_captions(
-    sd: sdjax.StableDiffusion, name: str, word: str, kind: str | None, **worn: Any
-) -> list[dict[str, Any]]:
+def new_captions(paint: Painter, name: str, word: str, kind: str | None) -> list[dict[str, Any]]:
     """The figures of captions with the new thing, for which `word` is written: with one object, then with two."""
     figures = []
     for things, count in ((1, FLAGS.count), (2, FLAGS.double)):
         if not count:
             continue
         scenes = lessons.held_out(name, count, things, report.SEED)
-        images = drawn(sd, [scene.caption().replace(name, word) for scene in scenes], **worn)
+        images = paint([scene.caption().replace(name, word) for scene in scenes])
         errors = judged(images, scenes)
         objects = f"{name}, {things} object{'s' * (things - 1)}"
         other = [one for one, scene in zip(errors, scenes, strict=True) if lessons.other(name, scene) in lessons.OTHERS]
@@ -78,12 +78,18 @@ def new_captions(
     return figures
 
 
-def old_captions(sd: sdjax.StableDiffusion, worn: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The figures of old captions, the same without the adapter and with it."""
+def old_captions(before: Painter, after: Painter) -> list[dict[str, Any]]:
+    """The figures of old captions, the same before and after."""
     scenes = report.scenes(FLAGS.old, None, "seen")
     prompts = [scene.caption() for scene in scenes]
-    each: dict[str, Mapping[str, Any]] = {"without": {}, "with": worn}
-    return [told(f"old captions, {name}", judged(drawn(sd, prompts, **own), scenes)) for name, own in each.items()]
+    each = {"without": before, "with": after}
+    return [told(f"old captions, {name}", judged(paint(prompts), scenes)) for name, paint in each.items()]
+
+
+def outline(sd: sdjax.StableDiffusion, taught: Painter) -> list[dict[str, Any]]:
+    """The figures of a new outline."""
+    figures = new_captions(taught, FLAGS.outline, FLAGS.outline, None)
+    return figures + (old_captions(partial(drawn, sd), taught) if FLAGS.old else [])
 
 
 def main() -> None:
@@ -91,14 +97,14 @@ def main() -> None:
     if FLAGS.lora:
         adapter = sdjax.load_adapter(FLAGS.lora)
         print(adapter, f"at {FLAGS.strength:g}", flush=True)
-        worn = {"adapters": [(adapter, FLAGS.strength)]}
-        figures += new_captions(sd, adapter.name, adapter.name, None, **worn)
-        if FLAGS.old:
-            figures += old_captions(sd, worn)
+        figures += outline(sd, partial(drawn, sd, adapters=[(adapter, FLAGS.strength)]))
+    if FLAGS.model:
+        figures += outline(sd, partial(drawn, sdjax.load(FLAGS.model)))
     if FLAGS.inversion:
         inversion = sdjax.load_adapter(FLAGS.inversion)
         print(inversion, flush=True)
-        figures += new_captions(sd, inversion.name, inversion.word, "colour", embeddings={inversion.word: inversion})
+        worn = partial(drawn, sd, embeddings={inversion.word: inversion})
+        figures += new_captions(worn, FLAGS.colour, inversion.word, "colour")
     if FLAGS.out:
         with Path(FLAGS.out).open("a") as file:
             file.write(json.dumps({"steps": FLAGS.steps, "sampler": FLAGS.sampler, "figures": figures}) + "\n")
@@ -107,6 +113,9 @@ def main() -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("lora", "hexagon", "The outline's adapter, a file or one that is shipped; empty for none.")
     flags.DEFINE_float("strength", 1.0, "Of that adapter.")
+    flags.DEFINE_string("model", None, "A whole model that has been taught the outline.")
+    flags.DEFINE_enum("outline", "hexagon", NEW_SHAPES, "What the LoRA and the model were taught.")
+    flags.DEFINE_enum("colour", "lime", list(NEW_COLOURS), "What the inversion was.")
     flags.DEFINE_string("inversion", "lime", "The colour's vectors; empty for none.")
     flags.DEFINE_integer("count", 200, "Captions with the new thing, of one object.", lower_bound=1)
     flags.DEFINE_integer("double", 200, "Captions with the new thing, of two objects.", lower_bound=0)

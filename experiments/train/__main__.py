@@ -45,7 +45,7 @@ def main() -> None:
     options.read_config()
     options.check()
     recipe = RECIPES[FLAGS.method]
-    check_needs(recipe)
+    check_flags(recipe)
     if FLAGS.learning_rate is None:
         FLAGS["learning_rate"].value = recipe.rate
     rate = make_rate(FLAGS.rate, FLAGS.learning_rate, FLAGS.steps, FLAGS.warmup)
@@ -88,8 +88,13 @@ def main() -> None:
         outcome.paint(learnt, FLAGS.steps)
 
 
-def check_needs(recipe: Recipe) -> None:
-    """Raises ValueError for a flag that the method cannot do without, or that another method alone reads."""
+def check_flags(recipe: Recipe) -> None:
+    """Raises ValueError for a flag that the method cannot do without, or that other methods alone look at."""
+    special = {name for one in RECIPES.values() for name in one.reads}
+    for name in sorted(special - {*recipe.reads}):
+        if FLAGS[name].value != FLAGS[name].default:
+            readers = ", ".join(method for method, one in RECIPES.items() if name in one.reads)
+            raise ValueError(f"--method={FLAGS.method} does not look at --{name}; those that do: {readers}")
     for name in recipe.needs:
         if not getattr(FLAGS, name):
             raise ValueError(f"--method={FLAGS.method} needs --{name}: {FLAGS[name].help}")

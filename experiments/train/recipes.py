@@ -76,10 +76,16 @@ class Learner:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A --method. rate: the usual one, of AdamW. needs: flags that it cannot do without."""
+    """A --method.
+
+    Attributes:
+      rate: the usual one, of AdamW.
+      reads: flags that not every method looks at, and this one does. needs: flags that it cannot do without.
+    """
 
     make: Callable[[Any, Model], Learner]
     rate: float
+    reads: tuple[str, ...]
     needs: tuple[str, ...] = ("data",)
 
 
@@ -166,21 +172,37 @@ def reward(values: Any, model: Model) -> Learner:
     return Learner(_beside(LoRA, values, model), objective, decodes=True, unprompted=guided)
 
 
+LOSS = (
+    *("weighting", "gamma", "error", "huber_c", "offset_noise", "pyramid_noise", "input_perturbation"),
+    *("timesteps", "stratified", "masks", "opaque_only"),
+)
+OLD = ("class_data", "class_caption", "class_batch", "preserve", "prior")
+LAYERS = ("rank", "alpha", "layers")
+TEXTS = (*LAYERS, "text_layers")
+REWARD = ("prompts", "reward", "sampler", "sampler_steps", "last_rows", "guidance_scale")
+
 RECIPES: dict[str, Recipe] = {
-    "full": Recipe(full, 1e-5),
-    "text_encoder": Recipe(text_encoder, 1e-6),
-    "dreambooth": Recipe(full, 5e-6, ("data", "class_data")),
-    "lora": Recipe(partial(adapter, LoRA), 1e-4),
-    "dora": Recipe(partial(adapter, DoRA), 1e-4),
-    "loha": Recipe(partial(adapter, LoHa), 1e-4),
-    "lokr": Recipe(partial(adapter, LoKr), 1e-4),
-    "textual_inversion": Recipe(textual_inversion, 5e-3, ("data", "word", "word_start")),
-    "hypernetwork": Recipe(hypernetwork, 1e-5),
-    "controlnet": Recipe(controlnet, 1e-5, ("data", "maps")),
-    "ip_adapter": Recipe(ip_adapter, 1e-4, ("data", "image_encoder")),
-    "lcm": Recipe(lcm, 1e-4),
-    "dpo": Recipe(dpo, 1e-5, ("data", "rejected")),
-    "reward": Recipe(reward, 1e-3, ("prompts", "reward")),
+    "full": Recipe(full, 1e-5, (*LOSS, *OLD, "rules")),
+    "text_encoder": Recipe(text_encoder, 1e-6, (*LOSS, *OLD)),
+    "dreambooth": Recipe(full, 5e-6, (*LOSS, *OLD, "rules"), ("data", "class_data")),
+    "lora": Recipe(partial(adapter, LoRA), 1e-4, (*LOSS, *OLD, *TEXTS)),
+    "dora": Recipe(partial(adapter, DoRA), 1e-4, (*LOSS, *OLD, *TEXTS)),
+    "loha": Recipe(partial(adapter, LoHa), 1e-4, (*LOSS, *OLD, *TEXTS)),
+    "lokr": Recipe(partial(adapter, LoKr), 1e-4, (*LOSS, *OLD, *TEXTS)),
+    "textual_inversion": Recipe(
+        textual_inversion, 5e-3, (*LOSS, *OLD, "word", "word_start"), ("data", "word", "word_start")
+    ),
+    "hypernetwork": Recipe(hypernetwork, 1e-5, (*LOSS, *OLD, "structure", "activation")),
+    "controlnet": Recipe(controlnet, 1e-5, (*LOSS, "maps", "control_widths", "start"), ("data", "maps")),
+    "ip_adapter": Recipe(
+        ip_adapter,
+        1e-4,
+        (*LOSS, "start", "image_encoder", "image_tokens", "image_dropout"),
+        ("data", "image_encoder"),
+    ),
+    "lcm": Recipe(lcm, 1e-4, (*LAYERS, "masks", "opaque_only", "solver_steps", "guidance_range")),
+    "dpo": Recipe(dpo, 1e-5, (*LOSS, *LAYERS, "rejected", "beta"), ("data", "rejected")),
+    "reward": Recipe(reward, 1e-3, (*TEXTS, *REWARD), ("prompts", "reward")),
 }
 
 

@@ -97,7 +97,8 @@ def check_gradients(ours: dict, module: torch.nn.Module, gradients) -> None:
         if path[-1] == "kernel":
             mine = mine.transpose(3, 2, 0, 1) if mine.ndim == 4 else mine.T
         mine = mine.reshape(theirs_one.shape)
-        assert abs(mine - theirs_one).max() <= 1e-4 * max(abs(theirs_one).max(), 1e-4 * largest), name
+        # the floor: a bias of keys has no gradient, since softmax does not see it; what there is of it is rounding
+        assert abs(mine - theirs_one).max() <= 1e-4 * max(abs(theirs_one).max(), 1e-3 * largest), name
     assert not wanted
 
 
