@@ -1,7 +1,9 @@
 """`python -m experiments.train`: what it refuses, in one line each, before anything is learnt; and runs of it."""
 
 import json
+import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 import sdjax
 from tests.served import Server
@@ -62,6 +65,10 @@ MISTAKES = {
     "no such folder": (["--method=lora", "--out=run", "--data=nowhere"], "nowhere: there is nothing there"),
     "a layer that is none": (["--method=lora", "--out=run", "--data=x", "--layers=atention"], "nearest: 'attention'"),
     "a weighting of another prediction": (["--method=lora", "--out=run", "--data=x", "--weighting=p2"], "p2"),
+    "a process too many": (
+        ["--method=lora", "--out=run", "--data=x", "--distributed=localhost:1,2,2"],
+        "of 2 processes the last is 1",
+    ),
     "a flag of another method": (
         ["--method=lcm", "--out=run", "--data=x", "--text_layers=attention"],
         "--method=lcm does not look at --text_layers; those that do: lora, dora, loha, lokr, reward",
@@ -194,6 +201,28 @@ def test_every_method_runs_and_what_it_leaves_opens(train, method, tiny_checkpoi
     if shown:
         assert (out / "pictures/000002.png").exists()
         assert method in ("lcm", "dpo") or float(last["validation"]) > 0
+
+
+@pytest.mark.ci
+def test_two_processes_make_the_run_of_one(train, tiny_checkpoint, folder, tmp_path):
+    flags = [f"--model={tiny_checkpoint}", "--method=lora", "--rank=2", f"--data={folder}", f"--class_data={folder}"]
+    flags += [*SMALL[1:], "--preserve", "--batch=4", "--steps=3"]
+    assert train(*flags, f"--out={tmp_path / 'one'}").returncode == 0
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        address = f"localhost:{found.getsockname()[1]}"
+    command = [sys.executable, "-m", "experiments.train", *flags, f"--out={tmp_path / 'two'}"]
+    pair = [
+        subprocess.Popen([*command, f"--distributed={address},2,{i}"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for i in (1, 0)
+    ]
+    second, first = (process.communicate(timeout=400)[0] for process in pair)
+    assert [process.returncode for process in pair] == [0, 0]
+    assert "step 3/3" in first and "written: " in first and "step" not in second
+    one, two = (np.loadtxt(tmp_path / name / "metrics.csv", delimiter=",", skiprows=1) for name in ("one", "two"))
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    one, two = (load_file(tmp_path / name / "adapter.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
 
 
 @pytest.mark.ci

@@ -19,7 +19,7 @@ import jax
 from absl import flags
 
 from experiments import _cli
-from experiments.train import material, memory, options
+from experiments.train import material, memory, options, processes
 from experiments.train.model import Model
 from experiments.train.outcome import Outcome
 from experiments.train.recipes import RECIPES, Learner, Recipe
@@ -38,7 +38,12 @@ from sdjax.train.step import Step, make_step
 from sdjax.train.watches import Every, Snapshots, Watch, all_of
 
 FLAGS = flags.FLAGS
-say = partial(print, flush=True)
+
+
+def say(line: str) -> None:
+    """Prints a line, once however many processes there are."""
+    if processes.first():
+        print(line, flush=True)
 
 
 def main() -> None:
@@ -46,13 +51,15 @@ def main() -> None:
     options.check()
     recipe = RECIPES[FLAGS.method]
     check_flags(recipe)
+    processes.join(FLAGS.distributed)
     if FLAGS.learning_rate is None:
         FLAGS["learning_rate"].value = recipe.rate
     rate = make_rate(FLAGS.rate, FLAGS.learning_rate, FLAGS.steps, FLAGS.warmup)
     optimiser, averages = make_optimiser(), make_averages()
     model = Model.of(FLAGS)
     learner = recipe.make(FLAGS, model)
-    data = learner.sees(material.read(FLAGS, model, learner.tokens, learner.texts_learn, say))
+    read = partial(material.read, FLAGS, model, learner.tokens, learner.texts_learn, say)
+    data = learner.sees(processes.one_first(read))
     say("\n".join(data.summary()))
     params = taking_part(model, learner, data)
     step, begin = prepared(learner, params, optimiser, averages)
@@ -83,6 +90,8 @@ def main() -> None:
         say(f"stopped after {int(state.step)} of {FLAGS.steps} steps; the same command goes on")
         return
     learnt = step.evaluated(state)
+    if not processes.first():
+        return
     say(f"written: {outcome.write(learnt, Path(FLAGS.out))}")
     if not FLAGS.validate_every or FLAGS.steps % FLAGS.validate_every:  # else the last look has painted these
         outcome.paint(learnt, FLAGS.steps)
@@ -140,7 +149,7 @@ def batch_of(learner: Learner, data: material.Material) -> Callable[[int], dict[
     """The batch of a step, with what stands for no text where the loss asks for it."""
     if not learner.unprompted:
         return data.batch
-    empty = data.unprompted(FLAGS.batch)
+    empty = data.unprompted(FLAGS.batch // processes.share()[1])
     return lambda step: data.batch(step) | {"unprompted": empty}
 
 

@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from experiments import _files
+from experiments.train import processes
 from experiments.train.model import Model
 from sdjax.train.data import buckets, sources
-from sdjax.train.data.batches import Batches, Form
+from sdjax.train.data.batches import Batches, Form, rows_of
 from sdjax.train.data.buckets import Buckets, Size
 from sdjax.train.data.captions import Captions, Tokens
 from sdjax.train.data.crops import Crops
@@ -78,9 +79,8 @@ class Pictures:
         """See `Material`."""
         made = self.whole.batch(step)
         if self.preserving and isinstance(self.whole, DreamBooth):
-            made["preserved"] = np.repeat(
-                np.array([0, 1], np.float32), [self.whole.instance.size, self.whole.class_.size]
-            )
+            parts = [self.whole.instance.size, self.whole.class_.size]
+            made["preserved"] = np.repeat(np.float32([0, 1]), parts)[slice(*rows_of(self.whole.size, self.whole.share))]
         return made
 
     @property
@@ -124,11 +124,12 @@ class Prompts:
     texts: tuple[str, ...]
     tokens: Tokenise
     size: int
+    share: tuple[int, int] = (0, 1)  # as of `Batches`
 
     def batch(self, step: int) -> dict[str, Any]:
         """See `Material`."""
-        count = len(self.texts)
-        return dict(self.tokens([self.texts[(step * self.size + i) % count] for i in range(self.size)]))
+        count, rows = len(self.texts), range(*rows_of(self.size, self.share))
+        return dict(self.tokens([self.texts[(step * self.size + i) % count] for i in rows]))
 
     @property
     def cached(self) -> tuple[bool, bool]:
@@ -161,7 +162,7 @@ def read(values: Any, model: Model, tokens: Tokenise | None, texts_learn: bool, 
     tokens: captions as arrays, where the model's tokenizers do not do. Raises ValueError, OSError, FileNotFoundError.
     """
     if values.prompts:
-        return Prompts(_prompts(values.prompts), Tokens(model.tokenizers), values.batch)
+        return Prompts(_prompts(values.prompts), Tokens(model.tokenizers), values.batch, processes.share())
     caches = _caches(values, model, texts_learn or tokens is not None)
     make = partial(_batches, values, model, tokens or Tokens(model.tokenizers), caches)
     dataset = _scanned(
@@ -170,7 +171,7 @@ def read(values: Any, model: Model, tokens: Tokenise | None, texts_learn: bool, 
     if values.word and not any(values.word in text for item in dataset.items for text in item.record.captions):
         raise ValueError(f"--word={values.word} stands in none of the captions of {values.data}: nothing would learn")
     if not values.class_data:
-        batches = make(dataset, values.batch, values.trigger)
+        batches = make(dataset, values.batch, values.trigger, processes.share())
         _fill(batches, model, report)
         return Pictures(batches, batches)
     count = values.class_batch or values.batch // 2
@@ -180,7 +181,7 @@ def read(values: Any, model: Model, tokens: Tokenise | None, texts_learn: bool, 
     instance, class_ = make(dataset, values.batch - count, values.trigger), make(of_class, count, "")
     _fill(instance, model, report)
     _fill(class_, model, report, instance.sizes)
-    return Pictures(instance, DreamBooth(instance, class_, values.prior), preserving=values.preserve)
+    return Pictures(instance, DreamBooth(instance, class_, values.prior, processes.share()), preserving=values.preserve)
 
 
 def buckets_of(values: Any, model: Model) -> Buckets:
@@ -220,7 +221,14 @@ def _caches(values: Any, model: Model, texts_learn: bool) -> dict[str, Any]:
 
 
 def _batches(
-    values: Any, model: Model, tokens: Tokenise, caches: dict[str, Any], dataset: Dataset, size: int, trigger: str
+    values: Any,
+    model: Model,
+    tokens: Tokenise,
+    caches: dict[str, Any],
+    dataset: Dataset,
+    size: int,
+    trigger: str,
+    share: tuple[int, int] = (0, 1),
 ) -> Batches:
     prefix = f"{trigger} " if trigger else ""
     return Batches(
@@ -234,6 +242,7 @@ def _batches(
         Captions(values.caption_dropout, values.shuffle_tags, values.keep_tags, prefix=prefix),
         values.ground,
         values.opaque_only,
+        share=share,
         **caches,
     )
 

@@ -27,7 +27,7 @@ DENSITIES = ("uniform", "logit_normal", "later", "earlier")
 DTYPES = ("float32", "bfloat16")
 LARGEST = 1 << 20  # bytes of a file of flags
 FREE = (  # what may change between one start of a run and the next
-    "config", "dry_run", "keep_newest", "limit", "model_revision", "out", "report_every", "save_seconds",
+    "config", "distributed", "dry_run", "keep_newest", "limit", "model_revision", "out", "report_every", "save_seconds",
     "tensorboard", "validate_every", "validation_data", "validation_prompts", "validation_steps",
 )  # fmt: skip
 
@@ -140,6 +140,11 @@ def _run(methods: tuple[str, ...]) -> None:
     flags.DEFINE_enum("dtype", "float32", DTYPES, "What the U-Net computes in; what learns is float32.")
     flags.DEFINE_bool("remat", False, "Compute the U-Net's blocks again on the way back: less memory, more time.")
     flags.DEFINE_integer("fsdp", 1, "Over how many devices the state is cut; the rest hold copies.", lower_bound=1)
+    flags.DEFINE_string(
+        "distributed",
+        None,
+        "One of several processes: auto (clusters that JAX knows), or address:port,processes,process.",
+    )
     flags.DEFINE_bool("dry_run", False, "Say what it takes, show what the data looks like, and end.")
 
 

@@ -12,12 +12,14 @@ import numpy as np
 from PIL import Image
 
 import sdjax
+from experiments.train import processes
 from experiments.train.material import Material
 from experiments.train.model import Model
 from experiments.train.recipes import Learner
 from sdjax.core.tree import Params
 from sdjax.images import sheet as sheets
 from sdjax.train.losses.denoising import Denoising
+from sdjax.train.mesh import fetched
 from sdjax.train.methods.method import Written
 from sdjax.train.validation import band_losses, band_metrics
 
@@ -65,6 +67,9 @@ class Outcome:
 
     def watch(self, done: int, trainable: Params) -> dict[str, float]:
         """The loss at fixed noise, by bands of timesteps, and pictures of --validation_prompts."""
+        trainable = fetched(trainable)
+        if not processes.first():
+            return {}
         if self.values.validation_prompts:
             self.paint(trainable, done)
         return self.validation(trainable)

@@ -19,6 +19,7 @@ from sdjax.config.image_prompt import BASE, ImagePromptConfig
 from sdjax.images.processor import Processor
 from sdjax.images.read import open_bytes, read_image
 from sdjax.nn.clip_vision import ClipVisionEncoder
+from sdjax.train.data.batches import rows_of
 from sdjax.train.data.scan import Item
 
 LARGEST = 1 << 20  # bytes of a config.json
@@ -65,11 +66,11 @@ class Seen:
 
     def batch(self, step: int) -> dict[str, Any]:
         """See `Material`."""
-        made = self.pictures.batch(step)
-        numbers = self.pictures.batches.order.places(step).numbers
-        return self._left_out(
-            made | {"embedding": self.embeddings[numbers]}, np.random.default_rng((self.seed, 4, step))
-        )
+        batches = self.pictures.batches
+        own = slice(*rows_of(batches.size, batches.share))
+        drawn = np.random.default_rng((self.seed, 4, step)).random(batches.size)[own]
+        numbers = batches.order.places(step).numbers[own]
+        return self._left_out(batches.batch(step) | {"embedding": self.embeddings[numbers]}, drawn)
 
     def fixed(self, count: int) -> dict[str, Any]:
         """See `Material`."""
@@ -81,8 +82,8 @@ class Seen:
         """The first so many, whole."""
         return [_opened(item) for item in self.pictures.batches.dataset.items[:count]]
 
-    def _left_out(self, made: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        drawn = rng.random(len(made["embedding"]))
+    def _left_out(self, made: dict[str, Any], drawn: np.ndarray) -> dict[str, Any]:
+        """A batch without what `drawn` `b`, uniform from 0 to 1, says is to be left out."""
         without_picture, without_text = drawn < 2 * self.dropout, (drawn >= self.dropout) & (drawn < 3 * self.dropout)
         made["embedding"] = np.where(without_picture[:, None], np.float32(0), made["embedding"])
         empty = self.pictures.unprompted(len(drawn))
