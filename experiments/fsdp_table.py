@@ -2,12 +2,15 @@
 
     python -m experiments.fsdp_table                              # SDXL over 64 devices; half an hour, 10 GB
     python -m experiments.fsdp_table --model=sd15 --size=512 --devices=8 --meshes=8,4,1
+    python -m experiments.fsdp_table --model=sd15 --size=512 --devices=1 --meshes=1 --method=lora --noremat
 
-The whole step (U-Net computed in bfloat16, blocks computed again on the way back, gradient, clipping, AdamW, one
-average; latents, texts and sizes given) is lowered and compiled for simulated devices, for one picture on each. A row a
-mesh: --meshes says over how many devices the state is cut. Of one device, in GB: what it holds between steps, what the
-step takes beside that, and what it sends in collectives, by kind, as the sum of their results' sizes. (On a CPU XLA
-leaves an all-reduce whose result is cut as it is; on a TPU or GPU it becomes a reduce-scatter.)
+The whole step (U-Net computed in bfloat16, blocks computed again on the way back unless told otherwise, gradient,
+clipping, AdamW, one average; latents, texts and sizes given) is lowered and compiled for simulated devices, for one
+picture on each: of the full U-Net, or of LoRAs of rank 16 beside its attention. A row a mesh: --meshes says over how
+many devices the state is cut. Of one device, in GB: what it holds between steps, what the step takes beside that, and
+what it sends in collectives, by kind, as the sum of their results' sizes. (On a CPU XLA leaves an all-reduce whose
+result is cut as it is; on a TPU or GPU it becomes a reduce-scatter. And 16-bit
+programs hold float32 copies there of what they multiply.)
 """
 
 import math
@@ -32,10 +35,12 @@ def define_flags() -> None:
     flags.DEFINE_integer("devices", 64, "How many are simulated.", lower_bound=1)
     flags.DEFINE_list("meshes", ["64", "8"], "Over how many of them the state is cut.")
     flags.DEFINE_integer("size", 1024, "Height and width of a picture, pixels.")
+    flags.DEFINE_enum("method", "full", ["full", "lora"], "What learns.")
+    flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "What the U-Net computes in.")
     flags.DEFINE_bool("remat", True, "Whether blocks are computed again on the way back.")
 
 
-def architecture(name: str, remat: bool) -> Any:
+def architecture(name: str, remat: bool, dtype: str = "bfloat16") -> Any:
     """A preset's, by its name. Raises ValueError for one that is none."""
     import jax.numpy as jnp
 
@@ -50,7 +55,7 @@ def architecture(name: str, remat: bool) -> Any:
     unet, vae = (PRESETS[name].configs[one] for one in ("unet", "vae"))
     levels = tuple(map(float, noise_schedule(Settings()).alphas_cumprod))
     return Architecture(
-        UNetConfig.from_dict(unet), VaeConfig.from_dict(vae), (), levels, dtype=jnp.bfloat16, remat=remat
+        UNetConfig.from_dict(unet), VaeConfig.from_dict(vae), (), levels, dtype=jnp.dtype(dtype), remat=remat
     )
 
 
@@ -70,8 +75,8 @@ def batch(model: Any, size: int, count: int) -> dict[str, Any]:
     return given
 
 
-def compiled(model: Any, size: int, fsdp: int) -> tuple[Any, int]:
-    """The step's program over all devices with the state cut over `fsdp`; bytes of the state on one device."""
+def compiled(model: Any, size: int, fsdp: int, way: str) -> tuple[Any, int]:
+    """The step's program over all devices with the state cut over `fsdp`; bytes on one device of what is held."""
     import jax
     import jax.numpy as jnp
 
@@ -79,15 +84,18 @@ def compiled(model: Any, size: int, fsdp: int) -> tuple[Any, int]:
     from sdjax.train.averages import Decay
     from sdjax.train.losses.denoising import Denoising
     from sdjax.train.mesh import batch_sharding, device_mesh, shardings
-    from sdjax.train.methods.full import Full
+    from sdjax.train.methods import Full, LoRA
     from sdjax.train.optimisers import Optimiser
     from sdjax.train.state import TrainState
     from sdjax.train.step import make_step
 
     mesh, params = device_mesh(fsdp), expected_params({"unet": model.unet})
     optimiser, averages = Optimiser(), [Decay(0.999)]
-    step = make_step(Denoising(model), Full(), params, params, optimiser, averages, mesh=mesh)
-    state = jax.eval_shape(lambda p: TrainState.create(p, optimiser, averages), params)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    method = Full() if way == "full" else LoRA(rank=16)
+    learns = jax.eval_shape(method.start, params, key)
+    step = make_step(Denoising(model), method, learns, params, optimiser, averages, mesh=mesh)
+    state = jax.eval_shape(lambda p: TrainState.create(p, optimiser, averages), learns)
     lie = shardings(state, mesh)
     given = batch(model, size, mesh.size)
     shares = jax.tree.map(lambda _: batch_sharding(mesh), given)
@@ -98,7 +106,8 @@ def compiled(model: Any, size: int, fsdp: int) -> tuple[Any, int]:
         leaf.dtype.itemsize * math.prod(where.shard_shape(leaf.shape))
         for leaf, where in zip(jax.tree.leaves(state), jax.tree.leaves(lie), strict=True)
     )
-    lowered = step.run.lower(*placed, jax.eval_shape(lambda: jax.random.key(0)), jnp.float32(1e-4), step.frozen)
+    held += sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in step.frozen)
+    lowered = step.run.lower(*placed, key, jnp.float32(1e-4), step.frozen)
     return lowered.compile(), held
 
 
@@ -117,13 +126,15 @@ def sent(text: str) -> dict[str, float]:
 def main(values: Any) -> None:
     """Prints the table."""
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={values.devices}"  # before JAX starts
-    model = architecture(values.model, values.remat)
-    print(f"{values.model}, {values.size} x {values.size}, one picture on each of {values.devices} devices; GB of one")
+    model = architecture(values.model, values.remat, values.dtype)
+    how = f"{values.method}, {values.dtype}, {'with' if values.remat else 'without'} remat"
+    where = f"one picture on each of {values.devices} devices"
+    print(f"{values.model}, {how}, {values.size} x {values.size}, {where}; GB of one")
     print(
         f"{'data x fsdp':>12} {'held':>8} {'beside':>8} " + " ".join(f"{kind:>18}" for kind in COLLECTIVES), flush=True
     )
     for fsdp in map(int, values.meshes):
-        program, held = compiled(model, values.size, fsdp)
+        program, held = compiled(model, values.size, fsdp, values.method)
         memory, moved = program.memory_analysis(), sent(program.as_text())
         row = f"{values.devices // fsdp} x {fsdp}"
         cells = " ".join(f"{moved.get(kind, 0.0):18.2f}" for kind in COLLECTIVES)

@@ -56,10 +56,15 @@ def born(make: Callable[..., Any], mesh: Mesh, *args: Any) -> Any:
 
 
 def place(tree: Any, mesh: Mesh) -> Any:
-    """A tree of arrays, the same in every process, laid out by equation 1; what lies so already stays."""
+    """A tree of arrays, the same in every process, laid out by equation 1; what lies so already stays.
 
-    def one(leaf: Any) -> jax.Array:
+    Of shapes, which stand for arrays where a step is lowered and not run, shapes that lie so.
+    """
+
+    def one(leaf: Any) -> Any:
         sharding = leaf_sharding(np.shape(leaf), mesh)
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf.update(sharding=sharding)
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
         if jax.process_count() == 1:
