@@ -153,7 +153,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         with pytest.raises(OSError, match=f"{tmp_path}: the disk is full; what has been saved stays"):
             run(tmp_path, 20)
         patched.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
-        with pytest.raises(OSError, match=f"{tmp_path}: a checkpoint takes 0.0 MB, and 0.0 MB are free"):
+        with pytest.raises(OSError, match=f"{tmp_path}: a checkpoint takes 1.1 MB, and 0.0 MB are free"):
             run(tmp_path, 20)
     assert int(run(tmp_path, 20).step) == 20
 

@@ -9,8 +9,10 @@ checksum of what its files hold. Read back, a leaf must have the fingerprint tha
 that does not ask over how many devices it lies, and so a state may be read back over others.
 """
 
+import gc
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ from sdjax.train.fingerprints import fingerprints
 
 STEP = "step_"
 SHA256 = "sha256"
+FULL = ("No space left", "Disk quota exceeded")  # of what is raised where a disk is full
 
 
 class Damaged(ValueError):
@@ -125,18 +128,41 @@ class Checkpoints:
 @contextmanager
 def opened(folder: Path, retention: Retention | None = None) -> Iterator[Checkpoints]:
     """The checkpoints of a run's folder, all written in the end; a full disk becomes an OSError of ours."""
+    with _once():
+        try:
+            handler = ocp.CompositeCheckpointHandler("state", "about")
+            with ocp.AsyncCheckpointer(handler) as writer:
+                checkpoints = Checkpoints(folder / "checkpoints", retention or Retention(), writer)
+                yield checkpoints
+                checkpoints.wait()
+        except Exception as error:  # an OSError, or tensorstore's ValueError around one, perhaps from a thread of orbax
+            if not _full(str(error)):
+                raise
+            raise OSError(
+                f"{folder}: the disk is full; what has been saved stays, free some space and start again"
+            ) from error
+
+
+def _full(text: str) -> bool:
+    return any(sign in text for sign in FULL)
+
+
+@contextmanager
+def _once() -> Iterator[None]:
+    """Within it a full disk is told by what is raised, not by each of orbax's threads and tasks with a traceback too."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and _full(str(record.exc_info[1])))
+
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    for one in loggers:
+        one.addFilter(keep)
     try:
-        handler = ocp.CompositeCheckpointHandler("state", "about")
-        with ocp.AsyncCheckpointer(handler) as writer:
-            checkpoints = Checkpoints(folder / "checkpoints", retention or Retention(), writer)
-            yield checkpoints
-            checkpoints.wait()
-    except Exception as error:  # an OSError, or tensorstore's ValueError around one, perhaps from orbax's own thread
-        if not any(sign in str(error) for sign in ("No space left", "Disk quota exceeded")):
-            raise
-        raise OSError(
-            f"{folder}: the disk is full; what has been saved stays, free some space and start again"
-        ) from error
+        yield
+    finally:
+        gc.collect()  # tasks tell of what nobody asked them for when they are collected
+        for one in loggers:
+            one.removeFilter(keep)
 
 
 def _restored(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:

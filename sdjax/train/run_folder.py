@@ -18,6 +18,7 @@ from sdjax.core.files import write
 from sdjax.train.checkpoint import first_line
 
 SETTINGS = "settings.json"
+PER_LEAF, BESIDE = 4096, 1 << 20  # bytes that a checkpoint takes beside its numbers, at most
 
 
 def begin(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -58,7 +59,8 @@ def settings_of(folder: str | Path) -> dict[str, Any]:
 
 def check_room(folder: Path, state: Any) -> None:
     """Raises OSError where the disk has no room for another checkpoint, before one is begun."""
-    needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(folder).free
+    needed = BESIDE + sum(leaf.nbytes + PER_LEAF for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(folder).free
     if free < needed:
         what = f"a checkpoint takes {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free"
         raise OSError(f"{folder}: {what}; what has been saved stays, free some space and start again")
