@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import _cli
+from experiments import _cli, _presets
 
 SIZES = {"f64": 8, "s64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
 COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
@@ -38,41 +38,6 @@ def define_flags() -> None:
     flags.DEFINE_enum("method", "full", ["full", "lora"], "What learns.")
     flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "What the U-Net computes in.")
     flags.DEFINE_bool("remat", True, "Whether blocks are computed again on the way back.")
-
-
-def architecture(name: str, remat: bool, dtype: str = "bfloat16") -> Any:
-    """A preset's, by its name. Raises ValueError for one that is none."""
-    import jax.numpy as jnp
-
-    from sdjax.config import UNetConfig, VaeConfig
-    from sdjax.config.presets import PRESETS
-    from sdjax.core.errors import unknown
-    from sdjax.diffusion.noise import Settings, noise_schedule
-    from sdjax.train.architecture import Architecture
-
-    if name not in PRESETS:
-        raise ValueError(unknown(f"--model: {name!r} is no preset", name, PRESETS))
-    unet, vae = (PRESETS[name].configs[one] for one in ("unet", "vae"))
-    levels = tuple(map(float, noise_schedule(Settings()).alphas_cumprod))
-    return Architecture(
-        UNetConfig.from_dict(unet), VaeConfig.from_dict(vae), (), levels, dtype=jnp.dtype(dtype), remat=remat
-    )
-
-
-def batch(model: Any, size: int, count: int) -> dict[str, Any]:
-    """The shapes of a batch of `count`."""
-    import jax
-    import jax.numpy as jnp
-
-    def leaf(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct((count, *shape), jnp.float32)
-
-    side, unet = size // 8, model.unet
-    given = {"latents": leaf(side, side, unet.in_channels), "context": leaf(77, unet.cross_attention_dim)}
-    if model.takes_pooled:
-        ids = 6 * unet.addition_time_embed_dim
-        given |= {"time_ids": leaf(6), "pooled": leaf(unet.projection_class_embeddings_input_dim - ids)}
-    return given
 
 
 def compiled(model: Any, size: int, fsdp: int, way: str) -> tuple[Any, int]:
@@ -97,7 +62,8 @@ def compiled(model: Any, size: int, fsdp: int, way: str) -> tuple[Any, int]:
     step = make_step(Denoising(model), method, learns, params, optimiser, averages, mesh=mesh)
     state = jax.eval_shape(lambda p: TrainState.create(p, optimiser, averages), learns)
     lie = shardings(state, mesh)
-    given = batch(model, size, mesh.size)
+    told = _presets.batch(model, size, mesh.size)
+    given = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in told.items()}
     shares = jax.tree.map(lambda _: batch_sharding(mesh), given)
     placed = jax.tree.map(
         lambda one, where: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=where), (state, given), (lie, shares)
@@ -126,7 +92,7 @@ def sent(text: str) -> dict[str, float]:
 def main(values: Any) -> None:
     """Prints the table."""
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={values.devices}"  # before JAX starts
-    model = architecture(values.model, values.remat, values.dtype)
+    model = _presets.architecture(values.model, values.dtype, values.remat)
     how = f"{values.method}, {values.dtype}, {'with' if values.remat else 'without'} remat"
     where = f"one picture on each of {values.devices} devices"
     print(f"{values.model}, {how}, {values.size} x {values.size}, {where}; GB of one")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from experiments.fsdp_table import architecture, batch, sent
+from experiments._presets import architecture, batch
+from experiments.fsdp_table import sent
 
 TEXT = """
   %all-gather.1 = f32[3,3,320,640]{3,2,1,0} all-gather(%p.1), channel_id=1, dimensions={3}
@@ -18,9 +19,8 @@ def test_what_a_program_sends():
 
 
 def test_what_a_model_is_told():
-    shapes = {name: leaf.shape for name, leaf in batch(architecture("sdxl", True), 1024, 64).items()}
-    assert shapes == {
+    assert batch(architecture("sdxl", "bfloat16", True), 1024, 64) == {
         "latents": (64, 128, 128, 4), "context": (64, 77, 2048), "time_ids": (64, 6), "pooled": (64, 1280)
     }  # fmt: skip
     with pytest.raises(ValueError, match="--model: 'sdxxl' is no preset; nearest: 'sdxl'"):
-        architecture("sdxxl", True)
+        architecture("sdxxl", "float32", True)

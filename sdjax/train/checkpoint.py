@@ -149,7 +149,7 @@ def _full(text: str) -> bool:
 
 @contextmanager
 def _once() -> Iterator[None]:
-    """Within it a full disk is told by what is raised, not by each of orbax's threads and tasks with a traceback too."""
+    """Within it a full disk is told by what is raised, not by each of orbax's threads and tasks, with tracebacks."""
 
     def keep(record: logging.LogRecord) -> bool:
         return not (record.exc_info and _full(str(record.exc_info[1])))
