@@ -31,11 +31,11 @@ MOST_MAPPINGS = 25_000  # of a test process's memory, after which compiled progr
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of tests/parity is `parity`; files with real networks go first, for they take longest."""
+    """All of tests/parity is `parity`; files that take longest go first."""
     for item in items:
         if item.path.is_relative_to(PARITY):
             item.add_marker("parity")
-    long = {item.path for item in items if item.get_closest_marker("optimised")}
+    long = {item.path for item in items if any(map(item.get_closest_marker, ("optimised", "long")))}
     items.sort(key=lambda item: item.path not in long)
 
 

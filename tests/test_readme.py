@@ -169,6 +169,7 @@ def names_of(statement: ast.stmt, use: type) -> set[str]:
 
 
 @pytest.mark.ci
+@pytest.mark.long
 def test_the_examples_do_what_they_say(folder, monkeypatch):
     """All that needs no other checkpoint, each statement going on from those before it."""
     shown: list[Any] = []
