@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.train import rewards
 from sdjax.diffusion import scan
 from sdjax.diffusion.plan import plan
 from sdjax.train.losses import reward
@@ -181,3 +182,15 @@ REFUSED = {
 def test_what_does_not_go_together_is_refused(message):
     with pytest.raises(ValueError, match=message):
         REFUSED[message]()
+
+
+def test_a_reward_of_a_flag():
+    """The mean colour of a box against what is wanted, in [-1, 1]; what is no such reward is told."""
+    pictures = np.full((2, 10, 20, 3), -1, np.float32)
+    pictures[1, :1, 10:] = (1, 0, -1)
+    score = rewards.read("colour:255,0,0@0.5,0,1,0.1")
+    np.testing.assert_allclose(score(jnp.asarray(pictures), {}, {}), [-4, -1], rtol=1e-5)
+    assert rewards.read("colour:1,2,3") == rewards.BoxColour((1, 2, 3), (0.25, 0.25, 0.75, 0.75))
+    for wrong in ("red", "colour:1,2", "colour:1,2,256", "colour:1,2,3@0,0,1", "colour:1,2,3@0.5,0,0.5,1", "x:1,2,3"):
+        with pytest.raises(ValueError, match=f"--reward={wrong}: it is colour:R,G,B"):
+            rewards.read(wrong)
