@@ -2,12 +2,17 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+
+import sdjax
+from experiments.shapes.outlines import NEW_SHAPES
+from experiments.shapes.score import score
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -41,6 +46,24 @@ def test_first_steps(shown, monkeypatch, tmp_path):
     painted = np.asarray(names["painted"].images[0], int)
     assert np.abs(painted[64, 64] - (40, 80, 210)).max() < 40  # the blue of a diamond where the circle was
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ci
+@pytest.mark.optimised
+def test_fine_tune(monkeypatch, tmp_path):
+    """A LoRA is learnt: most of what it paints are hexagons of the colours asked for, and what was known is still."""
+    monkeypatch.setattr("tempfile.mkdtemp", lambda: str(tmp_path))
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        for cell in code(FOLDER / "fine_tune.ipynb"):
+            exec(compile("".join(cell["source"]), "fine_tune.ipynb", "exec"), names)
+    before, _, after = (
+        [score(np.asarray(image), text, NEW_SHAPES).ok for image, text in zip(images, names["prompts"], strict=True)]
+        for images in names["rows"]
+    )
+    assert not any(before) and sum(after) >= 2
+    assert sum(score(np.asarray(i), t).ok for i, t in zip(names["kept"], names["others"], strict=True)) >= 3
+    assert sdjax.load_adapter(tmp_path / "adapter.safetensors").metadata["ss_network_dim"] == "8"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -217,9 +217,7 @@ def _methods() -> None:
     flags.DEFINE_list("guidance_range", ["5", "15"], "lcm: between which w, a guidance scale less one, is drawn.")
     flags.DEFINE_string("rejected", None, "dpo: of each pair the picture that was not preferred, by the same name.")
     flags.DEFINE_float("beta", 2500.0, "dpo: how far the model may go from where it was.")
-    flags.DEFINE_string(
-        "reward", None, "reward: colour:R,G,B, how near a mean colour is; @x0,y0,x1,y1: of a box."
-    )
+    flags.DEFINE_string("reward", None, "reward: colour:R,G,B, how near a mean colour is; @x0,y0,x1,y1: of a box.")
     flags.DEFINE_string("prompts", None, "reward: a file of them, one a line.")
     flags.DEFINE_string("sampler", "ddim", "reward: how pictures are made.")
     flags.DEFINE_integer("sampler_steps", 10, "reward: in how many steps.", lower_bound=1)
