@@ -80,7 +80,9 @@ class Pictures:
         made = self.whole.batch(step)
         if self.preserving and isinstance(self.whole, DreamBooth):
             parts = [self.whole.instance.size, self.whole.class_.size]
-            made["preserved"] = np.repeat(np.float32([0, 1]), parts)[slice(*rows_of(self.whole.size, self.whole.share))]
+            made["preserved"] = np.repeat(np.array([0, 1], np.float32), parts)[
+                slice(*rows_of(self.whole.size, self.whole.share))
+            ]
         return made
 
     @property
