@@ -9,8 +9,8 @@ clipping, AdamW, one average; latents, texts and sizes given) is lowered and com
 picture on each: of the full U-Net, or of LoRAs of rank 16 beside its attention. A row a mesh: --meshes says over how
 many devices the state is cut. Of one device, in GB: what it holds between steps, what the step takes beside that, and
 what it sends in collectives, by kind, as the sum of their results' sizes. (On a CPU XLA leaves an all-reduce whose
-result is cut as it is; on a TPU or GPU it becomes a reduce-scatter. And 16-bit
-programs hold float32 copies there of what they multiply.)
+result is cut as it is; on a TPU or GPU it becomes a reduce-scatter. And 16-bit programs hold float32 copies there of
+what they multiply.)
 """
 
 import math
@@ -48,7 +48,7 @@ def compiled(model: Any, size: int, fsdp: int, way: str) -> tuple[Any, int]:
     from sdjax.nn.shapes import expected_params
     from sdjax.train.averages import Decay
     from sdjax.train.losses.denoising import Denoising
-    from sdjax.train.mesh import batch_sharding, device_mesh, shardings
+    from sdjax.train.mesh import batch_sharding, device_mesh, place
     from sdjax.train.methods import Full, LoRA
     from sdjax.train.optimisers import Optimiser
     from sdjax.train.state import TrainState
@@ -60,20 +60,14 @@ def compiled(model: Any, size: int, fsdp: int, way: str) -> tuple[Any, int]:
     method = Full() if way == "full" else LoRA(rank=16)
     learns = jax.eval_shape(method.start, params, key)
     step = make_step(Denoising(model), method, learns, params, optimiser, averages, mesh=mesh)
-    state = jax.eval_shape(lambda p: TrainState.create(p, optimiser, averages), learns)
-    lie = shardings(state, mesh)
-    told = _presets.batch(model, size, mesh.size)
-    given = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in told.items()}
-    shares = jax.tree.map(lambda _: batch_sharding(mesh), given)
-    placed = jax.tree.map(
-        lambda one, where: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=where), (state, given), (lie, shares)
-    )
+    state = place(jax.eval_shape(lambda p: TrainState.create(p, optimiser, averages), learns), mesh)
+    shapes, share = _presets.batch(model, size, mesh.size), batch_sharding(mesh)
+    given = {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=share) for name, shape in shapes.items()}
     held = sum(
-        leaf.dtype.itemsize * math.prod(where.shard_shape(leaf.shape))
-        for leaf, where in zip(jax.tree.leaves(state), jax.tree.leaves(lie), strict=True)
+        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves((state, step.frozen))
     )
-    held += sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in step.frozen)
-    lowered = step.run.lower(*placed, key, jnp.float32(1e-4), step.frozen)
+    lowered = step.run.lower(state, given, key, jnp.float32(1e-4), step.frozen)
     return lowered.compile(), held
 
 

@@ -3,7 +3,7 @@
     python -m experiments.tiny_run --out=run --steps=40 --accumulate=2 --fsdp=4
 
 The U-Net of a tiny model, random latents and contexts, both functions of the step's number. XLA_FLAGS says how many
-devices are simulated. With --coordinator it is one of --processes processes, and makes its own part of every batch.
+devices are simulated. With --distributed it is one of several processes, and makes its own part of every batch.
 Leaves the run's folder with metrics.csv, and final.npz: the parameters and the average in the end.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from experiments import _cli
+from experiments.train import processes
 from sdjax.config import UNetConfig, VaeConfig
 from sdjax.core.tree import flatten
 from sdjax.diffusion.noise import Settings, noise_schedule
@@ -69,9 +70,7 @@ def define_flags() -> None:
     flags.DEFINE_float("rate", 1e-4, "Of the steps.")
     flags.DEFINE_float("seconds", 0.0, "That a batch takes at least.")
     flags.DEFINE_float("save_seconds", 0.0, "Between checkpoints.")
-    flags.DEFINE_string("coordinator", None, "Address of the first process, as localhost:1234.")
-    flags.DEFINE_integer("processes", 1, "How many there are.")
-    flags.DEFINE_integer("process", 0, "Which this is.")
+    flags.DEFINE_string("distributed", None, "One of several processes: see `experiments.train.processes`.")
 
 
 def method(name: str) -> Any:
@@ -98,9 +97,7 @@ def parameters(unet: UNetConfig) -> dict[str, Any]:
 
 def main(values: Any) -> None:
     """The run."""
-    if values.coordinator:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(values.coordinator, values.processes, values.process)
+    processes.join(values.distributed)
     unet, mesh, learns = UNetConfig.from_dict(UNET), device_mesh(values.fsdp), method(values.method)
     levels = noise_schedule(Settings()).alphas_cumprod
     objective = Denoising(Architecture(unet, VaeConfig.from_dict(VAE), (), tuple(map(float, levels))))
@@ -129,7 +126,7 @@ def main(values: Any) -> None:
         save_seconds=values.save_seconds,
         recorders=[Csv(Path(values.out) / "metrics.csv")],
     )
-    if values.processes == 1:
+    if jax.process_count() == 1:
         kept = {"params": jax.device_get(state.params), "average": step.evaluated(state)}
         np.savez(Path(values.out) / FINAL, **{"/".join(path): leaf for path, leaf in flatten(kept).items()})
 

@@ -138,6 +138,7 @@ def opened(folder: Path, retention: Retention | None = None) -> Iterator[Checkpo
         except Exception as error:  # an OSError, or tensorstore's ValueError around one, perhaps from a thread of orbax
             if not _full(str(error)):
                 raise
+            gc.collect()  # orbax's tasks tell of what nobody asked them for when they are collected: here
             raise OSError(
                 f"{folder}: the disk is full; what has been saved stays, free some space and start again"
             ) from error
@@ -160,7 +161,6 @@ def _once() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect()  # tasks tell of what nobody asked them for when they are collected
         for one in loggers:
             one.removeFilter(keep)
 
