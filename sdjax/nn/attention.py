@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdjax.core.devices import on_cpu
+from sdjax.core.devices import on_cpu, platform
 from sdjax.core.tree import modules_named
 from sdjax.nn.conditioning import Chunks, KeysValues, Signals
 from sdjax.nn.injections import ImageTokens
@@ -132,7 +132,7 @@ def _cudnn_takes(q: jax.Array) -> bool:
     """Whether cuDNN's fused attention has a kernel for it: 16-bit, head size a multiple of 8 up to 256."""
     if q.dtype not in (jnp.float16, jnp.bfloat16) or q.shape[-1] % 8 or q.shape[-1] > 256:
         return False
-    return jax.default_backend() == "gpu"
+    return platform() == "gpu"
 
 
 class Attention(nn.Module):
