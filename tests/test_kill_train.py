@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.ci
+@pytest.mark.optimised  # its children, too: their steps take a sixth of the time
 def test_killed_runs_end_as_those_that_were_left_alone():
     options = ["--kills=3", "--methods=full", "--accumulate=2", "--steps=12"]
     command = [sys.executable, "-m", "experiments.kill_train", *options]
