@@ -17,6 +17,7 @@ Every time here is the compiler's estimate, never measured; `hlo` says what of. 
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -50,6 +51,7 @@ def define_flags() -> None:
     flags.DEFINE_list("rows", ROWS, "Of family:size:batch each.")
     flags.DEFINE_multi_enum("chips", ["v6e"], list(CHIPS), "Which kinds.")
     flags.DEFINE_multi_enum("what", ["parts"], ["parts", "programs"], "What is compiled.")
+    flags.DEFINE_string("only", "", "parts: those alone in whose names this regular expression is found.")
     flags.DEFINE_list("sharded", ["1"], "programs: over how many chips of 1, 4 and 8 the parameters are cut.")
     flags.DEFINE_string("cache", "runs/tpu", "Where estimates are kept.")
     flags.DEFINE_integer("jobs", 2, "How many are compiled at once.", lower_bound=1)
@@ -60,6 +62,7 @@ def main(values: Any) -> None:
     """Prints a table for each row, chip and what, as soon as it is known, then writes them all."""
     rows = [_programs.check_row(row) for row in values.rows]
     counts = [_count(text) for text in values.sharded]
+    _check_expression(values.only)
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}  # before JAX looks for a TPU here
     from experiments.tpu.estimates import mesh
 
@@ -85,6 +88,14 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _check_expression(text: str) -> None:
+    """Raises ValueError where it is none."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"--only: {text!r} is no regular expression: {error}") from None
+
+
 def _parts(row: tuple[str, int, int], chip: str, values: Any) -> dict[str, Any]:
     """All distinct parts of a row, and their sums."""
     import jax
@@ -95,7 +106,7 @@ def _parts(row: tuple[str, int, int], chip: str, values: Any) -> dict[str, Any]:
     from sdjax.core.devices import tracing_for
 
     with tracing_for("tpu"):
-        found = parts(*row, "bfloat16")
+        found = [part for part in parts(*row, "bfloat16") if re.search(values.only, part.what)]
         flops = [operations(part, *part.arrays) for part in found]
     where = mesh(chip)
     programs = (
