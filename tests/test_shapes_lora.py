@@ -3,13 +3,11 @@
 import re
 import warnings
 from collections import Counter
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 import sdjax
 from experiments.shapes import lessons, meanings, models, new_word, score_adapters, world
@@ -17,9 +15,7 @@ from experiments.shapes.score import score
 from experiments.shapes.train_unet import WEIGHTING
 from sdjax.adapters.locate import ASSETS
 from sdjax.config import UNetConfig
-from sdjax.nn.conditioning import Conditions
 from sdjax.nn.shapes import expected_params
-from sdjax.nn.unet import UNet
 from sdjax.train.averages import Decay
 from sdjax.train.losses.preserving import Preserving
 from sdjax.train.methods import low_rank
@@ -132,48 +128,18 @@ def small():
     return random(shapes)
 
 
-def answer(params) -> jax.Array:
-    x, context = random([jax.ShapeDtypeStruct((2, 4, 4, 4), "f4"), jax.ShapeDtypeStruct((2, 5, 128), "f4")], 1)
-    return jax.jit(partial(UNet(SMALL).apply))({"params": params}, x, jnp.array([3.0, 700.0]), Conditions(context))
-
-
-def test_factors_start_as_the_base_and_are_worn_as_they_are_merged(small):
-    fresh = low_rank.fresh_factors(small, lambda path: bool(LAYERS.search(path)), 4, 0)
-    assert any(one["down"].ndim == 4 for one in fresh.values()) and any(one["down"].ndim == 2 for one in fresh.values())
-    for one in fresh.values():
-        bound = float(np.prod(one["down"].shape[:-1])) ** -0.5
-        assert 0.7 * bound < np.abs(one["down"]).max() <= bound and not np.asarray(one["up"]).any()
-    base = answer(small)
-    np.testing.assert_array_equal(answer(low_rank.worn(small, fresh, 2.0)), base)
-    factors = random(fresh, 2)
-    worn, merged = (answer(make(small, factors, 0.5)) for make in (low_rank.worn, low_rank.merged))
-    assert np.abs(worn - base).max() > 0.1
-    np.testing.assert_allclose(worn, merged, rtol=0, atol=1e-4 * float(np.abs(merged).max()))
-
-
-def test_the_file_is_what_was_trained(small, tmp_path):
-    factors = {"unet": random(low_rank.fresh_factors(small, lambda path: bool(LAYERS.search(path)), 4, 0))}
-    save_file(low_rank.tensors(factors, 2.0, np.float32), tmp_path / "a.safetensors")
-    read, scale = low_rank.untensors(load_file(tmp_path / "a.safetensors"), {"unet": small})
+def test_what_was_trained_is_read_back_to_train_on(small, tmp_path):
+    method = LoRA(4, alpha=2.0, layers=(("unet", LAYERS.pattern),))
+    learnt = random(method.start({"unet": small}, jax.random.key(0)))
+    file = method.write(learnt, {"unet": small}, tmp_path, {})
+    read, scale = low_rank.untensors(load_file(file), {"unet": small})
     assert scale == 0.5
-    jax.tree.map(np.testing.assert_array_equal, read["unet"], factors["unet"])
-    named = low_rank.tensors(factors, 2.0)
-    assert {array.dtype.name for array in named.values()} == {"float16"}
-    down = named["lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight"]
-    assert down.shape == (4, 128)
-    up = named["lora_unet_up_blocks_1_resnets_0_conv1.lora_up.weight"]
-    assert up.shape == (8, 4, 1, 1)
+    jax.tree.map(np.testing.assert_array_equal, read["unet"], learnt["unet"])
 
 
 def test_mistakes_with_factors(small):
-    with pytest.raises(ValueError, match="no layer is chosen; there are "):
-        low_rank.fresh_factors(small, lambda path: False, 4, 0)
-    with pytest.raises(ValueError, match="rank must be at least 1, not 0"):
-        low_rank.fresh_factors(small, lambda path: True, 0, 0)
     with pytest.raises(ValueError, match="no layer mid_block.nowhere"):
         low_rank.worn(small, {"mid_block.nowhere": {}}, 1.0)
-    with pytest.raises(ValueError, match="know no vae"):
-        low_rank.tensors({"vae": {}}, 1.0)
     with pytest.raises(ValueError, match="no adapter that was trained here: lora_unet_x"):
         low_rank.untensors(
             {"lora_unet_x.lora_down.weight": np.zeros((4, 2)), "lora_unet_x.alpha": np.array(4)}, {"unet": small}

@@ -69,6 +69,10 @@ MISTAKES = {
         ["--method=lora", "--out=run", "--data=x", "--distributed=localhost:1,2,2"],
         "of 2 processes the last is 1",
     ),
+    "an error that lcm has not": (
+        ["--method=lcm", "--data=x", "--out=x", "--error=smooth_l1"],
+        "--error=smooth_l1 is not of lcm",
+    ),
     "a flag of another method": (
         ["--method=lcm", "--out=run", "--data=x", "--text_layers=attention"],
         "--method=lcm does not look at --text_layers; those that do: lora, dora, loha, lokr, reward",
@@ -161,7 +165,7 @@ RUNS = {
     "hypernetwork": ([], "adapter.safetensors"),
     "controlnet": (["--maps={data}", "--control_widths=4,8"], "controlnet"),
     "ip_adapter": (["--image_encoder={encoder}"], "ip_adapter.safetensors"),
-    "lcm": (["--rank=2", "--solver_steps=20"], "adapter.safetensors"),
+    "lcm": (["--rank=2", "--solver_steps=20", "--error=huber", "--huber_c=0.001"], "adapter.safetensors"),
     "dpo": (["--rank=2", "--rejected={data}"], "adapter.safetensors"),
     "reward": (
         ["--rank=2", "--reward=colour:200,30,30", "--sampler_steps=3", "--guidance_scale=2"],

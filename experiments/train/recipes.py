@@ -145,7 +145,10 @@ def ip_adapter(values: Any, model: Model) -> Learner:
 def lcm(values: Any, model: Model) -> Learner:
     """A LoRA; the model without it is the teacher."""
     lowest, highest = (float(one) for one in values.guidance_range)
-    objective = Consistency(model.architecture, values.solver_steps, lowest, highest)
+    if values.error == "smooth_l1":
+        raise ValueError("--error=smooth_l1 is not of lcm, whose distances are squared or huber")
+    c = values.huber_c if values.error == "huber" else None
+    objective = Consistency(model.architecture, values.solver_steps, lowest, highest, c=c)
     return Learner(_beside(LoRA, values, model), objective, partial(_unet_as, "teacher"), unprompted=True)
 
 
@@ -200,7 +203,7 @@ RECIPES: dict[str, Recipe] = {
         (*LOSS, "start", "image_encoder", "image_tokens", "image_dropout"),
         ("data", "image_encoder"),
     ),
-    "lcm": Recipe(lcm, 1e-4, (*LAYERS, "masks", "opaque_only", "solver_steps", "guidance_range")),
+    "lcm": Recipe(lcm, 1e-4, (*LAYERS, "masks", "opaque_only", "error", "huber_c", "solver_steps", "guidance_range")),
     "dpo": Recipe(dpo, 1e-5, (*LOSS, *LAYERS, "rejected", "beta"), ("data", "rejected")),
     "reward": Recipe(reward, 1e-3, (*TEXTS, *REWARD), ("prompts", "reward")),
 }

@@ -10,7 +10,8 @@ Latent consistency distillation (Luo et al. 2023, arXiv:2310.04378; 2311.05556 f
 of a solver, (i + 1) T / n - 1, s the one before it, and 0 before the first. w is drawn for each picture, and is one
 less than a guidance scale: a student that is told it (`time_cond_proj_dim`) is told the scale w + 1, as in sampling. f-
 is an average of the student, or the student itself, as it is for LoRA. Distances are pseudo-Huber's (`errors`), c =
-0.001.
+0.001 as in diffusers' scripts, or squares, as in the paper. With so small a c every difference pulls alike, however
+small: a small model did not come to rest (docs/training.md).
 
 What takes part, beside what a batch always has:
 

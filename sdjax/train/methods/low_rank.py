@@ -7,8 +7,7 @@ start is kohya's: torch's `kaiming_uniform_(a=sqrt(5))`, whose bound is 1/sqrt(n
 the base itself, to the last bit. For a convolution A is one too, in the kernel's place, to r channels; B is 1 x 1.
 
 Nothing of this knows a loss. `worn` gives a component's parameters with the factors beside their kernels, which every
-layer reads (`nn.linear`), so that a gradient with respect to the factors alone is that of an ordinary function;
-`tensors` names them as kohya's trainer does, which every program that reads adapters understands.
+layer reads (`nn.linear`), so that a gradient with respect to the factors alone is that of an ordinary function.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdjax.core.keys import key
 from sdjax.nn.linear import LowRank
 
 Factors = Mapping[str, Mapping[str, jax.Array]]
@@ -26,25 +24,6 @@ Factors = Mapping[str, Mapping[str, jax.Array]]
 
 PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
 """What kohya's names of a component's modules begin with, for models with one text encoder."""
-
-
-def fresh_factors(params: Mapping[str, Any], chosen: Callable[[str], object], rank: int, seed: int) -> Factors:
-    """Equation 1's start for the kernels of a component at the paths for which `chosen` is true, float32.
-
-    params: of the component; its arrays may be their shapes alone. A path is as the checkpoint names the module:
-    "mid_block.attentions.0.transformer_blocks.0.attn2.to_k".
-
-    Raises ValueError where none is chosen, or the rank is no positive number.
-    """
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, not {rank}")
-    kernels = {path: params_at["kernel"].shape for path, params_at in layers(params).items()}
-    picked = {path: shape for path, shape in kernels.items() if chosen(path)}
-    if not picked:
-        raise ValueError(f"no layer is chosen; there are {len(kernels)}, such as {next(iter(kernels), 'none')}")
-    return {
-        path: start(shape, rank, jax.random.fold_in(key(seed), i)) for i, (path, shape) in enumerate(picked.items())
-    }
 
 
 def start(shape: tuple[int, ...], rank: int, key: jax.Array) -> dict[str, jax.Array]:
@@ -74,33 +53,6 @@ def beside(layer: Mapping[str, Any], one: Mapping[str, jax.Array], scale: float)
     return {**layer, "low_rank": LowRank(one["down"], one["up"], scales)}
 
 
-def merged(params: Mapping[str, Any], factors: Factors, scale: float) -> dict[str, Any]:
-    """As `worn`, with the products added to the kernels: in float32, on the host, then in the kernels' own dtype."""
-
-    def added(layer: Mapping[str, Any], one: Mapping[str, jax.Array]) -> dict[str, Any]:
-        kernel, product = np.asarray(layer["kernel"]), np.asarray(one["down"]) @ np.asarray(one["up"])
-        return {**layer, "kernel": (kernel.astype(np.float32) + np.float32(scale) * product).astype(kernel.dtype)}
-
-    return changed(params, factors, added)
-
-
-def tensors(factors: Mapping[str, Factors], alpha: float, dtype: Any = np.float16) -> dict[str, np.ndarray]:
-    """The factors of components, by component, as a file in kohya's dialect holds them, in `dtype`.
-
-    "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight" `r i` or `r i h w`, ".lora_up.weight" `o r` or
-    `o r 1 1`, ".alpha" a number: torch's order of axes, and dots as underscores. Raises ValueError for a component that
-    the dialect, in a model with one text encoder, has no name for.
-    """
-    made: dict[str, np.ndarray] = {}
-    for component, own in factors.items():
-        if component not in PREFIXES:
-            raise ValueError(f"kohya's names know no {component}; they know {' and '.join(PREFIXES)}")
-        for path, one in own.items():
-            name = f"{PREFIXES[component]}_{path.replace('.', '_')}"
-            made |= {f"{name}.{suffix}": array for suffix, array in layer_tensors(one, alpha, dtype).items()}
-    return made
-
-
 def layer_tensors(one: Mapping[str, Any], alpha: float, dtype: Any = np.float32) -> dict[str, np.ndarray]:
     """The tensors of one layer by what kohya's names end in."""
     down, up = np.asarray(one["down"]), np.asarray(one["up"])
@@ -113,7 +65,7 @@ def layer_tensors(one: Mapping[str, Any], alpha: float, dtype: Any = np.float32)
 
 
 def untensors(named: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> tuple[dict[str, Factors], float]:
-    """The factors by component, float32, and alpha / r, of what `tensors` wrote, to train on; params: by component.
+    """The factors by component, float32, and alpha / r, of a file that `LoRA` wrote, to train on; params: by component.
 
     Of files by others `sdjax.adapters` reads every dialect. Raises ValueError where a name belongs to no layer, or the
     layers have several scales.
