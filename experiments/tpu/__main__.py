@@ -32,6 +32,11 @@ from experiments.tpu.chips import CHIPS
 
 ROWS = ["sd15:512:1", "sd21:768:1", "sdxl:1024:1", "sdxl_refiner:1024:1"]
 STEPS = 20
+# Before JAX looks for a TPU here: there is none to ask or to lock, and several processes may compile.
+WITHOUT_A_TPU = {
+    **{"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
+    **{"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v6e-4", "TPU_MIN_LOG_LEVEL": "3"},
+}
 HEAD = (
     "network",
     "part",
@@ -63,7 +68,7 @@ def main(values: Any) -> None:
     rows = [_programs.check_row(row) for row in values.rows]
     counts = [_count(text) for text in values.sharded]
     _check_expression(values.only)
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}  # before JAX looks for a TPU here
+    os.environ |= WITHOUT_A_TPU
     from experiments.tpu.estimates import mesh
 
     for chip in values.chips:
@@ -98,9 +103,8 @@ def _check_expression(text: str) -> None:
 
 def _parts(row: tuple[str, int, int], chip: str, values: Any) -> dict[str, Any]:
     """All distinct parts of a row, and their sums."""
-    import jax
 
-    from experiments.tpu.estimates import lowered, mesh, whole
+    from experiments.tpu.estimates import alone, lowered, mesh
     from experiments.tpu.operations import operations
     from experiments.tpu.parts import parts
     from sdjax.core.devices import tracing_for
@@ -109,17 +113,14 @@ def _parts(row: tuple[str, int, int], chip: str, values: Any) -> dict[str, Any]:
         found = [part for part in parts(*row, "bfloat16") if re.search(values.only, part.what)]
         flops = [operations(part, *part.arrays) for part in found]
     where = mesh(chip)
-    programs = (
-        lowered(lambda part=part: jax.jit(part).lower(*jax.tree.map(lambda a: whole(a, where), part.arrays)))
-        for part in found
-    )
+    programs = (lowered(partial(alone, part, where)) for part in found)
     cells = [
         {"network": part.network, "part": part.what, "times": part.times, "whole": part.whole, "flops": flop}
         for part, flop in zip(found, flops, strict=True)
     ]
     _print_head(row, chip, "parts")
     _estimates(cells, programs, chip, values)
-    return {**_named(row, chip), "parts": cells, **_sums(cells, row, chip)}
+    return {**_named(row, chip), "parts": cells, **({} if values.only else _sums(cells, row, chip))}
 
 
 def _whole(row: tuple[str, int, int], chip: str, count: int, values: Any) -> dict[str, Any]:
@@ -170,12 +171,13 @@ def _settle(cell: dict[str, Any], found: Future[Any], chip: str) -> None:
     from experiments.tpu.estimates import Refused
 
     try:
-        cell |= asdict(found.result())
+        made = found.result()
     except Refused as refused:
         cell["refused"] = str(refused)
         print(f"| {cell['network']} | {cell['part']} | {cell['times']} | refused: {refused} |", flush=True)
         return
-    times, seconds = cell["times"], cell["seconds"]
+    times, seconds = cell["times"], made.seconds(CHIPS[chip])
+    cell |= {**asdict(made), "seconds": seconds}
     share = cell["flops"] / seconds / CHIPS[chip].peak if seconds else 0.0
     name = cell["part"] if cell["whole"] else f"– {cell['part']}"
     numbers = f"{cell['flops'] / 1e9:.1f} | {seconds * 1e3:.3f} | {times * seconds * 1e3:.2f} | {share:.0%}"

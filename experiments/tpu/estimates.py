@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.tpu import hlo
@@ -25,15 +26,15 @@ class Estimate:
 
     Attributes:
       flops, bytes, optimal: of `cost_analysis()`: operations, bytes, and seconds at the peaks; loops are counted once.
-      seconds: the compiler's own estimate, loops counted; see `hlo`. by_kind: what of it goes to what.
+      scheduled: seconds by the compiler's own estimate, loops counted; see `hlo`. by_kind: what of them goes to what.
       scratch, arguments, results: bytes of memory. sent: bytes of the results of collectives, by kind.
-      kernels: of Pallas that told no cost, which `seconds` lacks. compiled: seconds that compiling took here.
+      kernels: of Pallas that told no cost, which `scheduled` lacks. compiled: seconds that compiling took here.
     """
 
     flops: float
     bytes: float
     optimal: float
-    seconds: float
+    scheduled: float
     by_kind: dict[str, float]
     scratch: int
     arguments: int
@@ -41,6 +42,10 @@ class Estimate:
     sent: dict[str, float]
     kernels: int
     compiled: float
+
+    def seconds(self, chip: Chip) -> float:
+        """As scheduled, but no less than it takes to read the arguments and to write the results."""
+        return max(self.scheduled, (self.arguments + self.results) / chip.bandwidth)
 
 
 class Refused(Exception):
@@ -72,6 +77,12 @@ def cut(array: Any, chips: Mesh) -> Any:
     shape = np.shape(array)
     axes = PartitionSpec(*[None] * (len(shape) - 1), AXIS) if shape and shape[-1] % chips.size == 0 else PartitionSpec()
     return jax.ShapeDtypeStruct(shape, array.dtype, sharding=NamedSharding(chips, axes))
+
+
+def alone(part: Any, chips: Mesh) -> Any:
+    """One part of a network, lowered, whose arrays may lie in memory as it likes: so they come from its neighbours."""
+    free = Format(Layout.AUTO, NamedSharding(chips, PartitionSpec()))
+    return jax.jit(part, in_shardings=free, out_shardings=free).lower(*part.arrays)
 
 
 def lowered(make: Callable[[], Any]) -> Any:
@@ -107,17 +118,18 @@ def _told(program: Any, chip: Chip) -> dict[str, Any]:
     except jax.errors.JaxRuntimeError as error:
         return {"refused": " ".join(str(error).split())[:400]}
     seconds, whole, memory = time.monotonic() - start, compiled.cost_analysis(), compiled.memory_analysis()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes  # what is donated is written in its own place
     cost = hlo.cost(compiled.as_text(), chip.clock, chip.bandwidth)
     return asdict(
         Estimate(
             flops=whole["flops"],
             bytes=whole["bytes accessed"],
             optimal=whole["optimal_seconds"],
-            seconds=cost.seconds,
+            scheduled=cost.seconds,
             by_kind=dict(cost.by_kind.most_common(6)),
             scratch=memory.temp_size_in_bytes,
             arguments=memory.argument_size_in_bytes,
-            results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+            results=results,
             sent=dict(cost.sent),
             kernels=cost.kernels,
             compiled=seconds,

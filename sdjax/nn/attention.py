@@ -28,10 +28,9 @@ from sdjax.nn.parameter import path_of
 
 Sums = tuple[jax.Array, jax.Array, jax.Array]  # of a running softmax: the largest score, the weights, the values
 
-# Scores held at once, in elements: in a CPU's cache (8 MiB of float32), in a TPU's fast memory (80 MiB; 5 heads of
-# 1,024 queries and 4,096 keys), elsewhere in memory (256 MiB). Few enough need no loop.
-CPU_SCORES, TPU_SCORES, SCORES, FEW_SCORES = 2**21, 5 * 2**22, 2**26, 2**20
-TPU_QUERIES = 1024  # of a head at once
+# Scores held at once, in elements: in a CPU's cache (8 MiB of float32), in a TPU's fast memory (80 MiB, which 5 heads
+# share where there are as many), elsewhere in memory (256 MiB). Few enough need no loop.
+CPU_SCORES, TPU_SCORES, TPU_HEADS, SCORES, FEW_SCORES = 2**21, 5 * 2**22, 5, 2**26, 2**20
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False, upcast: bool = False) -> jax.Array:
@@ -127,7 +126,7 @@ def attention_over_chunks(
 def _block(pairs: int, queries: int, keys: int) -> tuple[int, int]:
     """How many pairs of a picture and a head go together, and how many queries of each, where all have `keys`."""
     if platform() == "tpu":
-        rows = _divisor(queries, min(TPU_QUERIES, TPU_SCORES // keys))
+        rows = _divisor(queries, TPU_SCORES // (min(pairs, TPU_HEADS) * keys))
         return _divisor(pairs, TPU_SCORES // (rows * keys)), rows
     if on_cpu():
         return 1, _divisor(queries, CPU_SCORES // keys)
