@@ -89,7 +89,9 @@ def test_the_parts_are_all_that_a_network_multiplies():
             own = [part for part in found if part.network == name and part.whole]
             whole = operations(calls[name].function, *calls[name].arrays)
             assert sum(part.times * operations(part, *part.arrays) for part in own) == pytest.approx(whole, rel=1e-3)
-    assert len({(part.network, part.what, part.whole, repr(part.arrays)) for part in found}) == len(found)
+    assert len({(part.network, part.what, part.whole, repr((part.module, part.arrays))) for part in found}) == len(
+        found
+    )
 
 
 @pytest.mark.parametrize(
