@@ -13,30 +13,23 @@ times, the memory of 1024 x 1024, its large levels being cut into tiles.
 """
 
 import json
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from experiments import _cli
-from sdjax.config.presets import PRESETS
+from experiments import _cli, _programs
 from sdjax.core.files import write
-from sdjax.nn.shapes import expected_params
-from sdjax.runtime.denoisers import denoiser_of
 
 ROWS = ["sd15:512:1", "sd15:512:8", "sd15:768:1", "sd21:768:1", "sdxl:1024:1", "vae:1024:1", "vae:2048:1", "vae:4096:1"]
 DTYPES = ["float32", "bfloat16"]
-VAE = "vae"  # the family of rows without a U-Net
 PROGRAMS = ("text", "U-Net step", "decode", "encode")
-Program = tuple[Any, Any]  # lowered, and what it takes beside weights
 HEAD = f"| family | size | batch | dtype | weights | {' | '.join(PROGRAMS)} | peak |\n|{'---|' * 9}"
 
 
 def main(values: Any) -> None:
     """Prints a line of the table as soon as it is known, then writes them all."""
-    rows = [_row(row) for row in values.rows]
+    rows = [_programs.check_row(row, [_programs.VAE]) for row in values.rows]
     measured = []
     print(HEAD)
     for family, size, batch in rows:
@@ -51,99 +44,19 @@ def main(values: Any) -> None:
 
 def measure(family: str, size: int, batch: int, dtype: str) -> dict[str, int]:
     """Bytes, by column."""
-    import jax
-
-    configs = _configs(family)
-    params = {
-        name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), tree)
-        for name, tree in expected_params(configs).items()
-    }
-    lowered = _vae_programs(configs["vae"], params["vae"], size, batch, dtype)
-    if "unet" in configs:
-        lowered["text"] = _text(configs["text_encoder"], params["text_encoder"], dtype)
-        lowered["U-Net step"] = _step(configs, params["unet"], family, size, batch, dtype)
     found = {}
-    for name, (program, inputs) in lowered.items():
-        told = program.compile().memory_analysis()
+    for name, call in _programs.calls(family, size, batch, dtype).items():
+        told = call.lower().compile().memory_analysis()
         results = told.output_size_in_bytes - told.alias_size_in_bytes  # the state is written in its own place
-        found[name] = _bytes(inputs) + results + told.temp_size_in_bytes
-    return {"weights": _bytes(params), **found, "peak": _bytes(params) + max(found.values())}
+        found[name] = _bytes(call.inputs) + results + told.temp_size_in_bytes
+    weights = _bytes(_programs.parameters(_programs.networks(family), dtype))
+    return {"weights": weights, **found, "peak": weights + max(found.values())}
 
 
 def _bytes(arrays: Any) -> int:
     import jax
 
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
-
-
-def _configs(family: str) -> dict[str, Any]:
-    from experiments.benchmark.ours import networks
-
-    return {"vae": networks("sd15")["vae"]} if family == VAE else networks(family)
-
-
-def _vae_programs(vae: Any, params: Any, size: int, batch: int, dtype: str) -> dict[str, Program]:
-    import jax
-    import jax.numpy as jnp
-
-    from sdjax.runtime import programs
-
-    latents = jax.ShapeDtypeStruct((batch, size // vae.factor, size // vae.factor, vae.latent_channels), "float32")
-    pixels = jax.ShapeDtypeStruct((batch, size, size, 3), "float32")
-    return {
-        "decode": (programs.decode.lower(vae, jnp.dtype(dtype), params, latents), latents),
-        "encode": (programs.encode.lower(vae, jnp.dtype(dtype), params, pixels, latents), (pixels, latents)),
-    }
-
-
-def _text(config: Any, params: Any, dtype: str) -> Program:
-    """One row of 77 tokens, lowered."""
-    import jax
-    import jax.numpy as jnp
-
-    from sdjax.runtime import programs
-
-    ids, depth = (jax.ShapeDtypeStruct(shape, "int32") for shape in ((77,), ()))
-    return programs.encode_text.lower(config, jnp.dtype(dtype), False, params, ids, depth), ids
-
-
-def _step(configs: Any, params: Any, family: str, size: int, batch: int, dtype: str) -> Program:
-    """One row of a plan with guidance, lowered; the text is of one piece of 77 tokens."""
-    import jax
-    import jax.numpy as jnp
-
-    from sdjax.diffusion.guidance import Guidance
-    from sdjax.diffusion.inpaint import KnownRegion
-    from sdjax.diffusion.plan import plan
-    from sdjax.nn.conditioning import Added, Chunks, Conditions
-    from sdjax.runtime import programs
-
-    def array(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, "float32")
-
-    unet, compute, both = configs["unet"], jnp.dtype(dtype), 2 * batch
-    latents = array(batch, size // 8, size // 8, unet.in_channels)
-    states: Any = array(both, 1, 77, unet.cross_attention_dim)
-    count: Any = jax.ShapeDtypeStruct((both,), "int32")
-    denoiser, text = denoiser_of(unet, compute), Conditions(Chunks({}, states, count))
-    text = jax.eval_shape(partial(programs.precompute_kv, denoiser), params, text)
-    added = Added(array(both, 1280), array(both, 6)) if unet.addition_embed_type == "text_time" else None
-    table = plan("dpmpp_2m", 20, PRESETS[family].scheduler).table()
-    known = jax.eval_shape(KnownRegion.nothing, latents)
-    carry = jax.eval_shape(partial(programs.begin, None), latents, known, array(2, batch), table)
-    rest = (replace(text, added=added), Guidance(array(1, batch), array(1, batch)), known)
-    return programs.run_rows.lower(denoiser, None, carry, table.rows(0, 1), params, *rest), (carry, rest)
-
-
-def _row(text: str) -> tuple[str, int, int]:
-    """`family:size:batch`, checked. Raises ValueError."""
-    family, *numbers = text.split(":")
-    known = [VAE, *(name for name, preset in PRESETS.items() if "text_encoder" in preset.configs)]
-    if family not in known or len(numbers) != 2 or not all(number.isdecimal() and int(number) for number in numbers):
-        raise ValueError(f"--rows: {text!r} is not family:size:batch, with a family of {', '.join(known)}")
-    if int(numbers[0]) % 64:
-        raise ValueError(f"--rows: {text!r} has a size that is no multiple of 64")
-    return family, int(numbers[0]), int(numbers[1])
 
 
 if __name__ == "__main__":

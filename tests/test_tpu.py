@@ -15,6 +15,7 @@ import pytest
 from jax import export
 
 from sdjax.config import ClipTextConfig, UNetConfig, VaeConfig
+from sdjax.core.devices import tracing_for
 from sdjax.diffusion.guidance import Guidance
 from sdjax.diffusion.inpaint import KnownRegion
 from sdjax.diffusion.plan import plan
@@ -25,7 +26,6 @@ from sdjax.runtime.denoisers import denoiser_of
 from tests import checkpoints
 
 BFLOAT16 = jnp.dtype("bfloat16")
-# 24 x 24 latents, a size of no other test: what is traced here as for a TPU must not be found there, nor theirs here.
 LATENTS, TOKENS = 24, 12
 TEXT = ClipTextConfig.from_dict(
     checkpoints.TEXT | {"vocab_size": 37, "bos_token_id": 35, "eos_token_id": 36, "intermediate_size": 48}
@@ -43,10 +43,10 @@ VAE = VaeConfig.from_dict(checkpoints.VAE | {"sample_size": 2 * LATENTS})
 
 
 @pytest.fixture(autouse=True)
-def on_a_tpu(monkeypatch) -> Iterator[None]:
-    """The networks choose their forms by the process's backend, which here must say the one that is lowered for."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    yield
+def for_a_tpu() -> Iterator[None]:
+    """The networks choose their forms by the platform that they are traced for."""
+    with tracing_for("tpu"):
+        yield
 
 
 def array(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:

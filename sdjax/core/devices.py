@@ -1,6 +1,8 @@
 """This process's devices: which there are, what kind they are, and arrays laid out over them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -8,9 +10,32 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
+_elsewhere: ContextVar[str | None] = ContextVar("elsewhere", default=None)
+
+
+def platform() -> str:
+    """What runs the programs that are traced now: "cpu", "gpu" or "tpu"."""
+    return _elsewhere.get() or jax.default_backend()
+
+
 def on_cpu() -> bool:
-    """Whether this process computes on a CPU, where some things are better done in another way."""
-    return jax.default_backend() == "cpu"
+    """Whether programs run on a CPU, where some things are better done in another way."""
+    return platform() == "cpu"
+
+
+@contextmanager
+def tracing_for(platform: str) -> Iterator[None]:
+    """Within it programs are traced for a platform that this process need not have, to be lowered and never run.
+
+    JAX remembers what it traced by shapes alone, and forgets it here, before and after.
+    """
+    token = _elsewhere.set(platform)
+    try:
+        jax.clear_caches()
+        yield
+    finally:
+        _elsewhere.reset(token)
+        jax.clear_caches()
 
 
 AXIS = "devices"

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from jax.extend.core import get_opaque_trace_state
 
+from sdjax.core.devices import platform
 from sdjax.core.keys import settled
 
 # Compiler options by platform; only what was measured to pay.
@@ -106,9 +107,10 @@ class Program:
             return (self.inside if traced else self.alone)(*args, **named)
 
     def lower(self, *args: Any, **named: Any) -> Any:
-        """`jax.jit`'s: the program for arguments of these shapes, not yet compiled."""
+        """`jax.jit`'s: the program for arguments of these shapes, not yet compiled; elsewhere, without options."""
+        here = platform() == jax.default_backend()
         with settled():
-            return self.alone.lower(*args, **named)
+            return (self.alone if here else self.inside).lower(*args, **named)
 
     def _cache_size(self) -> int:
         """How many times it was compiled, as jitted functions tell."""

@@ -3,8 +3,8 @@
     softmax(Q K^T / sqrt(d)) V                                                        (Vaswani et al. 2017, eq. 1)
 
 The `l x l` score matrix of a 512 x 512 picture (4,096 tokens, 8 heads, two guidance halves) would be 1 GiB. On a
-GPU in 16-bit precision cuDNN never forms it; everywhere else the queries go through in blocks (`lax.map`), which
-holds one block's scores at a time and, on a CPU, one head's, small enough to stay in cache.
+GPU in 16-bit precision cuDNN never forms it; everywhere else heads and queries go through in blocks (`lax.map`): few
+enough at a time that their scores stay in a CPU's cache, or in a TPU's fast memory, and never travel.
 
 Text enters through cross-attention only, so its keys and values are the same at every sampling step:
 `cross_keys_values` computes them once, outside the loop, and the U-Net takes them in place of the text.
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdjax.core.devices import on_cpu
+from sdjax.core.devices import on_cpu, platform
 from sdjax.core.tree import modules_named
 from sdjax.nn.conditioning import Chunks, KeysValues, Signals
 from sdjax.nn.injections import ImageTokens
@@ -28,9 +28,9 @@ from sdjax.nn.parameter import path_of
 
 Sums = tuple[jax.Array, jax.Array, jax.Array]  # of a running softmax: the largest score, the weights, the values
 
-# Scores held at once, in elements. A CPU takes one head of one image after the other and keeps its block in cache
-# (8 MiB of float32); elsewhere all heads go together and the limit is memory (256 MiB). Few enough need no loop.
-CPU_SCORES, SCORES, FEW_SCORES = 2**21, 2**26, 2**20
+# Scores held at once, in elements: in a CPU's cache (8 MiB of float32), in a TPU's fast memory (80 MiB, which 5 heads
+# share where there are as many), elsewhere in memory (256 MiB). Few enough need no loop.
+CPU_SCORES, TPU_SCORES, TPU_HEADS, SCORES, FEW_SCORES = 2**21, 5 * 2**22, 5, 2**26, 2**20
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False, upcast: bool = False) -> jax.Array:
@@ -65,8 +65,7 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, upcast: bool
 def _attend_in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, upcast: bool) -> jax.Array:
     """q `b k l d`, k and v `b k m d` (k heads) -> `b k l d`, a block of queries at a time."""
     shape, pairs = q.shape, q.shape[0] * q.shape[1]
-    most = CPU_SCORES if on_cpu() else SCORES // pairs
-    block = _block_length(q.shape[2], most // k.shape[2])
+    together, block = _block(pairs, q.shape[2], k.shape[2])
 
     # Scores are made again on the way back: kept, they would be most of what training holds.
     attend = jax.checkpoint(partial(_attend, causal=False, upcast=upcast), prevent_cse=False)
@@ -77,9 +76,10 @@ def _attend_in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, upcast: bool) ->
         return out.reshape(q.shape)
 
     # A product of two matrices runs two to five times faster on a CPU than the same one with batch dimensions.
-    q, k, v = (part.reshape(pairs, *part.shape[2:]) for part in (q, k, v))
-    out = jax.lax.map(head, (q, k, v)) if on_cpu() else jax.vmap(head)((q, k, v))
-    return out.reshape(shape)
+    parts = tuple(part.reshape(pairs, *part.shape[2:]) for part in (q, k, v))
+    if together == pairs:
+        return jax.vmap(head)(parts).reshape(shape)
+    return jax.lax.map(head, parts, batch_size=None if together == 1 else together).reshape(shape)
 
 
 def attention_over_chunks(
@@ -123,16 +123,26 @@ def attention_over_chunks(
     return (out / total[..., None]).swapaxes(1, 2).astype(q.dtype)
 
 
-def _block_length(queries: int, most: int) -> int:
-    """The largest divisor of `queries` that is at most `most`."""
-    return max(n for n in range(1, max(1, min(queries, most)) + 1) if queries % n == 0)
+def _block(pairs: int, queries: int, keys: int) -> tuple[int, int]:
+    """How many pairs of a picture and a head go together, and how many queries of each, where all have `keys`."""
+    if platform() == "tpu":
+        rows = _divisor(queries, TPU_SCORES // (min(pairs, TPU_HEADS) * keys))
+        return _divisor(pairs, TPU_SCORES // (rows * keys)), rows
+    if on_cpu():
+        return 1, _divisor(queries, CPU_SCORES // keys)
+    return pairs, _divisor(queries, SCORES // pairs // keys)
+
+
+def _divisor(whole: int, most: int) -> int:
+    """The largest divisor of `whole` that is at most `most`, which counts as 1 if it is less."""
+    return max(n for n in range(1, max(1, min(whole, most)) + 1) if whole % n == 0)
 
 
 def _cudnn_takes(q: jax.Array) -> bool:
     """Whether cuDNN's fused attention has a kernel for it: 16-bit, head size a multiple of 8 up to 256."""
     if q.dtype not in (jnp.float16, jnp.bfloat16) or q.shape[-1] % 8 or q.shape[-1] > 256:
         return False
-    return jax.default_backend() == "gpu"
+    return platform() == "gpu"
 
 
 class Attention(nn.Module):

@@ -141,21 +141,28 @@ class GroupNorm(nn.Module):
     def __call__(self, x: jax.Array, moments: Moments | None = None) -> jax.Array:
         channels = x.shape[-1]
         scale, bias = _scale_and_bias(self, channels)
+        mean, variance = self._moments(x) if moments is None else moments
         x = x.astype(jnp.float32)
-        if moments is None:
-            grouped = x.reshape(x.shape[0], -1, self.groups, channels // self.groups)
-            mean = jnp.mean(grouped, axis=(1, 3), keepdims=True)
-            # Two passes: E[x^2] - E[x]^2 loses the digits that parity with torch needs when |mean| >> std.
-            variance = jnp.mean(jnp.square(grouped - mean), axis=(1, 3), keepdims=True)
-        else:
-            mean, variance = (part[:, None, :, None] for part in moments)
-        inverse = jax.lax.rsqrt(variance + self.eps)
+        mean, inverse = (part[:, None, :, None] for part in (mean, jax.lax.rsqrt(variance + self.eps)))
         per_group = (x.shape[0], 1, self.groups, channels // self.groups)
         multiplier = inverse * scale.reshape(1, 1, *per_group[2:])
         offset = bias.reshape(1, 1, *per_group[2:]) - mean * multiplier
         per_channel = (x.shape[0],) + (1,) * (x.ndim - 2) + (channels,)
         y = x * multiplier.reshape(per_channel) + offset.reshape(per_channel)
         return y.astype(self.dtype)
+
+    def _moments(self, x: jax.Array) -> Moments:
+        """Of x itself, in one pass over it where it is of 16 bits, else in two."""
+        b, shares = x.shape[0], (x.shape[0], self.groups, -1)
+        narrow, x = x.dtype.itemsize < 4, x.astype(jnp.float32).reshape(b, -1, x.shape[-1])
+        if narrow:
+            # What float32 loses of E[x^2] - E[x]^2, 16 bits have not had: std is lost in them where |mean| / std > 2^8.
+            mean, square = (jnp.mean(sums, axis=1).reshape(shares).mean(-1) for sums in (x, jnp.square(x)))
+            return mean, jnp.maximum(square - jnp.square(mean), 0.0)
+        grouped = x.reshape(b, -1, self.groups, x.shape[-1] // self.groups)
+        mean = jnp.mean(grouped, axis=(1, 3))
+        # E[x^2] - E[x]^2 would lose the digits that parity with torch needs when |mean| >> std.
+        return mean, jnp.mean(jnp.square(grouped - mean[:, None, :, None]), axis=(1, 3))
 
 
 class LayerNorm(nn.Module):
