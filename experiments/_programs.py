@@ -155,4 +155,5 @@ def _added(unet: Any, count: int) -> Any:
         return None
     pooled = 1280
     ids = (unet.projection_class_embeddings_input_dim - pooled) // unet.addition_time_embed_dim
-    return Added(*(jax.ShapeDtypeStruct((count, width), "float32") for width in (pooled, ids)))
+    made: Any = tuple(jax.ShapeDtypeStruct((count, width), "float32") for width in (pooled, ids))
+    return Added(*made)

@@ -60,7 +60,7 @@ def test_loops_are_counted_and_what_has_no_estimate_is_by_its_bytes():
     assert cost.by_kind["copy"] == pytest.approx(8 * 2 * size / BANDWIDTH)
     assert cost.by_kind["add"] == pytest.approx(2 * size / BANDWIDTH)  # the third is in the fast memory
     assert cost.seconds == pytest.approx(sum(cost.by_kind.values()))
-    assert dict(cost.sent) == {"all-gather": 2 * size}
+    assert cost.sent == {"all-gather": 2 * size}
 
 
 def test_a_loop_that_does_not_tell_its_rounds_is_refused():

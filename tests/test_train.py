@@ -106,6 +106,13 @@ def test_another_runs_folder_is_refused(tmp_path):
         run(tmp_path, 20, kind="adamw")
 
 
+def test_a_run_that_made_no_step_may_be_asked_for_otherwise(tmp_path):
+    with pytest.raises(Diverged):
+        run(tmp_path, 10, batches=lambda n: batch(n) * np.nan, save_seconds=100)
+    assert int(run(tmp_path, 2, kind="adamw").step) == 2
+    assert settings_of(tmp_path)["kind"] == "adamw"
+
+
 def test_a_state_of_another_configuration_is_refused(tmp_path):
     run(tmp_path, 10)
     step = make_plain_step(loss, Optimiser("muon"), [Decay(0.9)])

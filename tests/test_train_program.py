@@ -69,6 +69,12 @@ MISTAKES = {
         ["--method=lora", "--out=run", "--data=x", "--distributed=localhost:1,2,2"],
         "of 2 processes the last is 1",
     ),
+    "a batch that does not divide": (
+        ["--method=lora", "--data=x", "--out=x", "--batch=3", "--accumulate=2"],
+        "a batch of 3 cannot be shared by 1 devices in 2 pieces; give a multiple of 2",
+    ),
+    "a file in the folder's place": (["--method=lora", "--data=x", "--out=README.md"], "--out=README.md is a file"),
+    "no look at all": (["--method=lora", "--data=x", "--out=x", "--validate_every=-1"], "--validate_every"),
     "an error that lcm has not": (
         ["--method=lcm", "--data=x", "--out=x", "--error=smooth_l1"],
         "--error=smooth_l1 is not of lcm",
@@ -143,6 +149,7 @@ def test_a_run_leaves_an_adapter_and_goes_on_where_it_was(train, tiny_checkpoint
     ran = train(*flags, "--steps=4")  # at a constant rate a run may be made longer
     assert ran.returncode == 0, ran.stderr
     assert "step 3/4" in ran.stdout and "step 1/4" not in ran.stdout
+    assert "2 steps are done; it goes on to 4" in ran.stdout
     lines = (out / "metrics.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["step", "1", "2", "3", "4"]
 

@@ -126,11 +126,11 @@ def _told(program: Any, chip: Chip) -> dict[str, Any]:
             bytes=whole["bytes accessed"],
             optimal=whole["optimal_seconds"],
             scheduled=cost.seconds,
-            by_kind=dict(cost.by_kind.most_common(6)),
+            by_kind=dict(sorted(cost.by_kind.items(), key=lambda one: -one[1])[:6]),
             scratch=memory.temp_size_in_bytes,
             arguments=memory.argument_size_in_bytes,
             results=results,
-            sent=dict(cost.sent),
+            sent=cost.sent,
             kernels=cost.kernels,
             compiled=seconds,
         )

@@ -13,7 +13,6 @@ here, nor do collectives: their bytes are told apart. A kernel of Pallas tells i
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -58,8 +57,8 @@ class Cost:
     """
 
     seconds: float = 0.0
-    by_kind: Counter[str] = field(default_factory=Counter)
-    sent: Counter[str] = field(default_factory=Counter)
+    by_kind: dict[str, float] = field(default_factory=dict)
+    sent: dict[str, float] = field(default_factory=dict)
     kernels: int = 0
 
     def add(self, other: "Cost", times: int = 1) -> None:
@@ -68,7 +67,7 @@ class Cost:
         self.kernels += times * other.kernels
         for mine, its in ((self.by_kind, other.by_kind), (self.sent, other.sent)):
             for kind, value in its.items():
-                mine[kind] += times * value
+                mine[kind] = mine.get(kind, 0.0) + times * value
 
 
 def cost(text: str, clock: float, bandwidth: float) -> Cost:
@@ -98,14 +97,10 @@ def cost(text: str, clock: float, bandwidth: float) -> Cost:
             return total.add(of(called[0]))
         kind = one.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
-            total.sent[kind] += int(bytes_of(one.result))
-            return None
-        if one.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in one.text:
-            total.kernels += 1
+            return total.add(Cost(sent={kind: bytes_of(one.result)}))
+        kernel = one.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in one.text
         seconds = _seconds(one, lines, clock, bandwidth)
-        total.seconds += seconds
-        total.by_kind[_kind(one)] += seconds
-        return None
+        return total.add(Cost(seconds, {_kind(one): seconds}, kernels=int(kernel)))
 
     return of(entry)
 

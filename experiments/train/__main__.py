@@ -29,7 +29,7 @@ from sdjax.train.averages import Average, Decay, PowerFunction
 from sdjax.train.checkpoint import Retention
 from sdjax.train.data.ahead import Ahead
 from sdjax.train.loop import fit
-from sdjax.train.mesh import device_mesh
+from sdjax.train.mesh import check_divides, device_mesh
 from sdjax.train.metrics import Csv, Recorder, TensorBoard
 from sdjax.train.optimisers import Optimiser
 from sdjax.train.rates import make_rate
@@ -54,6 +54,7 @@ def main() -> None:
     processes.join(FLAGS.distributed)
     if FLAGS.learning_rate is None:
         FLAGS["learning_rate"].value = recipe.rate
+    check_divides(device_mesh(FLAGS.fsdp), FLAGS.batch, FLAGS.accumulate)
     rate = make_rate(FLAGS.rate, FLAGS.learning_rate, FLAGS.steps, FLAGS.warmup)
     optimiser, averages = make_optimiser(), make_averages()
     model = Model.of(FLAGS)
@@ -106,7 +107,9 @@ def check_flags(recipe: Recipe) -> None:
             raise ValueError(f"--method={FLAGS.method} does not look at --{name}; those that do: {readers}")
     for name in recipe.needs:
         if not getattr(FLAGS, name):
-            raise ValueError(f"--method={FLAGS.method} needs --{name}: {FLAGS[name].help}")
+            raise ValueError(
+                f"--method={FLAGS.method} needs --{name}: {FLAGS[name].help.removeprefix(f'{FLAGS.method}: ')}"
+            )
     if FLAGS.preserve and not FLAGS.class_data:
         raise ValueError("--preserve needs --class_data: pictures of what is to stay as it is")
 

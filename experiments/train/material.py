@@ -4,7 +4,7 @@ Two kinds: pictures with captions (of a ControlNet with maps, of a preference wi
 of DreamBooth with pictures of the class); and prompts alone, for a model that makes its own pictures.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,10 @@ class Material(Protocol):
     @property
     def cached(self) -> tuple[bool, bool]:
         """Whether latents, and whether states of texts, are made beforehand: then no such network takes part."""
+
+    @property
+    def captions(self) -> Iterable[str]:
+        """All texts that are learnt from."""
 
     @property
     def fingerprint(self) -> Any:
@@ -89,6 +93,11 @@ class Pictures:
     def cached(self) -> tuple[bool, bool]:
         """See `Material`."""
         return self.batches.moments is not None, self.batches.states is not None
+
+    @property
+    def captions(self) -> Iterable[str]:
+        """See `Material`."""
+        return (text for item in self.batches.dataset.items for text in item.record.captions)
 
     @property
     def fingerprint(self) -> Any:
@@ -137,6 +146,11 @@ class Prompts:
     def cached(self) -> tuple[bool, bool]:
         """See `Material`."""
         return False, False
+
+    @property
+    def captions(self) -> Iterable[str]:
+        """See `Material`."""
+        return self.texts
 
     @property
     def fingerprint(self) -> Any:
@@ -205,8 +219,9 @@ def _scanned(values: Any, flag: str, report: Report, caption: str | None, **besi
     """The pictures that a flag names; what the scan saw is kept in the run's folder."""
     path, out = values[flag].value, Path(values.out)
     dataset = scan(sources.find(path, caption, **beside), kept=out / f"{flag}.json", report=report)
+    file = out / f"{flag}_{REJECTS}"
+    file.unlink(missing_ok=True)  # of an earlier start
     if dataset.rejects:
-        file = out / f"{flag}_{REJECTS}"
         dataset.write_rejects(file)
         report(f"{path}: {len(dataset.rejects)} pictures are not taken, see {file}; {': '.join(dataset.rejects[0])}")
     return dataset

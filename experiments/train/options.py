@@ -75,6 +75,8 @@ def check() -> None:
     for name in ("method", "out"):
         if not getattr(FLAGS, name):
             raise ValueError(f"--{name} is missing; see --help")
+    if Path(FLAGS.out).exists() and not Path(FLAGS.out).is_dir():
+        raise ValueError(f"--out={FLAGS.out} is a file; name a folder, which the run makes")
     for name in ("learning_rate", "limit", "ema"):
         value = getattr(FLAGS, name)
         if value is not None and not math.isfinite(value):
@@ -87,7 +89,7 @@ def _names() -> set[str]:
 
 
 def _values(path: Path) -> dict[str, Any]:
-    text = _files.read(path, "--config", LARGEST).decode("utf-8", "replace")
+    text = _files.read(path, f"--config={path}", LARGEST).decode("utf-8", "replace")
     if path.suffix == ".json":
         try:
             found = json.loads(text)
@@ -130,13 +132,15 @@ def _text(value: Any) -> Any:
 def _run(methods: tuple[str, ...]) -> None:
     flags.DEFINE_enum("method", None, methods, "What learns, and from what.")
     flags.DEFINE_string("model", "shapes", "A checkpoint: a folder, a file, a Hub id, or shapes.")
-    flags.DEFINE_string("model_revision", "main", "Of a Hub id.")
+    flags.DEFINE_string("model_revision", "main", "Branch, tag or commit, where --model is a Hub id.")
     flags.DEFINE_string("out", None, "Folder of the run; started again, it goes on where it was.")
     flags.DEFINE_string("config", None, "A .py or .json file of flags; the command line goes before it.")
     flags.DEFINE_integer("steps", 1000, "Updates of the parameters.", lower_bound=1)
     flags.DEFINE_integer("batch", 4, "Pictures in an update, on all devices together.", lower_bound=1)
     flags.DEFINE_integer("accumulate", 1, "In how many pieces, one after the other, a batch is taken.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of the order, the crops, the noise and what is drawn at the start.", lower_bound=0)
+    flags.DEFINE_integer(
+        "seed", 0, "Seed of the order, the crops, the noise and what is drawn at the start.", lower_bound=0
+    )
     flags.DEFINE_enum("dtype", "float32", DTYPES, "What the U-Net computes in; what learns is float32.")
     flags.DEFINE_bool("remat", False, "Compute the U-Net's blocks again on the way back: less memory, more time.")
     flags.DEFINE_integer("fsdp", 1, "Over how many devices the state is cut; the rest hold copies.", lower_bound=1)
@@ -150,12 +154,16 @@ def _run(methods: tuple[str, ...]) -> None:
 
 def _data() -> None:
     flags.DEFINE_string("data", None, "Pictures with captions: a folder, webdataset's .tar files, parquet files.")
-    flags.DEFINE_string("caption", None, "For pictures that have none.")
-    flags.DEFINE_string("trigger", "", "Stands before every caption.")
+    flags.DEFINE_string("caption", None, "The caption of --data's pictures that have none.")
+    flags.DEFINE_string("trigger", "", "A word put before every caption.")
     flags.DEFINE_float("caption_dropout", 0.1, "Part of the turns in which the caption is left out.", 0.0, 1.0)
     flags.DEFINE_bool("shuffle_tags", False, "Whether what stands between commas comes in another order every turn.")
-    flags.DEFINE_integer("keep_tags", 0, "So many of the first stay where they are.", lower_bound=0)
-    flags.DEFINE_integer("resolution", None, "Of a side, in pixels; default: the model's own.", lower_bound=8)
+    flags.DEFINE_integer(
+        "keep_tags", 0, "With --shuffle_tags: how many of a caption's first tags stay where they are.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "resolution", None, "Pixels of a side that pictures are brought to; default: the model's own.", lower_bound=8
+    )
     flags.DEFINE_enum("buckets", "square", BUCKETS, "The sizes that pictures are brought to.")
     flags.DEFINE_bool("random_crop", False, "Crops from anywhere, another each time; else from the middle.")
     flags.DEFINE_bool("flip", False, "Flip every picture left to right every second time.")
@@ -164,7 +172,7 @@ def _data() -> None:
     flags.DEFINE_string("masks", None, "Pictures of the same names, white where the error counts.")
     flags.DEFINE_bool("cache", True, "Encode pictures and captions once, where both stay the same.")
     flags.DEFINE_string("class_data", None, "Pictures of the class, so that it is not forgotten (DreamBooth).")
-    flags.DEFINE_string("class_caption", None, "For those of them that have none.")
+    flags.DEFINE_string("class_caption", None, "The caption of --class_data's pictures that have none.")
     flags.DEFINE_integer("class_batch", None, "So many of a batch are of the class; default: half.", lower_bound=1)
     flags.DEFINE_bool("preserve", False, "Pictures of the class are answered as the model did before, noise for noise.")
     flags.DEFINE_float("prior", 1.0, "How much the class counts beside the instances.", lower_bound=0.0)
@@ -176,19 +184,23 @@ def _loss() -> None:
     flags.DEFINE_enum("weighting", "uniform", list(weightings.KINDS), "How much an error counts at its level.")
     flags.DEFINE_float("gamma", None, "The weighting's number; default: the published one.")
     flags.DEFINE_enum("error", "squared", errors.KINDS, "What is made of a difference.")
-    flags.DEFINE_float("huber_c", 0.1, "Of Huber's width.")
+    flags.DEFINE_float("huber_c", 0.1, "The width of --error=huber and smooth_l1.")
     flags.DEFINE_float("offset_noise", 0.0, "How much of one draw for each channel is in the noise.")
     flags.DEFINE_integer("pyramid_noise", 0, "So many coarser levels of noise.")
     flags.DEFINE_float("input_perturbation", 0.0, "How much noise the network is shown and not asked for.")
-    flags.DEFINE_enum("timesteps", "uniform", DENSITIES, "Which of them come oftener.")
-    flags.DEFINE_bool("stratified", True, "Spread a batch's timesteps evenly over all.")
+    flags.DEFINE_enum("timesteps", "uniform", DENSITIES, "Which timesteps come oftener.")
+    flags.DEFINE_bool("stratified", True, "Spread a batch's timesteps evenly over all timesteps.")
 
 
 def _optimiser() -> None:
     flags.DEFINE_enum("optimiser", "adamw", list(optimisers.USUAL), "How parameters follow their gradient.")
-    flags.DEFINE_float("learning_rate", None, "Peak rate; default: the method's usual one.")
+    flags.DEFINE_float(
+        "learning_rate",
+        None,
+        "Peak rate; default: the method's usual one (lora 1e-4, full 1e-5, textual_inversion 5e-3).",
+    )
     flags.DEFINE_enum("rate", "constant", rates.KINDS, "How the rate falls.")
-    flags.DEFINE_integer("warmup", 0, "Steps in which it rises from 0.", lower_bound=0)
+    flags.DEFINE_integer("warmup", 0, "Steps in which the learning rate rises from 0.", lower_bound=0)
     flags.DEFINE_float("weight_decay", None, "Default: the optimiser's own.", lower_bound=0.0)
     flags.DEFINE_float("clip", 1.0, "The most that a gradient's norm may be; 0: however long.", lower_bound=0.0)
     flags.DEFINE_float("ema", None, "Decay of the averaged parameters, which are what is written; default: none.")
@@ -196,10 +208,12 @@ def _optimiser() -> None:
 
 
 def _methods() -> None:
-    flags.DEFINE_integer("rank", 16, "Of every factor (lora and its relatives).", lower_bound=1)
+    flags.DEFINE_integer("rank", 16, "Rank of every factor (lora, dora, loha, lokr, lcm, dpo, reward).", lower_bound=1)
     flags.DEFINE_float("alpha", None, "A change counts alpha / rank; default: the rank.")
     flags.DEFINE_string("layers", "attention", "Of the U-Net: attention, transformers, convolutions, or a pattern.")
-    flags.DEFINE_string("text_layers", None, "The same of the text encoders; default: none of theirs.")
+    flags.DEFINE_string(
+        "text_layers", None, "Which layers of the text encoders learn, as --layers says; default: none."
+    )
     flags.DEFINE_list("rules", None, "full: what learns, as patterns in parameters' paths; default: the U-Net.")
     flags.DEFINE_string("word", None, "textual_inversion: the new word, as it stands in the captions.")
     flags.DEFINE_list("word_start", None, "textual_inversion: for each vector the words whose mean it begins as (a+b).")
@@ -227,11 +241,17 @@ def _methods() -> None:
 
 def _told() -> None:
     flags.DEFINE_integer("report_every", 50, "Steps between two lines.", lower_bound=1)
-    flags.DEFINE_float("save_seconds", 60.0, "Between two states that are kept.", lower_bound=0.0)
-    flags.DEFINE_integer("keep_newest", 2, "So many of them stay.", lower_bound=1)
+    flags.DEFINE_float(
+        "save_seconds", 60.0, "Seconds between two saved states; a killed run goes on from the last.", lower_bound=0.0
+    )
+    flags.DEFINE_integer("keep_newest", 2, "How many of the newest saved states stay.", lower_bound=1)
     flags.DEFINE_float("limit", None, "Seconds after which it saves and stops.")
     flags.DEFINE_bool("tensorboard", False, "Event files beside metrics.csv.")
-    flags.DEFINE_integer("validate_every", 0, "Steps between two looks at the averaged parameters; 0: none.")
+    flags.DEFINE_integer(
+        "validate_every", 0, "Steps between two looks at the averaged parameters; 0: none.", lower_bound=0
+    )
     flags.DEFINE_string("validation_data", None, "Pictures for the loss at fixed noise; default: some of --data.")
-    flags.DEFINE_string("validation_prompts", None, "Of the pictures that are made, parted by |.")
-    flags.DEFINE_integer("validation_steps", 20, "Of the sampler that makes them.", lower_bound=1)
+    flags.DEFINE_string(
+        "validation_prompts", None, "Prompts of pictures painted on the way and at the end, parted by |."
+    )
+    flags.DEFINE_integer("validation_steps", 20, "Sampler steps of --validation_prompts' pictures.", lower_bound=1)

@@ -63,7 +63,14 @@ class Outcome:
         told["sdjax.data"] = json.dumps(self.material.fingerprint)
         if values.zero_terminal_snr:
             told["ss_zero_terminal_snr"] = "True"
-        return told | ({"sdjax.words": json.dumps([values.trigger])} if values.trigger else {})
+        words = self._new_words()
+        return told | ({"sdjax.words": json.dumps(words)} if words else {})
+
+    def _new_words(self) -> list[str]:
+        """What it teaches a model whose words are few: --trigger, and the words of captions that it did not know."""
+        known = [one.grammar for one in self.model.sd.encoders.values() if one.grammar]
+        found = (word for one in known for text in self.material.captions for word in one.unknown(text))
+        return [*dict.fromkeys([self.values.trigger] if self.values.trigger else []), *dict.fromkeys(found)]
 
     def watch(self, done: int, trainable: Params) -> dict[str, float]:
         """The loss at fixed noise, by bands of timesteps, and pictures of --validation_prompts."""

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-
 _elsewhere: ContextVar[str | None] = ContextVar("elsewhere", default=None)
 
 

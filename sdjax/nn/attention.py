@@ -76,10 +76,10 @@ def _attend_in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, upcast: bool) ->
         return out.reshape(q.shape)
 
     # A product of two matrices runs two to five times faster on a CPU than the same one with batch dimensions.
-    parts = tuple(part.reshape(pairs, *part.shape[2:]) for part in (q, k, v))
+    q, k, v = (part.reshape(pairs, *part.shape[2:]) for part in (q, k, v))
     if together == pairs:
-        return jax.vmap(head)(parts).reshape(shape)
-    return jax.lax.map(head, parts, batch_size=None if together == 1 else together).reshape(shape)
+        return jax.vmap(head)((q, k, v)).reshape(shape)
+    return jax.lax.map(head, (q, k, v), batch_size=None if together == 1 else together).reshape(shape)
 
 
 def attention_over_chunks(

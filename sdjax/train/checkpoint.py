@@ -29,6 +29,7 @@ from sdjax.core.errors import closest
 from sdjax.core.version import VERSION
 from sdjax.train.fingerprints import fingerprints
 
+CHECKPOINTS = "checkpoints"  # of a run's folder
 STEP = "step_"
 SHA256 = "sha256"
 FULL = ("No space left", "Disk quota exceeded")  # of what is raised where a disk is full
@@ -132,7 +133,7 @@ def opened(folder: Path, retention: Retention | None = None) -> Iterator[Checkpo
         try:
             handler = ocp.CompositeCheckpointHandler("state", "about")
             with ocp.AsyncCheckpointer(handler) as writer:
-                checkpoints = Checkpoints(folder / "checkpoints", retention or Retention(), writer)
+                checkpoints = Checkpoints(folder / CHECKPOINTS, retention or Retention(), writer)
                 yield checkpoints
                 checkpoints.wait()
         except Exception as error:  # an OSError, or tensorstore's ValueError around one, perhaps from a thread of orbax

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from sdjax.core.keys import key, settled
 from sdjax.core.tree import Params
 from sdjax.train import run_folder
-from sdjax.train.checkpoint import Damaged, Retention, first_line, opened, resumed, saved_steps
+from sdjax.train.checkpoint import CHECKPOINTS, Damaged, Retention, first_line, opened, resumed, saved_steps
 from sdjax.train.interrupt import Interrupted, watched
 from sdjax.train.mesh import place, share
 from sdjax.train.metrics import Recorder
@@ -76,6 +76,9 @@ def fit(
         run_folder.check_room(folder, state)
         run = Progress(folder, checkpoints, list(recorders), {"seed": seed, "settings": settings}, steps, every, report)
         run.begin(int(state.step))
+        if run.first:
+            left = f"it goes on to {steps}" if run.first < steps else "nothing is left to do"
+            report(f"{folder}: {run.first} steps are done; {left}")
         own, clock = key(seed), Clock(save_seconds, limit_seconds)
         try:
             for n in range(run.first, steps):
@@ -140,7 +143,7 @@ def newest_step(folder: str | Path) -> int:
     Raises:
         FileNotFoundError: the folder holds no checkpoint.
     """
-    steps = saved_steps(Path(folder).resolve() / "checkpoints")
+    steps = saved_steps(Path(folder).resolve() / CHECKPOINTS)
     if not steps:
         raise FileNotFoundError(f"{folder}: no checkpoint there; train first")
     return max(steps)

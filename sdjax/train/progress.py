@@ -33,6 +33,7 @@ class Progress:
     every: int
     report: Callable[[str], None]
     first: int = 0
+    compiled: bool = False
     begun: float = field(default_factory=time.monotonic)
     unread: list[tuple[Any, dict[str, float]]] = field(default_factory=list)
     newest: dict[str, float] = field(default_factory=dict)
@@ -46,6 +47,8 @@ class Progress:
 
     def note(self, metrics: Any, rate: float, more: Row | None) -> None:
         """One step's metrics, and what is known of it on the host."""
+        if not self.compiled:  # which the first step waits for, and no other
+            self.compiled, self.begun = True, time.monotonic()
         self.unread.append((metrics, {"rate": rate, **(more or {})}))
 
     def read(self, done: int, shown: bool) -> None:
@@ -58,7 +61,7 @@ class Progress:
             for recorder in self.recorders:
                 recorder.record(n, self.newest)
         if shown:
-            pace = (time.monotonic() - self.begun) / max(1, done - self.first)
+            pace = (time.monotonic() - self.begun) / max(1, done - self.first - 1)
             self.report(_line(done, self.steps, self.newest["loss"], self.newest["gradient_norm"], pace))
 
     def save(self, done: int, state: TrainState) -> None:

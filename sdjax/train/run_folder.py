@@ -15,22 +15,24 @@ from typing import Any
 import jax
 
 from sdjax.core.files import write
-from sdjax.train.checkpoint import first_line
+from sdjax.train.checkpoint import CHECKPOINTS, first_line, saved_steps
 
 SETTINGS = "settings.json"
 PER_LEAF, BESIDE = 4096, 1 << 20  # bytes that a checkpoint takes beside its numbers, at most
 
 
 def begin(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Writes the settings where there are none. Raises ValueError where the folder belongs to a run with others."""
+    """Writes the settings, unless the folder has steps that were made with the same.
+
+    Raises ValueError where its steps were made with others.
+    """
     path = folder / SETTINGS
-    if path.exists():
+    if path.exists() and saved_steps(folder / CHECKPOINTS):
         before, asked = settings_of(folder), json.loads(json.dumps(settings))
         different = sorted(k for k in before.keys() | asked.keys() if before.get(k) != asked.get(k))
         if different:
-            raise ValueError(
-                f"{folder} holds a run with other settings ({', '.join(different)}); choose another folder"
-            )
+            what = f"a run with other settings ({', '.join(different)})"
+            raise ValueError(f"{folder} holds {what}; choose another folder, or delete this one")
     elif jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write((json.dumps(settings, indent=2) + "\n").encode(), path, "the run")

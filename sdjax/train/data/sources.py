@@ -60,7 +60,7 @@ def _captioned(found: Found, caption: str | None, path: str | Path) -> Found:
     if bare and caption is None:
         raise ValueError(
             f"{path}: {len(bare)} of {len(found.records)} pictures have no caption; write one into a .txt file of the "
-            f"picture's name, or give one for all that have none:{listing(bare)}"
+            f"picture's name, or give one for all that have none (--caption, --class_caption):{listing(bare)}"
         )
     return replace(
         found, records=tuple(one if one.captions else replace(one, captions=(caption or "",)) for one in found.records)
