@@ -1,5 +1,6 @@
 """What --dry_run says before anything is learnt: memory, time, what the data looks like."""
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 from PIL import Image
 
+from experiments.load_cost import peak
 from sdjax.core.keys import key, settled
 from sdjax.train.mesh import share
 from sdjax.train.state import TrainState
@@ -33,6 +35,8 @@ def tell(step: Step, state: TrainState, batch: Any, values: Any, report: Callabl
             state, told = step(state, shared, own, 0.0)
             jax.block_until_ready(state)
             times.append(time.monotonic() - begun)
+    if sys.platform == "linux":
+        report(f"this process, with Python, compiling and what was read, has held {_mb(peak())} at most")
     left = times[-1] * values.steps / 60
     report(f"loss {float(told['loss']):.4f}; {times[-1]:.3f} s a step, {left:.1f} min for {values.steps} steps")
 
