@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sdjax.core.devices import tracing_for
 from sdjax.nn import attention, convolution, winograd
 from sdjax.nn.layers import nearest
 
@@ -64,14 +65,21 @@ def test_a_doubled_picture(shape):
     assert_same(convolution.convolve_doubled, enlarged, draw(*shape), draw(3, 3, 5, 6))
 
 
+@pytest.mark.parametrize("platform, block", [("cpu", (1, 4)), ("tpu", (3, 4)), ("gpu", (6, 4))])
 @pytest.mark.parametrize("queries", [12, 13])
-def test_attention_in_blocks(monkeypatch, queries):
+def test_attention_in_blocks(monkeypatch, queries, platform, block):
+    """The forms of all platforms, run on this one."""
     q, k, v = draw(2, queries, 3, 4), draw(2, 7, 3, 4), draw(2, 7, 3, 4)
     monkeypatch.setattr(attention, "FEW_SCORES", 0)
     monkeypatch.setattr(attention, "CPU_SCORES", 5 * 7)
+    monkeypatch.setattr(attention, "TPU_SCORES", 3 * 5 * 7)
+    monkeypatch.setattr(attention, "TPU_HEADS", 3)
+    monkeypatch.setattr(attention, "SCORES", 6 * 5 * 7)
 
     def at_once(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         weights = jax.nn.softmax(jnp.einsum("blkd,bmkd->bklm", q, k) / 2, axis=-1)
         return jnp.einsum("bklm,bmkd->blkd", weights, v)
 
-    assert_same(attention.attention, at_once, q, k, v)
+    with tracing_for(platform):
+        assert queries == 13 or attention._block(6, queries, 7) == block
+        assert_same(attention.attention, at_once, q, k, v)

@@ -68,6 +68,18 @@ def test_group_norm_is_the_definition():
     np.testing.assert_allclose(got, normed.reshape(x.shape) * np.arange(8) + 1, atol=2e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("mean", [0, 3, 60])
+def test_moments_of_16_bits_are_those_of_float64(dtype, mean):
+    """In one pass, however far the mean is from 0 in deviations."""
+    x = np.asarray(np.random.default_rng(0).normal(mean, 1, (2, 16, 16, 8)).astype(jnp.dtype(dtype)))
+    got = layers.GroupNorm(2, 1e-5, jnp.float32).apply({"params": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}}, x)
+    wide = x.astype(np.float64).reshape(2, -1, 2, 4)
+    centred = wide - wide.mean((1, 3), keepdims=True)
+    want = centred / np.sqrt(np.square(centred).mean((1, 3), keepdims=True) + 1e-5)
+    np.testing.assert_allclose(got, want.reshape(x.shape), atol=2e-3 if mean == 60 else 2e-5)
+
+
 def test_activations():
     x = np.linspace(-4, 4, 41)
     exact = np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x])

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from experiments import _programs
 from sdjax.nn.attention import Attention, FeedForward, TransformerBlock
-from sdjax.nn.clip import Embeddings, EncoderLayer
+from sdjax.nn.clip import ClipTextEncoder, Embeddings, EncoderLayer
 from sdjax.nn.conditioning import Chunks, Signals
 from sdjax.nn.layers import Conv, Dense, GroupNorm, LayerNorm
 from sdjax.nn.parameter import path_of
@@ -54,7 +54,7 @@ class Part:
 
 
 def parts(family: str, size: int, batch: int, dtype: str) -> list[Part]:
-    """The distinct parts of all networks that a guided picture goes through, the most frequent first in each."""
+    """The distinct parts of all networks that a guided picture goes through; of each network what tiles it first."""
     configs = _programs.networks(family)
     params = _programs.parameters(configs, dtype)
     made = []
@@ -77,8 +77,6 @@ def _unet(call: _programs.Call) -> list[Part]:
 
 
 def _text(name: str, config: Any, params: Any, dtype: str) -> list[Part]:
-    from sdjax.nn.clip import ClipTextEncoder
-
     ids, encoder = jax.ShapeDtypeStruct((1, 77), "int32"), ClipTextEncoder(config, jnp.dtype(dtype))
     return _distinct(name, params, lambda params, ids: encoder.apply({"params": params}, ids), params, ids)
 
