@@ -111,12 +111,12 @@ def _parts(row: tuple[str, int, int], chip: str, values: Any) -> dict[str, Any]:
 
     with tracing_for("tpu"):
         found = [part for part in parts(*row, "bfloat16") if re.search(values.only, part.what)]
-        flops = [operations(part, *part.arrays) for part in found]
+        counts = [operations(part, *part.arrays) for part in found]
     where = mesh(chip)
     programs = (lowered(partial(alone, part, where)) for part in found)
     cells = [
-        {"network": part.network, "part": part.what, "times": part.times, "whole": part.whole, "flops": flop}
-        for part, flop in zip(found, flops, strict=True)
+        {"network": part.network, "part": part.what, "times": part.times, "whole": part.whole, "operations": count}
+        for part, count in zip(found, counts, strict=True)
     ]
     _print_head(row, chip, "parts")
     _estimates(cells, programs, chip, values)
@@ -132,12 +132,14 @@ def _whole(row: tuple[str, int, int], chip: str, count: int, values: Any) -> dic
     where = mesh(chip, count)
     with tracing_for("tpu"):
         calls = _programs.calls(*row, "bfloat16")
-        flops = {name: operations(call.function, *call.arrays) / count for name, call in calls.items()}
+        counts = {name: operations(call.function, *call.arrays) / count for name, call in calls.items()}
         calls = {
             name: call.placed(partial(cut, chips=where), partial(whole, chips=where)) for name, call in calls.items()
         }
     programs = (lowered(call.lower) for call in calls.values())
-    cells = [{"network": name, "part": "whole", "times": 1, "whole": True, "flops": flops[name]} for name in calls]
+    cells = [
+        {"network": name, "part": "whole", "times": 1, "whole": True, "operations": counts[name]} for name in calls
+    ]
     _print_head(row, chip, f"programs, parameters over {count}")
     _estimates(cells, programs, chip, values)
     return {**_named(row, chip), "sharded": count, "programs": cells, **_memory(cells, row, chip, count)}
@@ -178,9 +180,9 @@ def _settle(cell: dict[str, Any], found: Future[Any], chip: str) -> None:
         return
     times, seconds = cell["times"], made.seconds(CHIPS[chip])
     cell |= {**asdict(made), "seconds": seconds}
-    share = cell["flops"] / seconds / CHIPS[chip].peak if seconds else 0.0
+    share = cell["operations"] / seconds / CHIPS[chip].peak if seconds else 0.0
     name = cell["part"] if cell["whole"] else f"– {cell['part']}"
-    numbers = f"{cell['flops'] / 1e9:.1f} | {seconds * 1e3:.3f} | {times * seconds * 1e3:.2f} | {share:.0%}"
+    numbers = f"{cell['operations'] / 1e9:.1f} | {seconds * 1e3:.3f} | {times * seconds * 1e3:.2f} | {share:.0%}"
     optimal = f"{cell['optimal'] * 1e3:.3f}" if cell["optimal"] > 0 else "?"
     rest = f"{optimal} | {cell['scratch'] / 2**20:.0f} | {cell['compiled']:.0f}"
     print(f"| {cell['network']} | {name} | {times} | {numbers} | {rest} |", flush=True)
@@ -189,12 +191,12 @@ def _settle(cell: dict[str, Any], found: Future[Any], chip: str) -> None:
 def _sums(cells: list[dict[str, Any]], row: tuple[str, int, int], chip: str) -> dict[str, Any]:
     """What the parts come to: seconds by network, of a picture, and pictures a second and chip; printed."""
     by_network: dict[str, float] = {}
-    flops: dict[str, float] = {}
+    counts: dict[str, float] = {}
     for cell in cells:
         if cell["whole"] and "seconds" in cell:
             name = cell["network"]
             by_network[name] = by_network.get(name, 0.0) + cell["times"] * cell["seconds"]
-            flops[name] = flops.get(name, 0.0) + cell["times"] * cell["flops"]
+            counts[name] = counts.get(name, 0.0) + cell["times"] * cell["operations"]
     batch, texts = row[2], 2  # with its negative
     batch_seconds = sum(
         seconds * {"U-Net step": STEPS, "decode": batch}.get(name, texts * batch)
@@ -202,8 +204,8 @@ def _sums(cells: list[dict[str, Any]], row: tuple[str, int, int], chip: str) -> 
     )
     print()
     for name, seconds in by_network.items():
-        share = flops[name] / seconds / CHIPS[chip].peak
-        print(f"{name}: {seconds * 1e3:.2f} ms, {flops[name] / 1e12:.2f} TFLOP, {share:.0%} of the peak")
+        share = counts[name] / seconds / CHIPS[chip].peak
+        print(f"{name}: {seconds * 1e3:.2f} ms, {counts[name] / 1e12:.2f} TFLOP, {share:.0%} of the peak")
     rate = batch / batch_seconds
     print(f"{STEPS} steps, text and decoding: {batch_seconds:.3f} s, {rate:.3f} pictures a second and chip")
     return {"networks": by_network, "seconds": batch_seconds, "pictures_a_second": rate}

@@ -25,7 +25,7 @@ class Estimate:
     """Of one program on one chip of so many.
 
     Attributes:
-      flops, bytes, optimal: of `cost_analysis()`: operations, bytes, and seconds at the peaks; loops are counted once.
+      flops, bytes, optimal: of `cost_analysis()`: operations, bytes, and seconds at the peaks; of loops one round.
       scheduled: seconds by the compiler's own estimate, loops counted; see `hlo`. by_kind: what of them goes to what.
       scratch, arguments, results: bytes of memory. sent: bytes of the results of collectives, by kind.
       kernels: of Pallas that told no cost, which `scheduled` lacks. compiled: seconds that compiling took here.
