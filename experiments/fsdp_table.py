@@ -16,17 +16,14 @@ what they multiply.)
 import math
 import os
 import re
-from collections import Counter
 from typing import Any
 
 from absl import flags
 
 from experiments import _cli, _presets
+from experiments.tpu.hlo import COLLECTIVES, bytes_of
 
-SIZES = {"f64": 8, "s64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
-COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 RESULT = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
-ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 def define_flags() -> None:
@@ -73,13 +70,9 @@ def compiled(model: Any, size: int, fsdp: int, way: str) -> tuple[Any, int]:
 
 def sent(text: str) -> dict[str, float]:
     """GB of the results of each kind of collective in a program's text."""
-    total: Counter[str] = Counter()
+    total: dict[str, float] = {}
     for result, kind in RESULT.findall(text):
-        for dtype, shape in ARRAY.findall(result):
-            number = 1
-            for axis in filter(None, shape.split(",")):
-                number *= int(axis)
-            total[kind] += number * SIZES.get(dtype, 4)
+        total[kind] = total.get(kind, 0.0) + bytes_of(result)
     return {kind: size / 1e9 for kind, size in total.items()}
 
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.tpu import hlo
 from experiments.tpu.chips import CHIPS, Chip
-from sdjax.core.devices import AXIS, tracing_for
+from sdjax.core.devices import AXIS, channels, tracing_for
 from sdjax.core.files import write
 
 
@@ -74,9 +74,8 @@ def whole(array: Any, chips: Mesh) -> Any:
 
 def cut(array: Any, chips: Mesh) -> Any:
     """An array's shape, which says that its last axis is cut over the chips; one that they do not divide lies whole."""
-    shape = np.shape(array)
-    axes = PartitionSpec(*[None] * (len(shape) - 1), AXIS) if shape and shape[-1] % chips.size == 0 else PartitionSpec()
-    return jax.ShapeDtypeStruct(shape, array.dtype, sharding=NamedSharding(chips, axes))
+    where = NamedSharding(chips, channels(np.shape(array), chips.size))
+    return jax.ShapeDtypeStruct(np.shape(array), array.dtype, sharding=where)
 
 
 def alone(part: Any, chips: Mesh) -> Any:

@@ -73,10 +73,14 @@ def cut_channels(array: Any, devices: Devices) -> jax.Array:
 
     An array that they do not divide is copied to every device.
     """
-    shape = array.shape
-    divides = bool(shape) and shape[-1] % len(devices) == 0
-    axes = PartitionSpec(*[None] * (len(shape) - 1), AXIS) if divides else PartitionSpec()
+    axes = channels(array.shape, len(devices))
     return jax.device_put(array, NamedSharding(Mesh(np.array(devices), (AXIS,)), axes))
+
+
+def channels(shape: tuple[int, ...], count: int) -> PartitionSpec:
+    """An array's last axis over `count` devices; nothing where they do not divide it."""
+    divides = bool(shape) and shape[-1] % count == 0
+    return PartitionSpec(*[None] * (len(shape) - 1), AXIS) if divides else PartitionSpec()
 
 
 def split(devices: Devices) -> NamedSharding:
